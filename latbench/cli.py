@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +29,10 @@ from latbench.console import (
     slots,
     use_data_dir,
 )
+from latbench.runs.run import Run, find_run, load_run
+
+if TYPE_CHECKING:
+    from latbench.runs.plan import EvalConfig
 
 app = typer.Typer(
     name="latbench",
@@ -54,6 +58,11 @@ DataOption = Annotated[Path | None, typer.Option("--data-dir", help="Folder of d
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="The first so many questions.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue what is unfinished.")]
+RunArgument = Annotated[
+    str | None, typer.Argument(metavar="RUN", help="Folder or name; the latest trained run by default.")
+]
+OneTaskOption = Annotated[str | None, typer.Option("--tasks", help="One task; the run's own by default.")]
+SplitOption = Annotated[str, typer.Option("--split", help="Split of the task.")]
 RUNS = Path("runs")
 
 
@@ -280,6 +289,81 @@ def rerun(
     if check and not found.reproduced:
         note(f"not reproduced: see {found.folder}")
         raise typer.Exit(FAILED)
+
+
+@app.command()
+def trace(
+    run: RunArgument = None,
+    task: OneTaskOption = None,
+    split: SplitOption = "test",
+    limit: LimitOption = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Answers per question.")] = None,
+    settings: SetOption = None,
+    device: DeviceOption = None,
+    runs_dir: RunsOption = RUNS,
+    data_dir: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Store each latent step of a run's answers beside its records; repeats continue where they stopped."""
+    from latbench.runs.trace import NoLatentStepsError, Traces
+    from latbench.runs.trace import trace as trace_run
+
+    use_data_dir(data_dir)
+    target = load_run(find_run(run, runs_dir), device=device)
+    wanted = _plan(target, task, split, limit, samples, settings)
+    try:
+        found = Traces.open(trace_run(target, wanted))
+    except NoLatentStepsError as error:
+        note(f"error: {error}")
+        raise typer.Exit(FAILED) from None
+    if as_json:
+        print_json({"folder": found.folder, "n": found.header.n, "num_latents": found.num_latents})
+        return
+    say(f"{found.folder}: {found.num_latents} latent steps of {found.header.n} answers")
+    note(f"next: latbench inspect {target.folder}")
+
+
+@app.command()
+def inspect(
+    run: RunArgument = None,
+    question: Annotated[str | None, typer.Option(help="A question, of the split or any other.")] = None,
+    index: Annotated[int | None, typer.Option(min=0, help="Question of the split, from 0; the first.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Tokens per latent step.")] = 5,
+    task: OneTaskOption = None,
+    split: SplitOption = "test",
+    limit: LimitOption = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Answers per question; the first is shown.")] = None,
+    settings: SetOption = None,
+    device: DeviceOption = None,
+    runs_dir: RunsOption = RUNS,
+    data_dir: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one answer with its latent steps as their top tokens; from its trace where that is stored."""
+    from latbench.report import inspect_run as report
+
+    if question is not None and index is not None:
+        raise ValueError("--question and --index name two questions; give one of them")
+    use_data_dir(data_dir)
+    target = load_run(find_run(run, runs_dir), device=device)
+    wanted = _plan(target, task, split, limit, samples, settings)
+    found = report.inspect(target, wanted, index=index or 0, text=question, top=top)
+    if as_json:
+        print_json(asdict(found))
+    else:
+        say(report.render(found).rstrip("\n"))
+
+
+def _plan(
+    run: Run, task: str | None, split: str, limit: int | None, samples: int | None, settings: list[str] | None
+) -> EvalConfig:
+    """The evaluation that a trace or an inspection looks into."""
+    from latbench.runs.plan import plan
+
+    changes = dict(tree.flatten(tree.parse_overrides(settings or [])))
+    if samples is not None:
+        changes["generate.samples"] = samples
+    return plan(run.config, task or run.config.task_name, split=split, limit=limit, changes=changes)
 
 
 @app.command("list")

@@ -2,8 +2,9 @@
 
     prompt, encode, batch_*             text -> ids
     embed, mix                          ids -> input embeddings, through the embedding module (some scale inside it)
-    forward                             embeddings without cache: encoders, side branches, all-layer distillation
-    logits_at_labels                    one training pass with the LM head on supervised positions alone
+    forward                             embeddings without cache: side branches, all-layer distillation
+    states                              the same without the LM head: encoders
+    causal, logits_at_labels            one training pass with the LM head on selected positions alone
     prefill, step, extend               a DecodeState forward in time
 
 `hidden` is what enters the output embedding (after the final norm): a hook on that module reads it, and can narrow it
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from latbench.config import TINY, ModelConfig
+from latbench.model.attention import BLOCK, SDPA_OR_FLEX, SequenceMask, takes_blocks
 from latbench.model.cache import DecodeCache, GrowingCache, causal_mask
 from latbench.model.layout import (
     CLOSE_MARKER,
@@ -107,6 +109,10 @@ class Backbone(nn.Module):
         elif template and tokenizer.chat_template is None:
             raise ValueError(f"model.chat_template is true but the tokenizer of {name} has none; set it to false")
         self.layout = Layout(config.layout, tokenizer, chat_template=template, markers=has_markers)
+        self.takes_blocks = config.attention == "sdpa" and takes_blocks(model)
+        if self.takes_blocks:
+            model.set_attn_implementation(SDPA_OR_FLEX)
+        self.flex: bool | None = None  # FlexAttention for rules, if the model takes it; None: where it pays
         self.model: Any = model if config.lora is None else with_lora(model, config.lora, added)
         if config.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -189,11 +195,24 @@ class Backbone(nn.Module):
         embeds: Tensor = self.model.get_input_embeddings()(ids)
         return embeds
 
-    def mix(self, ids: Tensor, weights: Tensor) -> Tensor:
-        """Weighted sum of input embeddings, in float32: (..., top_k) ids and weights -> (..., hidden)."""
+    def mix(self, ids: Tensor | None, weights: Tensor) -> Tensor:
+        """Weighted sum of input embeddings, in float32: (..., top_k) ids and weights -> (..., hidden).
+
+        Args:
+            ids: None: the weights are (..., vocab), of the whole vocabulary.
+        """
+        if ids is None:
+            rows = self.embed(torch.arange(weights.shape[-1], device=weights.device))
+            return (weights.float() @ rows.float()).to(rows.dtype)
         rows = self.embed(ids)
         mixed = torch.einsum("...k,...kh->...h", weights.float(), rows.float())
         return mixed.to(rows.dtype)
+
+    @property
+    def tables(self) -> tuple[str, str]:
+        """Prefixes of the parameter names of input and output embeddings; the tables are one where they are tied."""
+        modules = {id(module): f"{name}." for name, module in reversed(list(self.named_modules()))}
+        return modules[id(self.model.get_input_embeddings())], modules[id(self.model.get_output_embeddings())]
 
     # forward passes
 
@@ -201,7 +220,7 @@ class Backbone(nn.Module):
         self,
         embeds: Tensor,
         positions: Tensor,
-        allowed: Tensor,
+        allowed: Tensor | SequenceMask,
         *,
         layers: bool = False,
         select: Tensor | None = None,
@@ -212,7 +231,8 @@ class Backbone(nn.Module):
 
         Args:
             embeds: (batch, seq, hidden); positions: (batch, seq).
-            allowed: (batch, 1, seq, keys) bool: which key each query sees. Sliding windows are cut from it here.
+            allowed: which key each query sees, (batch, 1, seq, keys) bool or a rule. Sliding windows are cut from it
+                here.
             layers: also return every layer's hidden states.
             select: positions whose logits are needed, (batch, seq) bool; None: all.
             cache, key_positions: of cached decoding: (batch, keys) position of every key column.
@@ -235,16 +255,35 @@ class Backbone(nn.Module):
         )
         return Output(hidden, output.logits, output.hidden_states if layers else None)
 
-    def logits_at_labels(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Logits where something is supervised, from one causal pass.
+    def states(self, embeds: Tensor, positions: Tensor, allowed: Tensor | SequenceMask) -> Tensor:
+        """Hidden states after the final norm, (batch, seq, hidden); as `forward`, without the LM head."""
+        output = self.model.get_decoder()(
+            inputs_embeds=embeds,
+            position_ids=positions,
+            attention_mask=self._attention_mask(allowed, positions, positions, embeds.dtype),
+            use_cache=False,
+        )
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    def causal(self, embeds: Tensor, positions: Tensor, select: Tensor) -> Output:
+        """Plain causal pass over right-padded sequences.
 
         Right padding under a causal mask cannot reach a real token, so no mask is passed and fast kernels apply.
 
-        Returns: (items, vocab) logits and (items,) labels.
+        Args:
+            embeds: (batch, seq, hidden); positions: (batch, seq), 0, 1, 2 ... also over the padding (positions that
+                start anew would be taken for packed sequences).
+            select: (batch, seq) bool, where logits are needed.
+        Returns: hidden (items, hidden) and logits (items, vocab), in row-major order.
         """
+        output, hidden = self._run(select=select, inputs_embeds=embeds, position_ids=positions, use_cache=False)
+        return Output(hidden[0], output.logits[0])
+
+    def logits_at_labels(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Logits where something is supervised, from one causal pass: (items, vocab) and their (items,) labels."""
         supervised = tokens.labels != IGNORE_INDEX
-        output, _ = self._run(select=supervised, input_ids=tokens.ids, position_ids=tokens.positions, use_cache=False)
-        return output.logits[0], tokens.labels[supervised]
+        return self.causal(self.embed(tokens.ids), tokens.positions, supervised).logits, tokens.labels[supervised]
 
     def prefill(self, tokens: Tokens, cache: DecodeCache | None = None) -> DecodeState:
         """Run right-padded prompts; a growing cache unless one is given."""
@@ -312,12 +351,21 @@ class Backbone(nn.Module):
         self._hidden = hidden
         return (hidden, *inputs[1:])
 
-    def _attention_mask(self, allowed: Tensor, queries: Tensor, keys: Tensor, dtype: torch.dtype) -> Any:
+    def _attention_mask(self, allowed: Tensor | SequenceMask, queries: Tensor, keys: Tensor, dtype: torch.dtype) -> Any:
         """The mask in the form the model takes: bool for SDPA, additive for eager, a dict for layer-typed models.
 
+        A rule becomes blocks under FlexAttention, which takes no dense (batch, seq, seq) mask.
+
         A bool mask is silently wrong under eager attention, and minus infinity there gives NaN on padded rows. A query
-        that sees nothing (padding beyond a window) sees everything: nobody reads it, but a NaN of its would spread.
+        that sees nothing (padding, or beyond a window) sees everything: nobody reads it, but a NaN of its would spread.
         """
+        config = self.text_config
+        types = set(getattr(config, "layer_types", None) or ())
+        if isinstance(allowed, SequenceMask):
+            if self._flex_applies(queries.shape[1], dtype):
+                blocks = allowed.blocks()
+                return dict.fromkeys(types, blocks) if types else blocks
+            allowed = allowed.dense()
 
         def form(mask: Tensor) -> Tensor:
             mask = mask | ~mask.any(-1, keepdim=True)
@@ -325,14 +373,20 @@ class Backbone(nn.Module):
                 return mask
             return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
-        config = self.text_config
         window = getattr(config, "sliding_window", None)
         if window is None:
             sliding = allowed
         else:
             distance = queries[:, None, :, None] - keys[:, None, None, :]
             sliding = allowed & (distance < window)
-        types = set(getattr(config, "layer_types", None) or ())
         if types:
             return {kind: form(sliding if kind == "sliding_attention" else allowed) for kind in types}
         return form(sliding)
+
+    def _flex_applies(self, seq: int, dtype: torch.dtype) -> bool:
+        """Whether rules are read in blocks: on CUDA (a CPU has no backward pass for it), in sizes its kernels take."""
+        if not self.takes_blocks or self.flex is not None:
+            return self.takes_blocks and bool(self.flex)
+        config = self.text_config
+        head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return self.device.type == "cuda" and seq > BLOCK and head_size >= 16 and dtype != torch.float64

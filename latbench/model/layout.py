@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -166,9 +166,9 @@ class Tokens:
         """(batch,) number of real tokens."""
         return self.mask.sum(1)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Tokens:
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The same on another device."""
-        return Tokens(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
+        return type(self)(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
 
 
 class Batch(Mapping[str, Any]):

@@ -1,8 +1,9 @@
 """A run's configuration: frozen pydantic dataclasses over YAML and overrides; all errors are reported together.
 
-Tree for YAML and `--set KEY=VALUE`: `seed`, `task.*`, `method.*`, `model.*`, `train.*`, `generate.*`; `task.name` and
-`method.name` choose the registered classes whose settings stand beside them. `parse` layers the defaults, a preset, the
-user's tree and the overrides; `RunConfig.from_tree` validates the result.
+Tree for YAML and `--set KEY=VALUE`: `seed`, `task.*`, `method.*`, `model.*`, `train.*`, `generate.*`, `start.*`;
+`task.name` and `method.name` choose the registered classes whose settings stand beside them. `start` is the recipe of
+the run whose trained model this one starts from: a tree of its own without seed, task and model, which both share.
+`parse` layers the defaults, a preset, the user's tree and the overrides; `RunConfig.from_tree` validates the result.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -88,6 +90,7 @@ class StageOverrides:
     epochs: PositiveFloat | None = None
     steps: Positive | None = None
     lr: PositiveFloat | None = None
+    accumulation: Positive | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -128,6 +131,10 @@ class GenerateConfig:
     top_k: Annotated[int, Field(ge=0)] = 0  # 0: off
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     samples: Positive = 1  # answers per question
+    # of methods that mix the vocabulary: scale of Gumbel noise on a latent step's log-probabilities, and what divides
+    # their sum; 0 and 1 leave them
+    latent_noise: NonNegativeFloat = 0.0
+    latent_noise_temperature: PositiveFloat = 1.0
     until: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)  # stop strings; cut from the text
     trace_top_k: Positive = 50  # entries kept per latent step in traces
 
@@ -147,6 +154,8 @@ CARRIED_OUT = frozenset(
     }
 )
 _SECTIONS: dict[str, type] = {"model": ModelConfig, "train": TrainConfig, "generate": GenerateConfig}
+_SHARED = ("seed", "task", "model")  # by a run and the one it starts from
+_DATA = ("split", "num_examples", "drop_contaminated")  # of `train`: shared too unless `start.train` says otherwise
 
 
 class ConfigError(ValueError):
@@ -163,6 +172,8 @@ class RunConfig:
     Args:
         task_name, method_name: registered names; `task`, `method`: the settings of those classes.
         preset: name of the preset the tree was layered on; "none" without one.
+        start: the run whose trained model this one starts from, of the same seed, task and model; None: the backbone as
+            it comes. Its `generate` is for its own evaluations and changes nothing here.
     """
 
     seed: int
@@ -174,6 +185,7 @@ class RunConfig:
     model: ModelConfig
     train: TrainConfig
     generate: GenerateConfig
+    start: RunConfig | None = None
 
     @classmethod
     def from_tree(cls, given: Mapping[str, Any]) -> RunConfig:
@@ -181,20 +193,14 @@ class RunConfig:
 
         Raises: ConfigError: every error of every section, one sentence each.
         """
-        known = {"seed", "preset", "task", "method", *_SECTIONS}
-        errors = [_unknown_section(key) for key in given if key not in known]
-        seed, found = tree.validate("seed", cast(type, Annotated[int, Field(ge=0, lt=2**32)]), given.get("seed", 0))
-        errors += found
-        values: dict[str, Any] = {}
-        for kind in ("task", "method"):
-            values[f"{kind}_name"], values[kind], found = _named_section(kind, given.get(kind))
-            errors += found
-        for section, config in _SECTIONS.items():
-            values[section], found = tree.validate(section, config, given.get(section))
-            errors += found
-        if errors:
+        given, shared = _spelled_out(given), dict[str, Any]()
+        shared["seed"], errors = tree.validate("seed", cast(type, Seed), given.get("seed", 0))
+        shared["task_name"], shared["task"], found = _named_section("task", given.get("task"))
+        shared["model"], more = tree.validate("model", ModelConfig, given.get("model"))
+        config, own = _validated(given, shared)
+        if errors := [*errors, *found, *more, *own]:
             raise ConfigError(errors)
-        return cls(seed=seed, preset=str(given.get("preset", "none")), **values)
+        return config
 
     def to_tree(self) -> tree.Tree:
         """The whole tree, defaults included; `from_tree` reads it back."""
@@ -203,6 +209,8 @@ class RunConfig:
             parts[kind] = {"name": name, **dataclasses.asdict(getattr(self, kind))}
         for section in _SECTIONS:
             parts[section] = dataclasses.asdict(getattr(self, section))
+        start = None if self.start is None else self.start.to_tree()
+        parts["start"] = start and {key: value for key, value in start.items() if key not in _SHARED}
         return cast(tree.Tree, json.loads(json.dumps(parts)))  # tuples become lists
 
     @property
@@ -225,14 +233,19 @@ class RunConfig:
 
     @property
     def variant(self) -> str:
-        """Short text of the keys that differ from the preset or the defaults; an unusual preset comes first."""
-        names = {"task": {"name": self.task_name}, "method": {"name": self.method_name}, "model": {"id": self.model.id}}
-        lower = tree.merge(tree.preset(self.method_name, self.preset), names)
-        base = _results_only(RunConfig.from_tree(lower).to_tree())
-        own = _results_only(self.to_tree())
-        changed = [f"{key}={tree.show(value)}" for key, value in own.items() if key not in base or base[key] != value]
+        """Short text of the keys that differ from the preset or the defaults; unusual preset and start come first."""
+        names: tree.Tree = {
+            "task": {"name": self.task_name},
+            "method": {"name": self.method_name},
+            "model": {"id": self.model.id},
+            "preset": self.preset,
+        }
+        usual = RunConfig.from_tree(_layered(names)).start
+        alike = RunConfig.from_tree(_layered(names | {"start": _names(self.start)}))
         unusual = [f"preset={self.preset}"] if self.preset != default_preset(self.method_name, self.model.id) else []
-        return " ".join(unusual + changed)
+        if _names(self.start) != _names(usual):
+            unusual.append(f"start={_label(self.start)}")
+        return " ".join(unusual + _changed(_results_only(alike.to_tree()), _results_only(self.to_tree())))
 
 
 def default_preset(method: str, model_id: str) -> str:
@@ -249,18 +262,78 @@ def parse(given: Mapping[str, Any], *, preset: str | None = None, overrides: Ite
         overrides: `KEY=VALUE` texts, applied last.
     Raises: ConfigError: every error of every section; ValueError: a malformed override.
     """
-    upper = tree.merge(given, tree.parse_overrides(overrides))
-    method = (upper.get("method") or {}).get("name") if isinstance(upper.get("method"), dict) else upper.get("method")
-    if not isinstance(method, str) or method not in registry.method_names():
-        return RunConfig.from_tree(upper)  # names the unknown method among the other errors
-    model = upper.get("model")
-    model_id = model.get("id", TINY) if isinstance(model, dict) else TINY
-    name = preset or upper.get("preset") or default_preset(method, model_id)
+    upper = tree.merge(_spelled_out(given), _spelled_out(tree.parse_overrides(overrides)))
+    upper |= {"preset": preset} if preset else {}
     try:
-        lower = tree.preset(method, str(name))
+        whole = _layered(upper)
     except ValueError as error:
         raise ConfigError([str(error), *_errors(upper)]) from None
-    return RunConfig.from_tree(tree.merge(_for_task(lower, upper), upper) | {"preset": str(name)})
+    return RunConfig.from_tree(whole)
+
+
+def _layered(upper: tree.Tree) -> tree.Tree:
+    """The tree over its preset, and `start` over that of its method; unknown methods are left to the validation.
+
+    Raises: ValueError: unknown preset, or a method whose presets start from each other in a circle.
+    """
+    method = _section(upper, "method").get("name")
+    if method not in registry.method_names():
+        return upper
+    name = str(upper.get("preset") or default_preset(method, _model_id(upper)))
+    whole = tree.merge(_for_task(_preset(method, name), upper), upper) | {"preset": name}
+    return _with_start(whole, _model_id(whole), _section(upper, "generate"))
+
+
+def _with_start(whole: tree.Tree, model_id: str, generate: tree.Tree, outer: tuple[tree.Tree, ...] = ()) -> tree.Tree:
+    """The tree with its `start`, and that of the start, layered: preset, what it takes over, what it says itself.
+
+    Args:
+        generate: what the user asked of decoding; taken over, as are the training data, so that the start equals the
+            run that the same command trains with its method.
+        outer: the starts around this one, as they were given; one that is given again goes on for ever.
+    """
+    given = _section(whole, "start")
+    method = _section(given, "method").get("name")
+    if method not in registry.method_names():
+        return whole
+    within = "start." * (len(outer) + 1)
+    name = str(given.get("preset") or default_preset(method, model_id))
+    if given in outer:
+        raise ValueError(
+            f"{within}method {method!r} with preset {name!r} starts from itself, without end; set {within[:-1]}=null"
+        )
+    try:
+        lower = _preset(method, name)
+    except ValueError as error:
+        raise ValueError(f"{within}preset: {error}") from None
+    data = {key: value for key, value in _section(whole, "train").items() if key in _DATA}
+    taken = {key: values for key, values in (("train", data), ("generate", generate)) if values}
+    lower = tree.merge({key: value for key, value in lower.items() if key not in _SHARED}, taken)
+    start = tree.merge(lower, given) | {"preset": name}
+    return whole | {"start": _with_start(start, model_id, generate, (*outer, given))}
+
+
+def _section(whole: Mapping[str, Any], name: str) -> tree.Tree:
+    """A section of a tree not yet validated; empty where it is absent or no mapping."""
+    section = whole.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _preset(method: str, name: str) -> tree.Tree:
+    return _spelled_out(tree.preset(method, name))
+
+
+def _spelled_out(given: Mapping[str, Any]) -> tree.Tree:
+    """The tree with names that stand without settings as mappings, so that trees merge."""
+    whole = dict(given)
+    if isinstance(start := whole.get("start"), dict):
+        whole["start"] = _spelled_out(start)
+    names = {kind: {"name": whole[kind]} for kind in ("task", "method") if isinstance(whole.get(kind), str)}
+    return whole | names
+
+
+def _model_id(given: Mapping[str, Any]) -> str:
+    return str(_section(given, "model").get("id", TINY))
 
 
 def _errors(given: tree.Tree) -> list[str]:
@@ -283,21 +356,76 @@ def stable_hash(value: Any) -> str:
 
 def _results_only(whole: tree.Tree) -> tree.Tree:
     """Flattened tree without the seed, the preset's name (its values are there) and what changes no result."""
-    return {key: value for key, value in tree.flatten(whole) if key not in CARRIED_OUT | {"seed", "preset"}}
+    start = _results_only(whole["start"]) if whole.get("start") else {}  # absent and null are one
+    own = tree.flatten({key: value for key, value in whole.items() if key not in ("seed", "preset", "start")})
+    return {key: value for key, value in own if key not in CARRIED_OUT} | {
+        f"start.{key}": value for key, value in start.items() if not key.startswith("generate.")
+    }
 
 
-def _named_section(kind: registry.Kind, given: Any) -> tuple[str, Any, list[str]]:
+def _changed(usual: tree.Tree, own: tree.Tree) -> list[str]:
+    """`KEY=VALUE` of the keys whose values differ; training data that a start takes over are said once."""
+
+    def is_taken_over(key: str) -> bool:
+        outer = key.removeprefix("start.")
+        return outer != key and outer.rpartition("train.")[2] in _DATA and own[outer] == own[key]
+
+    changed = [key for key, value in own.items() if key not in usual or usual[key] != value]
+    return [f"{key}={tree.show(own[key])}" for key in changed if not is_taken_over(key)]
+
+
+def _names(start: RunConfig | None) -> tree.Tree | None:
+    """The tree that chooses a start's method and preset, and those of its own start."""
+    if start is None:
+        return None
+    return {"method": {"name": start.method_name}, "preset": start.preset, "start": _names(start.start)}
+
+
+def _label(start: RunConfig | None) -> str:
+    """`null`, `cot`, `cot/codi-gpt2` with an unusual preset, `coconut<cot` with a start of its own."""
+    if start is None:
+        return "null"
+    unusual = start.preset != default_preset(start.method_name, start.model.id)
+    name = f"{start.method_name}/{start.preset}" if unusual else start.method_name
+    return name if start.start is None else f"{name}<{_label(start.start)}"
+
+
+def _validated(given: Mapping[str, Any], shared: Mapping[str, Any], within: str = "") -> tuple[RunConfig, list[str]]:
+    """A run of what it shares with its start and what it does not, and the errors in the latter.
+
+    Args:
+        within: `start.` for the start, `start.start.` for that of the start.
+    """
+    known = ["preset", "method", "train", "generate", "start", *([] if within else _SHARED)]
+    errors = [_unknown_section(key, within) for key in given if key not in known]
+    values: dict[str, Any] = {"preset": str(given.get("preset") or "none"), "start": None, **shared}
+    values["method_name"], values["method"], found = _named_section("method", given.get("method"), within)
+    errors += found
+    for section in ("train", "generate"):
+        values[section], found = tree.validate(within + section, _SECTIONS[section], given.get(section))
+        errors += found
+    start = given.get("start")
+    if isinstance(start, Mapping):
+        values["start"], found = _validated(start, shared, f"{within}start.")
+        errors += found
+    elif start is not None:
+        errors.append(f"start must be a mapping such as {{method: cot}}, or null, got {tree.show(start)}")
+    return RunConfig(**values), [text if within in text else within + text for text in errors]
+
+
+def _named_section(kind: registry.Kind, given: Any, within: str = "") -> tuple[str, Any, list[str]]:
     """Registered name, settings and errors of `task` or `method`."""
-    section = {"name": given} if isinstance(given, str) else dict(given) if isinstance(given, Mapping) else {}
+    section = dict(given) if isinstance(given, Mapping) else {}
     name = section.pop("name", "synth" if kind == "task" else None)
     if not isinstance(name, str):
         names = registry.method_names() if kind == "method" else registry.task_names()
-        return "", None, [f"{kind}.name is missing; choose with --{kind} one of {', '.join(names)}"]
+        option = "" if within else f" with --{kind}"
+        return "", None, [f"{within}{kind}.name is missing; choose{option} one of {', '.join(names)}"]
     try:
         entry = registry.get_method(name) if kind == "method" else registry.get_task_entry(name)
     except ValueError as error:
-        return name, None, [str(error)]
-    return name, *tree.validate(kind, entry.config, section)
+        return name, None, [f"{within}{kind}: {error}" if within else str(error)]
+    return name, *tree.validate(within + kind, entry.config, section)
 
 
 def _for_task(lower: tree.Tree, upper: Mapping[str, Any]) -> tree.Tree:
@@ -309,6 +437,9 @@ def _for_task(lower: tree.Tree, upper: Mapping[str, Any]) -> tree.Tree:
     return {key: value for key, value in lower.items() if key != "task"}
 
 
-def _unknown_section(key: str) -> str:
+def _unknown_section(key: str, within: str) -> str:
+    if within and key in _SHARED:
+        return f"{within}{key} cannot be set; a run has the {key} of the one it starts from, set {key} for both"
+    own = ["preset", "method", "start", *([] if within else _SHARED)]
     known = [name for section, cls in _SECTIONS.items() for name in tree.keys(section, cls)]
-    return tree.unknown_key(key, ["seed", "preset", "task", "method", *_SECTIONS, *known])
+    return tree.unknown_key(within + key, [within + name for name in [*own, *_SECTIONS, *known]])

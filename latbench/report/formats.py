@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 
 from latbench.report.statistics import Interval
@@ -21,7 +22,8 @@ LEGEND = """\
   taken as exact; a dash stands where #L is 0 or there is no reference.
 - Answer tokens and decode steps are means per answer.
 - No answer, timeout (of the checker), truncated (at a cap) and too long (prompt beyond the context: counted as wrong,
-  left out of lengths) are % of answers."""
+  left out of lengths) are % of answers.
+- Passes (over the training examples) and training FLOPs include those of the run that a run starts from."""
 TEXT_COLUMNS = ("method", "variant", "setting", *IDENTITY_COLUMNS.values())
 
 
@@ -43,24 +45,42 @@ def to_markdown(rows: Sequence[Row]) -> str:
 
 
 def _section(section: Sequence[Cell]) -> str:
-    from tabulate import tabulate
-
     task, split, n, test_set = section[0].section
     columns = _columns(section)
-    table = tabulate(
-        [[_escape(text(cell)) for text in columns.values()] for cell in section],
-        headers=[_escape(name) for name in columns],
-        tablefmt="github",
-        disable_numparse=True,
-        colalign=["left" if name in TEXT_COLUMNS else "right" for name in columns],
-    )
+    tables = [_table(section, columns)]
+    reporting = [cell for cell in section if any(row.diagnostics for row in cell.rows)]
+    if reporting:
+        tables += ["What training reported (means over seeds):", _table(reporting, _diagnostics(reporting))]
     common = "".join(
         f" {title.capitalize()}: {_escape(getattr(section[0].rows[0], name))}."
         for name, title in IDENTITY_COLUMNS.items()
         if title not in columns
     )
     facts = f"{n} questions (test set {test_set}). Reference for compression: {_references(section)}.{common}"
-    return f"## {_escape(task)} / {_escape(split)}\n\n{facts}\n\n{table}"
+    return "\n\n".join([f"## {_escape(task)} / {_escape(split)}", facts, *tables])
+
+
+def _table(section: Sequence[Cell], columns: Mapping[str, Callable[[Cell], str]]) -> str:
+    from tabulate import tabulate
+
+    return tabulate(
+        [[_escape(text(cell)) for text in columns.values()] for cell in section],
+        headers=[_escape(name) for name in columns],
+        tablefmt="github",
+        disable_numparse=True,
+        colalign=["left" if name in TEXT_COLUMNS else "right" for name in columns],
+    )
+
+
+def _diagnostics(section: Sequence[Cell]) -> dict[str, Callable[[Cell], str]]:
+    """Method, variant, and every figure that some cell's method reported."""
+    names = dict.fromkeys(name for cell in section for row in cell.rows for name in row.diagnostics)
+    figures: dict[str, Callable[[Cell], str]] = {
+        name.replace("_", " "): lambda cell, name=name: _number(cell.diagnostic(name), ".3g")  # type: ignore[misc]
+        for name in names
+    }
+    first = {name: text for name, text in _columns(section).items() if name in TEXT_COLUMNS}
+    return {**first, **figures}
 
 
 def _columns(section: Sequence[Cell]) -> dict[str, Callable[[Cell], str]]:
@@ -92,6 +112,7 @@ def _columns(section: Sequence[Cell]) -> dict[str, Callable[[Cell], str]]:
         "truncated": lambda cell: _percent(cell.mean("truncated")),
         "too long": lambda cell: _percent(cell.mean("prompt_too_long")),
         "answers/s": lambda cell: _number(cell.mean("answers_per_second"), ".1f"),
+        "passes": lambda cell: _number(cell.mean("train_passes"), ".3g"),
         "train FLOPs": lambda cell: _number(cell.mean("train_flops"), ".2e"),
     }
 
@@ -122,6 +143,8 @@ def _percent(value: float | None) -> str:
 
 
 def _csv_field(value: object) -> object:
+    if isinstance(value, Mapping):
+        return json.dumps(value) if value else ""
     return f"{value:.6g}" if isinstance(value, float) else value
 
 

@@ -33,7 +33,9 @@ class Summary:
         gold_chain_length: mean tokens of the gold chains under the run's tokenizer; None where the data have none.
         no_answer, timeout: share of answers with that status; truncated, prompt_too_long: with that stop reason
             (`length` for truncated).
-        answers_per_second: over the whole evaluation; train_flops: of training; None where the manifest has no cost.
+        answers_per_second: over the whole evaluation; None where the manifest has no cost.
+        train_flops, train_passes: of training, the run it started from included: operations, and passes over the
+            training examples; None where the manifest has no cost.
     """
 
     folder: Path
@@ -55,6 +57,7 @@ class Summary:
     prompt_too_long: float
     answers_per_second: float | None
     train_flops: float | None
+    train_passes: float | None
 
 
 def summarise(evaluation: Evaluation) -> Summary:
@@ -94,6 +97,7 @@ def summarise(evaluation: Evaluation) -> Summary:
         prompt_too_long=share(lambda record: record.stop_reason == "prompt_too_long"),
         answers_per_second=answers / seconds if answers and seconds else None,
         train_flops=manifest.train.get("flops"),
+        train_passes=manifest.train.get("epochs"),
     )
 
 

@@ -48,6 +48,7 @@ class Row:
     truncated: float
     answers_per_second: float | None
     train_flops: float | None
+    train_passes: float | None
     prompt_too_long: float
     samples: int
     pass_at_k: float
@@ -61,6 +62,7 @@ class Row:
     reference: str
     reference_length: float | None
     test_set: str
+    diagnostics: Mapping[str, float]  # what the method reported about its own training
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,11 @@ class Cell:
     def mean(self, name: str) -> float | None:
         """Mean of a column over the runs that have it; None where none has."""
         values = self._values(name)
+        return fsum(values) / len(values) if values else None
+
+    def diagnostic(self, name: str) -> float | None:
+        """Mean over the runs that reported it; None where none did."""
+        values = [row.diagnostics[name] for row in self.rows if name in row.diagnostics]
         return fsum(values) / len(values) if values else None
 
     def _values(self, name: str) -> list[float]:
@@ -198,6 +205,7 @@ def _row(summary: Summary, reference: str, reference_length: float | None) -> Ro
         truncated=summary.truncated,
         answers_per_second=summary.answers_per_second,
         train_flops=summary.train_flops,
+        train_passes=summary.train_passes,
         prompt_too_long=summary.prompt_too_long,
         samples=summary.samples,
         pass_at_k=summary.pass_at_k.value,
@@ -211,6 +219,7 @@ def _row(summary: Summary, reference: str, reference_length: float | None) -> Ro
         reference=reference,
         reference_length=reference_length,
         test_set=summary.test_set,
+        diagnostics=manifest.diagnostics,
     )
 
 

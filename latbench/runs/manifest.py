@@ -63,6 +63,7 @@ def new_manifest(run: Run, wanted: EvalConfig, fingerprint: Fingerprint, prompts
         git_dirty=dirty,
         hardware=environment.hardware(),
         train=dict(report.get("costs", {})),
+        diagnostics={k: v for k, v in report.get("diagnostics", {}).items() if type(v) is float},
         created=environment.now(),
     )
 

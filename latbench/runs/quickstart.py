@@ -28,20 +28,34 @@ class Quickstart:
 
 
 def quickstart_configs(*, every: bool, seeds: Sequence[int], settings: Mapping[str, Any]) -> list[RunConfig]:
-    """One run per method and seed, on the methods' tiny presets.
+    """One run per method and seed, on the methods' tiny presets; those that others start from come first.
 
     Args:
         every: all methods with a tiny preset, not only those the command promises.
-        settings: values by dotted key.
+        settings: values by dotted key; `train.*` holds for the runs these start from, too.
     """
     names = [name for name in registry.method_names() if "tiny" in tree.presets(name)]
     chosen = sorted(names) if every else [name for name in SHOWN if name in names]
-    return [parse(_tree(method, seed, settings)) for seed in seeds for method in chosen]
+    of_seeds = [[_config(method, seed, settings) for method in chosen] for seed in seeds]
+    return [config for configs in of_seeds for config in sorted(configs, key=lambda config: len(_starts(config)))]
 
 
-def _tree(method: str, seed: int, settings: Mapping[str, Any]) -> tree.Tree:
-    given: tree.Tree = {"seed": seed, "method": {"name": method}}
-    for key, value in settings.items():
+def _config(method: str, seed: int, settings: Mapping[str, Any]) -> RunConfig:
+    given: dict[str, Any] = {"seed": seed, "method.name": method}
+    config = parse(_tree({**given, **settings}))
+    training = {key: value for key, value in settings.items() if key.startswith("train.")}
+    of_starts = {start + key: value for start in _starts(config) for key, value in training.items()}
+    return parse(_tree({**given, **of_starts, **settings}))
+
+
+def _starts(config: RunConfig) -> list[str]:
+    """`start.`, `start.start.` ... for each run beneath this one."""
+    return [] if config.start is None else ["start.", *(f"start.{deeper}" for deeper in _starts(config.start))]
+
+
+def _tree(values: Mapping[str, Any]) -> tree.Tree:
+    given: tree.Tree = {}
+    for key, value in values.items():
         tree.put(given, key, value)
     return given
 

@@ -86,6 +86,7 @@ class Manifest:
         versions: package versions; git_commit/git_dirty: of latbench's checkout, None outside one.
         hardware: CPU, GPU, cores, memory, as text.
         train: costs of training: examples seen, tokens, optimiser steps, flops, seconds, peak_memory_bytes.
+        diagnostics: figures the method reported about its own training, by name.
         evaluation: costs of this evaluation: seconds (sum over sessions), answers, peak_memory_bytes, flops.
     """
 
@@ -111,6 +112,7 @@ class Manifest:
     git_dirty: bool | None
     hardware: dict[str, Any]
     train: dict[str, float] = field(default_factory=dict)
+    diagnostics: dict[str, float] = field(default_factory=dict)
     evaluation: dict[str, float] = field(default_factory=dict)
     created: str = ""  # ISO 8601, UTC
 

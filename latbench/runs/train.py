@@ -1,12 +1,18 @@
-"""Train one run: configuration -> data -> method -> checkpoint, in a folder that can be resumed."""
+"""Train one run: configuration -> data -> method -> checkpoint, in a folder that can be resumed.
+
+A run with a `start` first trains that one, in its own folder beside, or takes it from there.
+"""
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from latbench import registry
 from latbench.config import RunConfig, read_config
@@ -18,18 +24,30 @@ from latbench.runs.run import CHECKPOINT, CONFIG, TRAIN, Run, load_run
 from latbench.task import Example, Task
 from latbench.tree import dump_yaml
 
+if TYPE_CHECKING:
+    from latbench.method import HeldOut
+    from latbench.model.backbone import Backbone
+    from latbench.training.cost import TrainReport
+
+DIAGNOSTICS = "diagnostics.json"  # in a stage's folder, where a method writes one
+NUM_HELD_OUT = 256
+
 
 def train(config: RunConfig, *, runs_dir: Path | str = "runs", resume: bool = False) -> Run:
     """Train to the end, or continue what was interrupted.
 
     Args:
         runs_dir: the run's folder is `<runs_dir>/<config.run_id>`.
-        resume: continue an unfinished run; a finished one is returned as it is.
+        resume: continue an unfinished run; a finished one is returned as it is. Always so for the run it starts from.
     Raises: ValueError: the folder holds a run and `resume` is off, another process writes it, or data, model or
         method refuse. OSError: the folder cannot be written.
     """
-    folder = Path(runs_dir) / config.run_id
-    with locked(folder):
+    return _train_in(Path(runs_dir), config, resume=resume)
+
+
+def _train_in(runs_dir: Path, config: RunConfig, *, resume: bool, for_another: bool = False) -> Run:
+    folder = runs_dir / config.run_id
+    with locked(folder, for_another=for_another):
         run = Run(folder, config)
         if resume and run.is_complete:
             return load_run(folder)
@@ -46,6 +64,7 @@ def train(config: RunConfig, *, runs_dir: Path | str = "runs", resume: bool = Fa
 
 def base_run(config: RunConfig, *, runs_dir: Path | str = "runs") -> Run:
     """A run without training: a method over a model as it comes, for training-free methods and untrained rows."""
+    config = replace(config, start=None)  # as it comes
     # the hash is of all settings, those of `generate` included: they are all that such runs differ in
     folder = Path(runs_dir) / f"base-{config.method_name}-{config.backbone}-{config.setting}-s{config.seed}"
     with locked(folder):
@@ -55,8 +74,26 @@ def base_run(config: RunConfig, *, runs_dir: Path | str = "runs") -> Run:
     return Run(folder, config)
 
 
+def _train_start(runs_dir: Path, config: RunConfig) -> Run:
+    """The run that `config` starts from, trained unless it is there."""
+    assert config.start is not None
+    try:
+        run = _train_in(runs_dir, config.start, resume=True, for_another=True)
+    except _NothingToTrain:
+        raise ValueError(
+            f"start.method {config.start.method_name!r} needs no training, so nothing starts from it; set start=null"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"start: {error}") from None
+    gc.collect()  # the trainer's cycles would keep model and optimiser on the device
+    return run
+
+
+class _NothingToTrain(ValueError):
+    """The method has no stages."""
+
+
 def _train(config: RunConfig, folder: Path, resume: bool) -> dict[str, Any]:
-    from latbench.model.backbone import Backbone
     from latbench.model.loading import resolve_device
     from latbench.training import checkpoint
     from latbench.training.trainer import train_method
@@ -64,21 +101,33 @@ def _train(config: RunConfig, folder: Path, resume: bool) -> dict[str, Any]:
     resolve_device(config.model.device)  # refuses an absent one before anything is read
     task = registry.get_task_entry(config.task_name).cls(config.task)
     examples, data = training_examples(task, config)
-    method = registry.get_method(config.method_name).cls(Backbone.load(config.model, seed=config.seed), config.method)
+    start = None if config.start is None else _train_start(folder.parent, config)
+    if start is not None:
+        data["data"] = _data_of_both(start, data["data"])
+    method = registry.get_method(config.method_name).cls(_backbone(config, start), config.method)
     if not method.stages():
-        raise ValueError(
+        raise _NothingToTrain(
             f"method {config.method_name!r} needs no training; "
             f"use `latbench eval --model {config.model.id} --method {config.method_name}`"
         )
-    report = train_method(method, examples, config.train, folder=folder, seed=config.seed, resume=resume)
+    report = train_method(
+        method,
+        examples,
+        config.train,
+        folder=folder,
+        seed=config.seed,
+        resume=resume,
+        held_out=_held_out(task, config.train.split, examples),
+    )
     if is_main_process():
         checkpoint.save(method, folder / CHECKPOINT, {"config": config.to_tree()})
     commit, dirty = environment.git_state()
     return {
         "trained": True,
         **data,
-        "costs": {key: value for key, value in asdict(report).items() if type(value) in (int, float)},
+        **_costs(report, start),
         "report": asdict(report),
+        "diagnostics": _diagnostics(folder),
         "versions": environment.versions(),
         "git_commit": commit,
         "git_dirty": dirty,
@@ -86,6 +135,56 @@ def _train(config: RunConfig, folder: Path, resume: bool) -> dict[str, Any]:
         "command": environment.command_line(),
         "finished": environment.now(),
     }
+
+
+def _backbone(config: RunConfig, start: Run | None) -> Backbone:
+    """The language model as it comes, or as the run it starts from left it; with fresh adapters where asked for."""
+    from latbench.model.backbone import Backbone
+    from latbench.training import checkpoint
+
+    if start is None:
+        return Backbone.load(config.model, seed=config.seed)
+    folder = start.folder / CHECKPOINT
+    trained = replace(
+        config.model,
+        id=str(folder),
+        revision=None,
+        weights="pretrained",
+        chat_template=checkpoint.read_info(folder)["chat_template"],
+    )
+    try:
+        backbone = Backbone.load(trained, seed=config.seed, name=config.model.name)
+    except ValueError as error:
+        raise ValueError(f"start: {error}; or remove {start.folder} to train it anew") from None
+    backbone.config = config.model  # goes into the checkpoint: the recipe, not the place it was read from
+    return backbone
+
+
+def _costs(report: TrainReport, start: Run | None) -> dict[str, Any]:
+    """What stands in `train.json`: `costs` in all, those of the start included, and `start` with its own."""
+    from latbench.training.cost import TrainReport
+
+    if start is None:
+        return {"costs": _numbers(report), "start": None}
+    spent = {key: start.report[key] for key in ("costs", "git_commit", "git_dirty")}
+    total = TrainReport.total([TrainReport(**spent["costs"]), report])
+    return {"costs": _numbers(total), "start": {"run": start.folder.name, **spent}}
+
+
+def _numbers(report: TrainReport) -> dict[str, float]:
+    return {key: value for key, value in asdict(report).items() if type(value) in (int, float)}
+
+
+def _data_of_both(start: Run, own: dict[str, Any]) -> dict[str, Any]:
+    """Fingerprints of the data of a run and its start. Raises: ValueError: the files have changed in between."""
+    before: dict[str, Any] = start.report["data"]
+    for name, found in own.items():
+        if name in before and before[name]["sha256"] != found["sha256"]:
+            raise ValueError(
+                f"start: {start.folder} was trained on another {name} than is there now; "
+                "remove that folder to train it anew"
+            )
+    return {**before, **own}
 
 
 def training_examples(task: Task[Any], config: RunConfig) -> tuple[list[Example], dict[str, Any]]:
@@ -106,6 +205,25 @@ def training_examples(task: Task[Any], config: RunConfig) -> tuple[list[Example]
         "num_contaminated": None if overlap is None else overlap.num_train_overlapping,
         "dropped": config.train.drop_contaminated,
     }
+
+
+def _held_out(task: Task[Any], split: str, examples: Sequence[Example]) -> HeldOut:
+    """Rows a method may report on: the first of the validation split, else of what it trains on."""
+    from latbench.method import HeldOut
+
+    if "validation" in task.splits and split != "validation":
+        with suppress(ValueError):  # not at hand
+            rows = [replace(row, question=task.prompt(row)) for row in task.load("validation")[:NUM_HELD_OUT]]
+            return HeldOut(task=task, split="validation", examples=rows)
+    return HeldOut(task=task, split=split, examples=examples[:NUM_HELD_OUT])
+
+
+def _diagnostics(folder: Path) -> dict[str, Any]:
+    """What the method wrote about its own training: the `diagnostics.json` of its stages, in order."""
+    found: dict[str, Any] = {}
+    for path in sorted(folder.glob(f"stages/*/{DIAGNOSTICS}")):
+        found |= json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def _overlap(task: Task[Any], examples: list[Example], *, required: bool) -> ContaminationReport | None:

@@ -74,7 +74,7 @@ def make(tmp_path: Path) -> Make:
             "git_commit": None,
             "git_dirty": None,
             "hardware": {},
-            "train": {"flops": 2e12},
+            "train": {"flops": 2e12, "epochs": 1.5},
             "evaluation": {"seconds": 2.0, "answers": float(len(records))},
         }
         manifest = Manifest(**{**fields, **changes})

@@ -33,7 +33,7 @@ def test_counts_rates_and_costs_of_a_small_run(make: Any, record: Any) -> None:
     assert summary.decode_steps == (10 + 8 + 7 + 3) / 4
     assert (summary.no_answer, summary.timeout, summary.truncated, summary.prompt_too_long) == (0.25, 0.25, 0.25, 0)
     assert summary.answers_per_second == 2.0
-    assert summary.train_flops == 2e12
+    assert (summary.train_flops, summary.train_passes) == (2e12, 1.5)
     assert summary.gold_chain_length is None
 
 
@@ -62,7 +62,7 @@ def test_a_question_beyond_the_context_counts_as_wrong_but_not_as_short(make: An
 
 def test_cost_is_missing_where_the_manifest_has_none(make: Any, record: Any) -> None:
     summary = summarise(make([record("a")], train={}, evaluation={}))
-    assert (summary.answers_per_second, summary.train_flops) == (None, None)
+    assert (summary.answers_per_second, summary.train_flops, summary.train_passes) == (None, None, None)
 
 
 def test_the_order_of_records_changes_nothing(make: Any, record: Any) -> None:

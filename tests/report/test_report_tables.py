@@ -158,6 +158,12 @@ def test_markdown_tells_cells_apart_by_what_differs(run: Any) -> None:
     assert "training data" in header(base, run("e", train_data="other"))
 
 
+def test_markdown_shows_the_passes_and_operations_of_training(run: Any) -> None:
+    header, _, line = table_lines(to_markdown(rows([run("a"), run("b", seed=1, train={"epochs": 2.5, "flops": 4e12})])))
+    shown = dict(zip(header, line, strict=True))
+    assert (shown["passes"], shown["train FLOPs"]) == ("2", "3.00e+12")
+
+
 def test_other_test_sets_stand_in_tables_of_their_own(run: Any) -> None:
     text = to_markdown(rows([run("a"), run("b", n=5, setting="s2")]))
     assert text.count("## synth / test") == 2

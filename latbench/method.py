@@ -6,8 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
+import torch
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ from latbench.decoding.loop import Generation, Prompt, decode
 from latbench.decoding.rule import StepRule
 from latbench.model.backbone import Backbone
 from latbench.model.layout import Batch
-from latbench.task import STRICT, Example
+from latbench.task import STRICT, Example, Task
 
 
 @config_dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -35,7 +36,7 @@ class Stage:
         share: share of `train.epochs` this stage gets where neither `epochs` nor `steps` is set; equal budgets are
             kept by shares that sum to one.
         trainable: prefixes of parameter names of the method (`backbone.`, `heads.` ...); the default is everything
-            that `model.lora` leaves trainable.
+            that `model.lora` leaves trainable; frozen: prefixes taken out of it.
     """
 
     name: str
@@ -45,6 +46,20 @@ class Stage:
     lr: float | None = None
     share: float = 1.0
     trainable: tuple[str, ...] = ("",)
+    frozen: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """Examples a method may look at while training, with the task that scores answers to them.
+
+    Args:
+        split: where they come from; the training split itself where there is no other.
+    """
+
+    task: Task[Any]
+    split: str
+    examples: Sequence[Example]
 
 
 @dataclass(frozen=True)
@@ -100,7 +115,12 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
         self.config = config
         self.heads = nn.ModuleDict()
         self.auxiliary = nn.ModuleDict()
-        self.seed, self.epoch = 0, 0  # set by the trainer; with the example they key the training noise
+        # set by the trainer: with the example, seed and epoch key the training noise; `step` counts the stage's
+        # optimiser steps; `precision` is that of its forward passes; `held_out` is for what a method reports about
+        # its own training
+        self.seed, self.epoch, self.step = 0, 0, 0
+        self.precision: Literal["float32", "bfloat16"] = "float32"
+        self.held_out: HeldOut | None = None
 
     @abstractmethod
     def stages(self) -> list[Stage]:
@@ -121,6 +141,10 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
     @abstractmethod
     def rule(self, config: GenerateConfig) -> StepRule:
         """The rule for the next input at inference."""
+
+    def build_auxiliary(self) -> None:
+        """Create the helper models that training needs in `self.auxiliary`; called before training, and on a load that
+        asks for them. Inference does without."""
 
     def prepare(self, stage: Stage, examples: Sequence[Example], folder: Path) -> None:
         """Called before a stage, also on resume; may write what the stage reads (soft labels) into `folder`.
@@ -159,9 +183,19 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
         """Dispatches to `loss`, so that DDP and FSDP hooks on the wrapped module fire."""
         return self.loss(batch, stage)
 
+    def autocast(self) -> torch.autocast:
+        """The precision of the trainer's forward passes, for a method that computes beside them (`prepare`)."""
+        return torch.autocast(self.backbone.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
     def trainable_parameters(self, stage: Stage) -> Iterator[tuple[str, nn.Parameter]]:
-        """Named parameters this stage trains: those under `stage.trainable` that the backbone did not freeze."""
-        frozen = self.backbone.frozen_names
+        """Named parameters this stage trains: of those under `stage.trainable`, what no backbone froze."""
+        frozen = {
+            f"{path}.{name}"
+            for path, module in self.named_modules()
+            if isinstance(module, Backbone)
+            for name in module.frozen_names
+        }
         for name, parameter in self.named_parameters():
-            if name.startswith(stage.trainable) and name.removeprefix("backbone.") not in frozen:
+            excluded = name in frozen or name.startswith(stage.frozen)
+            if name.startswith(stage.trainable) and not excluded:
                 yield name, parameter

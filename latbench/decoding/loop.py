@@ -236,7 +236,7 @@ class _Loop:
         for tensor in (s.num_tokens, s.reasoning_end, s.answer_start, s.capped):
             tensor[slots] = 0
         s.stop[slots] = _RUNNING
-        self.rows.restart(slots, keys, torch.where(closed, Mode.TEXT, self.rule.start), closed | raw)
+        self.rows.restart(slots, keys, torch.where(closed, Mode.TEXT, self.rule.start), closed | raw, s.question[slots])
         self.rows.thinking |= self.rule.start == Mode.LATENT
         self.rows.talking = True  # until the next step has looked
 

@@ -34,6 +34,7 @@ class RowState:
         keys: (batch,) of the random generator; steps: (batch,) decisions taken so far.
         mode: (batch,) Mode of the coming decision; num_latents: (batch,) latent steps so far.
         in_answer: (batch,) bool, the close marker is behind the row.
+        question: (batch,) index of the row's prompt among those given to `decode`; 0, 1, 2 ... in `unroll`.
         thinking, talking: some row is in LATENT mode, some row is not; a rule may skip the other half of its work.
         memory: the rule's own tensors, first axis batch; rows that start anew are zeroed by the loop.
     """
@@ -43,6 +44,7 @@ class RowState:
     mode: Tensor
     num_latents: Tensor
     in_answer: Tensor
+    question: Tensor
     thinking: bool = True
     talking: bool = True
     memory: dict[str, Tensor] = field(default_factory=dict)
@@ -51,11 +53,12 @@ class RowState:
     def fresh(cls, keys: Tensor, mode: Mode) -> RowState:
         """Rows that have decided nothing yet: (batch,) keys, all in one mode."""
         zeros = torch.zeros_like(keys)
-        return cls(keys, zeros, torch.full_like(keys, mode), zeros.clone(), zeros.bool())
+        order = torch.arange(len(keys), device=keys.device)
+        return cls(keys, zeros, torch.full_like(keys, mode), zeros.clone(), zeros.bool(), order)
 
-    def restart(self, rows: Tensor, keys: Tensor, mode: Tensor, in_answer: Tensor) -> None:
-        """Begin anew in these rows ((n,) indices, keys, modes and flags)."""
-        self.keys[rows], self.mode[rows], self.in_answer[rows] = keys, mode, in_answer
+    def restart(self, rows: Tensor, keys: Tensor, mode: Tensor, in_answer: Tensor, question: Tensor) -> None:
+        """Begin anew in these rows ((n,) indices, keys, modes, flags and questions)."""
+        self.keys[rows], self.mode[rows], self.in_answer[rows], self.question[rows] = keys, mode, in_answer, question
         self.steps[rows] = 0
         self.num_latents[rows] = 0
         for tensor in self.memory.values():
@@ -63,18 +66,17 @@ class RowState:
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these, in this order."""
-        for name in ("keys", "steps", "mode", "num_latents", "in_answer"):
+        for name in ("keys", "steps", "mode", "num_latents", "in_answer", "question"):
             setattr(self, name, getattr(self, name)[rows])
         self.memory = {name: tensor[rows] for name, tensor in self.memory.items()}
 
 
 @dataclass
 class Mixture:
-    """What a latent step mixed, for traces: (batch, top_k) ids and weights, (batch,) entropy in nats."""
+    """What a latent step mixed, for traces: (batch, top_k) ids and weights, in any order."""
 
     ids: Tensor
     weights: Tensor
-    entropy: Tensor
 
 
 @dataclass

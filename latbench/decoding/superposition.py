@@ -1,4 +1,4 @@
-"""Logits to a top-k mixture over the vocabulary, and how mixed a distribution is."""
+"""Scores to a mixture over the vocabulary, noise on it, and how mixed a distribution is."""
 
 from __future__ import annotations
 
@@ -15,6 +15,28 @@ def top_k_mixture(logits: Tensor, k: int, temperature: float = 1.0) -> tuple[Ten
     """
     scores, ids = torch.topk(logits.float(), min(k, logits.shape[-1]))
     return ids, (scores / temperature).softmax(-1)
+
+
+def mixture(scores: Tensor, k: int | None, temperature: float = 1.0) -> tuple[Tensor | None, Tensor]:
+    """`top_k_mixture`, or the softmax over the whole vocabulary where k is None or reaches it: then without ids."""
+    if k is None or k >= scores.shape[-1]:
+        return None, (scores.float() / temperature).softmax(-1)
+    return top_k_mixture(scores, k, temperature)
+
+
+def with_gumbel(
+    weights: Tensor, noise: Tensor, *, scale: float, temperature: float = 1.0, clamp: tuple[float, float] = (-1.5, 3.0)
+) -> Tensor:
+    """A mixture re-weighted by noise on its log-probabilities (specs/latent_sft.md 6); its support stays.
+
+    Args:
+        weights: (..., top_k), summing to one; noise: of that shape, standard Gumbel.
+        scale: factor on the noise before it is clamped; 0 leaves the weights (at temperature 1).
+        temperature: divides the noisy log-probabilities.
+    Returns: (..., top_k) float32, summing to one.
+    """
+    noisy = (weights.float() + 1e-10).log() + (scale * noise).clamp(*clamp)
+    return (noisy / temperature).softmax(-1)
 
 
 def entropy(logits: Tensor) -> Tensor:

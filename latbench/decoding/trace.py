@@ -18,7 +18,8 @@ class LatentTrace:
     Args:
         ids: (latent, top_k) int32 and weights (latent, top_k) float32: largest entries of each step's distribution;
             for rules without one, the LM head's reading of the hidden state.
-        entropy: (latent,) nats; norm: (latent,) of the embedding fed; embeds: (latent, hidden).
+        entropy: (latent,) nats, of the LM head's whole distribution before the step.
+        norm: (latent,) of the embedding fed; embeds: (latent, hidden).
     """
 
     ids: Tensor
@@ -44,13 +45,14 @@ class TraceRecorder:
         """Note this step for the rows where `latent` ((batch,) bool) holds; questions: (batch,) whose rows they are."""
         mixture = step.mixture
         if mixture is None:
-            mixture = Mixture(*top_k_mixture(logits, logits.shape[-1]), entropy(logits))
+            mixture = Mixture(*top_k_mixture(logits, logits.shape[-1]))
         width = min(self.top_k, mixture.ids.shape[1])
         embeds = step.embeds[latent].float()
+        weights, largest = mixture.weights[latent].float().topk(width)
         parts = (
-            mixture.ids[latent, :width].int(),
-            mixture.weights[latent, :width].float(),
-            mixture.entropy[latent].float(),
+            mixture.ids[latent].gather(-1, largest).int(),
+            weights,
+            entropy(logits[latent]),
             embeds.norm(dim=-1),
             embeds,
         )

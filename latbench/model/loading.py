@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -125,3 +127,16 @@ def with_lora(model: PreTrainedModel, config: LoraConfig, added: list[int]) -> A
         raise ValueError(
             f"model.lora.targets {config.targets} names no layer of this model; choose from {', '.join(sorted(linear))}"
         ) from None
+
+
+def without_adapters(module: nn.Module) -> nn.Module:
+    """A copy whose adapters are merged, in float32; the module itself where it has none."""
+    if not any(hasattr(part, "merge_and_unload") for part in module.modules()):
+        return module
+    merged = copy.deepcopy(module)
+    for parent in list(merged.modules()):
+        for name, child in list(parent.named_children()):
+            if hasattr(child, "merge_and_unload"):
+                adapted: Any = child
+                setattr(parent, name, adapted.float().merge_and_unload())
+    return merged

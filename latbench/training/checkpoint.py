@@ -27,7 +27,7 @@ from latbench import registry
 from latbench.config import ModelConfig
 from latbench.method import Method
 from latbench.model.backbone import Backbone
-from latbench.model.loading import resolve_device
+from latbench.model.loading import resolve_device, without_adapters
 
 INFO = "latbench.json"
 HEADS = "heads.safetensors"
@@ -100,6 +100,7 @@ def load(
     loaded: Method[Any] = entry.cls(_load_backbone(folder, info, model, device), config)
     modules: dict[str, nn.Module] = {HEADS: loaded.heads} if HEADS in info["files"] else {}
     if auxiliary:
+        loaded.build_auxiliary()
         modules |= {f"auxiliary/{name}/{WEIGHTS}": module for name, module in loaded.auxiliary.items()}
     for file, module in modules.items():
         _load_module(module, folder / file, info["method"])
@@ -149,6 +150,7 @@ def _describe(method: Method[Any]) -> dict[str, Any]:
 
 def _save_auxiliary(module: nn.Module, folder: Path) -> None:
     folder.mkdir(parents=True)
+    module = without_adapters(module)  # a checkpoint is loaded without LoRA
     safetensors.torch.save_model(module, str(folder / WEIGHTS), metadata={"format": "pt"})
     if isinstance(module, PreTrainedModel):  # so that `from_pretrained` reads the folder
         module.config.save_pretrained(folder)

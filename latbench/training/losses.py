@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -9,13 +10,51 @@ from latbench.method import LossTerm
 from latbench.model.layout import IGNORE_INDEX
 
 
-def token_cross_entropy(logits: Tensor, labels: Tensor, *, weight: float = 1.0) -> LossTerm:
+def token_cross_entropy(
+    logits: Tensor, labels: Tensor, *, shares: Tensor | None = None, weight: float = 1.0
+) -> LossTerm:
     """Cross-entropy of the supervised tokens, in float32 or wider, summed.
 
     Args:
         logits: (..., vocab), in nats before the softmax; labels: (...) target ids, already shifted, or IGNORE_INDEX.
+        shares: (...) share of an item that each token has, such as one over the tokens of its segment; None: a token
+            is an item.
         weight: factor in the objective.
     """
-    wide = logits if logits.element_size() > 4 else logits.float()  # float64 stays: tests compare to its precision
-    total = cross_entropy(wide.flatten(0, -2), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
-    return LossTerm(total=total, num_items=int((labels != IGNORE_INDEX).sum()), weight=weight)
+    wide = _wide(logits).flatten(0, -2)
+    if shares is None:
+        total = cross_entropy(wide, labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
+        return LossTerm(total=total, num_items=int((labels != IGNORE_INDEX).sum()), weight=weight)
+    each = cross_entropy(wide, labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none")
+    return LossTerm(total=(each * shares.flatten()).sum(), num_items=round(float(shares.sum())), weight=weight)
+
+
+def soft_label_kl(logits: Tensor, ids: Tensor | None, probabilities: Tensor) -> Tensor:
+    """KL(teacher || student) on the teacher's support, in float32 or wider (specs/latent_sft.md 6).
+
+    Args:
+        logits: (items, vocab), the student's, over the whole vocabulary; temperature 1.
+        ids, probabilities: (items, top_k), the teacher's; ids None: (items, vocab) probabilities. They are normalised
+            here.
+    Returns: (items,) in nats.
+    """
+    student = _wide(logits).log_softmax(-1)
+    student = student if ids is None else student.gather(-1, ids)
+    teacher = probabilities.to(student.dtype)
+    teacher = teacher / (teacher.sum(-1, keepdim=True) + 1e-12)
+    return torch.sum(teacher * (teacher.clamp(min=1e-12).log() - student), dim=-1)
+
+
+def standardised_mse(states: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
+    """Squared distance of hidden states in units of each dimension's spread, mean over dimensions.
+
+    Args:
+        states, targets: (items, hidden); scale: (hidden,) standard deviation of the targets over the training set.
+    Returns: (items,), about 2 for independent draws of the targets' own distribution.
+    """
+    return (((states - targets) / scale) ** 2).mean(-1)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """float32 at least; float64 stays, tests compare to its precision."""
+    return logits if logits.element_size() > 4 else logits.float()

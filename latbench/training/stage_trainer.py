@@ -76,8 +76,8 @@ class MicroBatches(Dataset[Batch]):
         return self._steps * self._order.parts_per_process
 
     def __getitem__(self, index: int) -> Batch:
-        step, part = divmod(index, self._order.parts_per_process)
-        epoch, step = divmod(step, self._order.steps_per_epoch)
+        self._method.step, part = divmod(index, self._order.parts_per_process)
+        epoch, step = divmod(self._method.step, self._order.steps_per_epoch)
         self._method.epoch = self._first_epoch + epoch
         rows = self._order.part(self._method.epoch, step, part, self._process)
         self.num_read += len(rows)

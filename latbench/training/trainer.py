@@ -32,7 +32,7 @@ from transformers.integrations.integration_utils import (
 
 from latbench.config import StageOverrides, TrainConfig
 from latbench.files import write_whole
-from latbench.method import Method, Stage
+from latbench.method import HeldOut, Method, Stage
 from latbench.progress import progress
 from latbench.registry import unknown
 from latbench.task import Example
@@ -64,6 +64,7 @@ def train_method(
     folder: Path,
     seed: int,
     resume: bool = False,
+    held_out: HeldOut | None = None,
 ) -> TrainReport:
     """Train a method through its stages; it is left in evaluation mode with the last stage's weights.
 
@@ -71,6 +72,7 @@ def train_method(
         folder: of the run; the stages' folders go to `<folder>/stages`.
         seed: of data order and dropout; fresh weights have the seed of whoever made them.
         resume: continue what is in `folder`; complete stages are skipped. The method must have been built alike.
+        held_out: for what a method reports about its own training.
     Returns: the costs of all sessions; nothing for a training-free method.
 
     Raises:
@@ -78,7 +80,8 @@ def train_method(
         KeyboardInterrupt: after Ctrl-C, with a resume point at the last whole step (one process; with several the
             last regular one remains).
     """
-    method.seed = seed
+    method.seed, method.precision, method.held_out = seed, config.precision, held_out
+    method.build_auxiliary()
     stages = method.stages()
     _check(stages, config)
     run = _Run(method=method, config=config, folder=folder / "stages", seed=seed, kept=_kept(method))
@@ -204,11 +207,12 @@ def _stage_trainer(
 ) -> StageTrainer:
     config = run.config
     overrides = config.stages.get(stage.name, StageOverrides())
-    rows_per_step = config.batch_size * config.accumulation * state.num_processes
+    accumulation = overrides.accumulation or config.accumulation
+    rows_per_step = config.batch_size * accumulation * state.num_processes
     order = Order(
         num_rows=len(examples),
         rows_per_step=rows_per_step,
-        num_parts=config.accumulation * state.num_processes,
+        num_parts=accumulation * state.num_processes,
         num_processes=state.num_processes,
         seed=run.seed,
         lengths=[_num_characters(example) for example in examples] if config.bucket_by_length else None,

@@ -58,6 +58,7 @@ class Trial:
 
 
 def trials(method: Method[Any], folder: Path) -> Iterator[Trial]:
+    method.build_auxiliary()
     for stage in method.stages():
         stage_folder = folder / stage.name
         stage_folder.mkdir()

@@ -14,7 +14,7 @@ from latbench.config import GenerateConfig
 from latbench.decoding.loop import Generation, Prompt, decode
 from latbench.decoding.rule import FixedLatents, Latent, LatentRule, Mixture, Mode, RowState, Step, StepRule
 from latbench.decoding.sampling import Sampling
-from latbench.decoding.superposition import entropy, top_k_mixture
+from latbench.decoding.superposition import top_k_mixture
 from latbench.model.backbone import Backbone
 from latbench.model.cache import GrowingCache, SlotCache
 from latbench.model.layout import pad
@@ -44,7 +44,7 @@ class MixtureRule(LatentRule):
         scores[:, self.backbone.layout.close[0]] += self.bonus * rows.num_latents
         ids, weights = top_k_mixture(scores, self.k)
         stop = scores.argmax(-1) == self.backbone.layout.close[0]
-        return Latent(self.backbone.mix(ids, weights), stop, Mixture(ids, weights, entropy(scores)))
+        return Latent(self.backbone.mix(ids, weights), stop, Mixture(ids, weights))
 
 
 RULES: dict[str, Callable[[Backbone], StepRule]] = {

@@ -1,0 +1,5 @@
+"""Latent-SFT: latent tokens as superpositions over the vocabulary (arXiv:2510.15522)."""
+
+from methods.latent_sft.method import LatentSFT, LatentSFTConfig
+
+__all__ = ["LatentSFT", "LatentSFTConfig"]

@@ -1,0 +1,148 @@
+"""What stage 1 has learnt: written before stage 2 begins, while its decoder is still there.
+
+`oracle` feeds the decoder the encoder's latents of the gold chain. It is high even for a bad encoder, because the last
+slot sees the whole chain and can carry the answer alone; without that latent it says more, and the segment loss says
+most: what the next segment costs, given one latent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from latbench.config import GenerateConfig
+from latbench.decoding.loop import Prompt, decode
+from latbench.decoding.rule import Latent, LatentRule, RowState
+from latbench.files import write_whole
+from latbench.method import HeldOut
+from latbench.model.backbone import Backbone
+from latbench.model.layout import IGNORE_INDEX
+from latbench.task import Example
+from methods.latent_sft.sequences import Role, RoleTokens, encoder_tokens
+
+if TYPE_CHECKING:
+    from methods.latent_sft.method import LatentSFT
+
+DIAGNOSTICS = "diagnostics.json"
+BATCH = 64
+ANSWER = GenerateConfig(batch_size=BATCH, max_new_tokens=64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage1Diagnostics:
+    """On held-out examples; losses in nats per token.
+
+    Args:
+        segment_loss: of segment tokens; final_loss: of close marker and answer; loss_by_slot: of the targets of
+            latent 1, 2, ..., those of a chain's last latent being close marker and answer.
+        entropy, top1: of the superposition, its entropy in nats and largest weight, mean over latents; None in hidden
+            space.
+        oracle: accuracy of the decoder fed with the encoder's latents of the gold chain; oracle_without_last: without
+            the last of them.
+    """
+
+    split: str
+    num_examples: int
+    segment_loss: float
+    final_loss: float
+    loss_by_slot: list[float]
+    entropy: float | None
+    top1: float | None
+    oracle: float
+    oracle_without_last: float
+
+
+def write_diagnostics(method: LatentSFT, held_out: HeldOut, folder: Path) -> None:
+    """Write them into `folder`, unless an earlier session has."""
+    if not (folder / DIAGNOSTICS).exists():
+        write_whole(folder / DIAGNOSTICS, json.dumps(asdict(diagnose(method, held_out)), indent=1) + "\n")
+
+
+@torch.no_grad()
+def diagnose(method: LatentSFT, held_out: HeldOut) -> Stage1Diagnostics:
+    """Diagnostics of the encoder and decoder as they are now; examples without a chain are left out."""
+    method.eval()  # the trainer turns training on again, step by step
+    examples = [example for example in held_out.examples if example.steps]
+    seen = [_look(method, examples[start : start + BATCH]) for start in range(0, len(examples), BATCH)]
+    losses, slots, is_segment = (
+        torch.cat([getattr(part, name) for part in seen]) for name in ("losses", "slots", "is_segment")
+    )
+    counts = slots.bincount()[1:]
+    by_slot = slots.bincount(losses.double())[1:] / counts
+    latents = [row for part in seen for row in part.latents]
+    weights = [part.weights for part in seen if part.weights is not None]
+    mixed = torch.cat(weights) if weights else None
+    return Stage1Diagnostics(
+        split=held_out.split,
+        num_examples=len(examples),
+        segment_loss=float(losses[is_segment].mean()),
+        final_loss=float(losses[~is_segment].mean()),
+        loss_by_slot=[round(value, 4) for value in by_slot.tolist()],
+        entropy=None if mixed is None else float(-(mixed * mixed.clamp(min=1e-12).log()).sum(-1).mean()),
+        top1=None if mixed is None else float(mixed.max(-1).values.mean()),
+        oracle=_oracle(method, held_out, examples, latents),
+        oracle_without_last=_oracle(method, held_out, examples, [row[:-1] for row in latents]),
+    )
+
+
+@dataclass
+class _Seen:
+    losses: Tensor  # (items,) of supervised tokens
+    slots: Tensor  # (items,) latent they hang off
+    is_segment: Tensor  # (items,) the target is a token of a segment
+    weights: Tensor | None  # (latents, top_k)
+    latents: list[Tensor]  # (num_latents, hidden) per example
+
+
+def _look(method: LatentSFT, examples: Sequence[Example]) -> _Seen:
+    pieces = [method.backbone.layout.encode(example) for example in examples]
+    encoder = encoder_tokens(pieces, method.config.tokens_per_latent).to(method.backbone.device)
+    decoder: RoleTokens = method.decoder_tokens(pieces).to(method.backbone.device)
+    found = method.latents(encoder)
+    supervised = decoder.labels != IGNORE_INDEX
+    logits = method.decode_latents(decoder, found.embeds, select=supervised)
+    target_roles = decoder.roles.roll(-1, 1)[supervised]
+    return _Seen(
+        losses=cross_entropy(logits.float(), decoder.labels[supervised], reduction="none").cpu(),
+        slots=decoder.slots[supervised].cpu(),
+        is_segment=(target_roles == Role.SEGMENT).cpu(),
+        weights=None if found.weights is None else found.weights.cpu(),
+        latents=list(found.embeds.split(encoder.is_latent.sum(1).tolist())),
+    )
+
+
+def _oracle(method: LatentSFT, held_out: HeldOut, examples: Sequence[Example], latents: Sequence[Tensor]) -> float:
+    """Accuracy of greedy answers after these latents."""
+    prompts = [Prompt(id=example.id, text=example.question) for example in examples]
+    ids = [method.prompt_ids(example.question) for example in examples]
+    generations = decode(method.backbone, ids, prompts, GivenLatents(method.backbone, latents), ANSWER)
+    pairs = [(generation.text, example) for generation, example in zip(generations, examples, strict=True)]
+    return sum(score.status == "correct" for score in held_out.task.score_many(pairs)) / len(examples)
+
+
+class GivenLatents(LatentRule):
+    """Feeds latents that are known beforehand.
+
+    Args:
+        latents: (num_latents, hidden) per prompt, in order of the prompts.
+    """
+
+    def __init__(self, backbone: Backbone, latents: Sequence[Tensor]) -> None:
+        super().__init__(backbone)
+        self.num = torch.tensor([len(row) for row in latents], device=backbone.device)
+        self.latents = torch.nn.utils.rnn.pad_sequence(list(latents), batch_first=True)
+
+    def latent(self, hidden: Tensor, logits: Tensor, rows: RowState) -> Latent:
+        """See LatentRule."""
+        last = self.latents.shape[1] - 1
+        if last < 0:
+            return Latent(hidden, torch.ones_like(rows.num_latents, dtype=torch.bool))
+        given = self.latents[rows.question, rows.num_latents.clamp(max=last)]
+        return Latent(given.to(hidden.dtype), rows.num_latents >= self.num[rows.question])

@@ -1,0 +1,276 @@
+"""Latent-SFT: reasoning in superpositions of the vocabulary (Deng et al., arXiv:2510.15522).
+
+Stage 1 learns the latents. An encoder reads the gold chain with a compress slot after every r tokens; its hidden state
+at a slot becomes a mixture of vocabulary embeddings, and a decoder must continue each latent with the next segment, and
+all of them with the answer. Two masks keep that honest (masks.py). Stage 2 drops the encoder: the decoder is taught to
+produce the latents itself, by the KL divergence to the encoder's mixtures (soft labels) and cross-entropy on close
+marker and answer. At inference the model's own mixture is fed back until its clean argmax is the close marker.
+
+Where v1 of the paper (October 2025), v2 (January 2026) and the released code differ, the default is the code of v2 and
+the option says what v1 does (specs/latent_sft.md 11). Deliberate differences: adapters go on through the steps of
+stage 1 instead of being merged and started anew; the last epoch is taken, not the best on test data; the compress slot
+has an embedding of its own instead of LoRA on the encoder's table; inference noise is clamped as training noise is;
+soft labels are kept as float16 (the code's bfloat16 has three bits less).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+from torch.nn import functional
+
+from latbench.config import Fraction, GenerateConfig, NonNegativeFloat, Positive, PositiveFloat
+from latbench.decoding.rule import Latent, LatentRule, Mixture, RowState, StepRule
+from latbench.decoding.sampling import Sampling, gumbel, row_keys
+from latbench.decoding.superposition import mixture, with_gumbel
+from latbench.method import Losses, LossTerm, Method, MethodConfig, Stage
+from latbench.model.attention import CausalMask
+from latbench.model.backbone import Backbone, Output
+from latbench.model.layout import IGNORE_INDEX, Batch, Pieces
+from latbench.registry import register_method
+from latbench.task import STRICT, Example
+from latbench.training.losses import soft_label_kl, standardised_mse, token_cross_entropy
+from methods.latent_sft.diagnostics import write_diagnostics
+from methods.latent_sft.encoder import Encoder
+from methods.latent_sft.labels import Latents, StoredLatents, noisy_weights
+from methods.latent_sft.masks import SupervisionMask
+from methods.latent_sft.sequences import (
+    RoleTokens,
+    compressed_tokens,
+    decoder_tokens,
+    encoder_tokens,
+    segment_shares,
+    segments,
+)
+
+STAGE2 = "stage2"
+NOISE_DRAW = 1  # draw 0 of a step is the text token's
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LatentSFTConfig(MethodConfig):
+    """What the two versions of the paper, its code and its ablations switch; the defaults are the code of v2."""
+
+    tokens_per_latent: Positive = 2  # r
+    top_k: Positive | None = 10  # k, entries of a superposition; None: the whole vocabulary (v1)
+    latent_space: Literal["vocab", "hidden"] = "vocab"  # hidden: the hidden state itself is the latent (ablation)
+    scores: Literal["embedding", "head"] = "embedding"  # which table scores the encoder's states; head: the paper
+    # Scores divided by their standard deviation over the vocabulary, so that `temperature` means the same for tables
+    # of any scale; not in the paper.
+    standardise_scores: bool = False
+    temperature: PositiveFloat = 1.0  # of the encoder's superposition; the paper's is 1
+    induction_mask: bool = True  # LTIM; off: plain causal
+    supervision_mask: bool = True  # LTSuM; off: plain causal over the interleaved sequence, at its own positions
+    positions: Literal["two_track", "interleaved"] = "two_track"  # of the decoder in stage 1; interleaved: code of v1
+    stage1: Literal["sequential", "joint"] = "sequential"  # encoder, decoder, union; or all at once
+    stage1_share: Annotated[Fraction, Field(gt=0, lt=1)] = 0.3  # of train.epochs; the paper's 3 x 10 of 100
+    stage1_reduction: Literal["tokens", "segments"] = "tokens"  # segments: mean of the segments' means (paper)
+    stage2: Literal["joint", "alternating"] = "joint"  # alternating: a KL step, then a CE step (a review of v1)
+    kl_weight: NonNegativeFloat = 1.0
+    ce_weight: NonNegativeFloat = 1.0
+    noise: NonNegativeFloat = 1.0  # scale of the Gumbel noise on soft labels in stage 2; 0: none
+    noise_temperature: PositiveFloat = 1.0
+
+    def __post_init__(self) -> None:
+        if self.latent_space == "hidden" and self.noise > 0:
+            raise ValueError(
+                f"method.noise must be 0 with method.latent_space=hidden, got {self.noise}; "
+                "the noise is on vocabulary mixtures, which hidden states are not"
+            )
+
+
+@register_method("latent_sft", config=LatentSFTConfig)
+class LatentSFT(Method[LatentSFTConfig]):
+    """Encoder and soft labels (stage 1), then a decoder that thinks by itself (stage 2)."""
+
+    labels: StoredLatents | None = None  # of stage 2, once it is prepared
+
+    # stages
+
+    def stages(self) -> list[Stage]:
+        """Stage 1 in three steps or at once, then stage 2; the decoder's token tables are never trained."""
+        tables = self.backbone.tables
+        encoder: tuple[str, ...] = ("auxiliary.encoder.",)
+        decoder: tuple[str, ...] = ("backbone.",)
+        frozen = (*(f"backbone.{table}" for table in tables), f"auxiliary.encoder.backbone.{tables[1]}")
+        steps = {"joint": encoder + decoder}
+        if self.config.stage1 == "sequential":
+            steps = {"encoder": encoder, "decoder": decoder, "union": encoder + decoder}
+        share = self.config.stage1_share
+        stage1 = [
+            Stage(name=f"stage1_{name}", trainable=trainable, frozen=frozen, share=share / len(steps))
+            for name, trainable in steps.items()
+        ]
+        return [*stage1, Stage(name=STAGE2, trainable=decoder, frozen=frozen, share=1 - share)]
+
+    def build_auxiliary(self) -> None:
+        """The encoder starts as a copy of the backbone."""
+        self.auxiliary["encoder"] = Encoder(self.backbone, induction_mask=self.config.induction_mask)
+
+    def skip_reason(self, example: Example, stage: Stage) -> str | None:
+        """An empty chain has no latents; the longest sequence of the stage must fit."""
+        pieces = self.backbone.layout.encode(example)
+        if not pieces.steps:
+            return "no reasoning steps"
+        num_latents = len(segments(pieces.steps, self.config.tokens_per_latent))
+        length = len(pieces) + num_latents - (len(pieces.steps) if stage.name == STAGE2 else 0)
+        return None if length <= self.backbone.context else "longer than the context"
+
+    def prepare(self, stage: Stage, examples: Sequence[Example], folder: Path) -> None:
+        """Before stage 2: the encoder's soft labels of all examples, and a report of what stage 1 has learnt."""
+        if stage.name == STAGE2:
+            self.labels = StoredLatents.write(self, examples, folder / "soft_labels")
+            if self.held_out is not None:
+                write_diagnostics(self, self.held_out, folder)
+
+    def batch(self, examples: Sequence[Example], stage: Stage) -> Batch:
+        """Encoder and decoder sequences (stage 1), or compressed sequences with their soft labels (stage 2)."""
+        pieces = [self.backbone.layout.encode(example) for example in examples]
+        if stage.name == STAGE2:
+            return self._stage2_batch(examples, pieces)
+        decoder = self.decoder_tokens(pieces)
+        shares = segment_shares(decoder) if self.config.stage1_reduction == "segments" else None
+        num_items = int((decoder.labels != IGNORE_INDEX).sum()) if shares is None else round(float(shares.sum()))
+        encoder = encoder_tokens(pieces, self.config.tokens_per_latent)
+        return Batch(num_items={"ce": num_items}, encoder=encoder, decoder=decoder, shares=shares)
+
+    def loss(self, batch: Batch, stage: Stage) -> Losses:
+        """Stage 1: cross-entropy of segments, close marker and answer. Stage 2: that of close marker and answer, and
+        the divergence from the soft labels."""
+        for part, prefix in ((self.encoder, "auxiliary.encoder."), (self.backbone, "backbone.")):
+            part.train(self.training and prefix in stage.trainable)  # no dropout in what is frozen
+        if stage.name == STAGE2:
+            return self._stage2_loss(batch)
+        supervised = batch.decoder.labels != IGNORE_INDEX
+        logits = self.decode_latents(batch.decoder, self.latents(batch.encoder).embeds, select=supervised)
+        return Losses(ce=token_cross_entropy(logits, batch.decoder.labels[supervised], shares=batch.shares))
+
+    # stage 1: the chain, condensed and unfolded again
+
+    @property
+    def encoder(self) -> Encoder:
+        """The helper model of stage 1."""
+        return cast(Encoder, self.auxiliary["encoder"])
+
+    def latents(self, tokens: RoleTokens) -> Latents:
+        """z_i of every compress slot, row by row."""
+        states = self.encoder(tokens)
+        if self.config.latent_space == "hidden":
+            return Latents(states)
+        ids, weights = mixture(self._scores(states), self.config.top_k, self.config.temperature)
+        return Latents(self.backbone.mix(ids, weights), ids, weights)
+
+    def _scores(self, states: Tensor) -> Tensor:
+        """(latents, vocab) scores of the encoder's states by the decoder's table, which gets no gradient."""
+        model = self.backbone.model
+        module = model.get_input_embeddings() if self.config.scores == "embedding" else model.get_output_embeddings()
+        table = module.weight.detach()
+        with torch.autocast(states.device.type, enabled=False):  # bfloat16 is too coarse for scores of tens
+            scores = functional.linear(states.to(table.dtype), table)
+        return scores / scores.std(-1, keepdim=True) if self.config.standardise_scores else scores
+
+    def decoder_tokens(self, pieces: Sequence[Pieces]) -> RoleTokens:
+        """The decoder's input; without LTSuM its positions count every token, as any causal sequence's."""
+        two_track = self.config.supervision_mask and self.config.positions == "two_track"
+        return decoder_tokens(pieces, self.config.tokens_per_latent, two_track=two_track)
+
+    def decode_latents(self, tokens: RoleTokens, latents: Tensor, select: Tensor) -> Tensor:
+        """The decoder's logits where `select` ((batch, seq) bool) holds: (items, vocab)."""
+        mask = SupervisionMask(tokens) if self.config.supervision_mask else CausalMask(tokens.mask)
+        output: Output = self.backbone(self._embeds(tokens, latents), tokens.positions, mask, select=select)
+        return output.logits[0]
+
+    def _embeds(self, tokens: RoleTokens, latents: Tensor) -> Tensor:
+        """(batch, seq, hidden) input embeddings with the latents ((latents, hidden), row by row) in their places."""
+        embeds = self.backbone.embed(tokens.ids)
+        return embeds.masked_scatter(tokens.is_latent[..., None], latents.to(embeds.dtype))
+
+    # stage 2: the decoder learns to produce the latents itself
+
+    def _stage2_batch(self, examples: Sequence[Example], pieces: Sequence[Pieces]) -> Batch:
+        assert self.labels is not None, "stage 2 is prepared before its first batch"
+        config = self.config
+        latents, num_latents = self.labels.of(examples)
+        row = torch.arange(len(examples)).repeat_interleave(num_latents)
+        if config.noise > 0:
+            assert latents.weights is not None
+            keys = row_keys(self.seed, [example.id for example in examples], [self.epoch] * len(examples))
+            latents.weights = noisy_weights(
+                latents.weights, latents.ids, row, keys,
+                scale=config.noise, temperature=config.noise_temperature, close=self.backbone.layout.close[0],
+            )  # fmt: skip
+        sequence = compressed_tokens(pieces, num_latents.tolist())
+        ce = int((sequence.labels != IGNORE_INDEX).sum())
+        turns = (1.0, 1.0) if config.stage2 == "joint" else ((1.0, 0.0), (0.0, 1.0))[self.step % 2]
+        return Batch(
+            num_items={self._distance: len(examples), "ce": ce},
+            sequence=sequence,
+            latents=latents,
+            shares=(1 / num_latents)[row],  # a row is an item, whatever its number of latents
+            turns=turns,
+        )
+
+    @property
+    def _distance(self) -> str:
+        return "kl" if self.config.latent_space == "vocab" else "mse"
+
+    def _stage2_loss(self, batch: Batch) -> Losses:
+        sequence, latents = batch.sequence, batch.latents
+        supervised = sequence.labels != IGNORE_INDEX
+        before = functional.pad(sequence.is_latent[:, 1:], (0, 1))  # the position before a latent produces it
+        embeds = self._embeds(sequence, latents.embeds if latents.weights is None else self._mixed(latents))
+        output = self.backbone.causal(embeds, sequence.positions, select=before | supervised)
+        produces = before[before | supervised]
+        if self.config.latent_space == "vocab":
+            each = soft_label_kl(output.logits[produces], latents.ids, latents.weights)
+        else:
+            assert self.labels is not None
+            each = standardised_mse(output.hidden[produces], latents.embeds, self.labels.scale)
+        distance = LossTerm((each * batch.shares).sum(), len(sequence.ids), self.config.kl_weight * batch.turns[0])
+        ce = token_cross_entropy(
+            output.logits[~produces], sequence.labels[supervised], weight=self.config.ce_weight * batch.turns[1]
+        )
+        return Losses({self._distance: distance, "ce": ce})
+
+    def _mixed(self, latents: Latents) -> Tensor:
+        assert latents.weights is not None
+        return self.backbone.mix(latents.ids, latents.weights)
+
+    # inference
+
+    def rule(self, config: GenerateConfig) -> StepRule:
+        """Feed back the model's own superposition until its clean argmax is the close marker."""
+        return SuperpositionRule(self.backbone, self.config, config)
+
+
+class SuperpositionRule(LatentRule):
+    """The latent steps of inference (specs/latent_sft.md 7.1), with optional noise for several samples per question.
+
+    Args:
+        settings: of the method; config: `latent_noise` and `latent_noise_temperature`, the noise of stage 2 here.
+    """
+
+    def __init__(self, backbone: Backbone, settings: LatentSFTConfig, config: GenerateConfig) -> None:
+        super().__init__(backbone, Sampling.from_config(config))
+        self.settings, self.config = settings, config
+        self.close = backbone.layout.close[0] if backbone.layout.close else -1  # without: until the cap
+
+    def latent(self, hidden: Tensor, logits: Tensor, rows: RowState) -> Latent:
+        """See LatentRule; the first id of the marker stops, the others are forced."""
+        stop = logits.argmax(-1) == self.close
+        if self.settings.latent_space == "hidden":
+            return Latent(hidden, stop)
+        ids, weights = mixture(logits, self.settings.top_k)
+        if self.config.latent_noise > 0:
+            noise = gumbel(rows.keys, rows.steps, NOISE_DRAW, weights.shape[-1])
+            weights = with_gumbel(
+                weights, noise, scale=self.config.latent_noise, temperature=self.config.latent_noise_temperature
+            )
+        embeds = self.backbone.mix(ids, weights)
+        return Latent(embeds, stop, None if ids is None else Mixture(ids, weights))

@@ -201,11 +201,10 @@ class Backbone(nn.Module):
         Args:
             ids: None: the weights are (..., vocab), of the whole vocabulary.
         """
-        if ids is None:
-            rows = self.embed(torch.arange(weights.shape[-1], device=weights.device))
-            return (weights.float() @ rows.float()).to(rows.dtype)
-        rows = self.embed(ids)
-        mixed = torch.einsum("...k,...kh->...h", weights.float(), rows.float())
+        rows = self.embed(torch.arange(weights.shape[-1], device=weights.device) if ids is None else ids)
+        with torch.autocast(rows.device.type, enabled=False):
+            wide = weights.float(), rows.float()
+            mixed = wide[0] @ wide[1] if ids is None else torch.einsum("...k,...kh->...h", *wide)
         return mixed.to(rows.dtype)
 
     @property

@@ -60,16 +60,16 @@ class Stage1Diagnostics:
 
 
 def write_diagnostics(method: LatentSFT, held_out: HeldOut, folder: Path) -> None:
-    """Write them into `folder`, unless an earlier session has."""
-    if not (folder / DIAGNOSTICS).exists():
+    """Write them into `folder`, unless an earlier session has, or nothing is there to look at."""
+    if _fitting(method, held_out) and not (folder / DIAGNOSTICS).exists():
         write_whole(folder / DIAGNOSTICS, json.dumps(asdict(diagnose(method, held_out)), indent=1) + "\n")
 
 
 @torch.no_grad()
 def diagnose(method: LatentSFT, held_out: HeldOut) -> Stage1Diagnostics:
-    """Diagnostics of the encoder and decoder as they are now; examples without a chain are left out."""
+    """Diagnostics of the encoder and decoder as they are now, on examples that the method can train on."""
     method.eval()  # the trainer turns training on again, step by step
-    examples = [example for example in held_out.examples if example.steps]
+    examples = _fitting(method, held_out)
     seen = [_look(method, examples[start : start + BATCH]) for start in range(0, len(examples), BATCH)]
     losses, slots, is_segment = (
         torch.cat([getattr(part, name) for part in seen]) for name in ("losses", "slots", "is_segment")
@@ -90,6 +90,11 @@ def diagnose(method: LatentSFT, held_out: HeldOut) -> Stage1Diagnostics:
         oracle=_oracle(method, held_out, examples, latents),
         oracle_without_last=_oracle(method, held_out, examples, [row[:-1] for row in latents]),
     )
+
+
+def _fitting(method: LatentSFT, held_out: HeldOut) -> list[Example]:
+    stage = method.stages()[-1]
+    return [example for example in held_out.examples if method.skip_reason(example, stage) is None]
 
 
 @dataclass

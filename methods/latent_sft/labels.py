@@ -81,7 +81,7 @@ class StoredLatents:
             **{name: value for name, value in asdict(method.config).items() if name in MADE_BY},
             "precision": method.precision,
             "model": fingerprint_of_tensors(sorted(_model_tensors(method).items())),
-            "data": fingerprint_of_texts((e.id, e.question, *e.steps) for e in examples),
+            "data": fingerprint_of_texts(_ids(method, example) for example in examples),
         }
         if not SoftLabels.is_finished(folder):
             _encode_all(method, examples, folder, fingerprint)
@@ -134,6 +134,12 @@ def noisy_weights(
         stacklevel=2,
     )
     return result
+
+
+def _ids(method: LatentSFT, example: Example) -> tuple[str, ...]:
+    """What is encoded of an example: the tokens, hence layout and tokenizer too."""
+    pieces = method.backbone.layout.encode(example)
+    return (example.id, *map(str, (*pieces.prompt, *pieces.steps, *pieces.close)))
 
 
 def _model_tensors(method: LatentSFT) -> dict[str, Tensor]:

@@ -10,7 +10,8 @@ Where v1 of the paper (October 2025), v2 (January 2026) and the released code di
 the option says what v1 does (specs/latent_sft.md 11). Deliberate differences: adapters go on through the steps of
 stage 1 instead of being merged and started anew; the last epoch is taken, not the best on test data; the compress slot
 has an embedding of its own instead of LoRA on the encoder's table; inference noise is clamped as training noise is;
-soft labels are kept as float16 (the code's bfloat16 has three bits less).
+soft labels are kept as float16 (the code's bfloat16 has three bits less). As in the paper the decoder's token tables
+stay as they are, rows of added markers included: start from a run that has trained them (`start: {method: cot}`).
 """
 
 from __future__ import annotations
@@ -114,12 +115,13 @@ class LatentSFT(Method[LatentSFTConfig]):
         self.auxiliary["encoder"] = Encoder(self.backbone, induction_mask=self.config.induction_mask)
 
     def skip_reason(self, example: Example, stage: Stage) -> str | None:
-        """An empty chain has no latents; the longest sequence of the stage must fit."""
+        """An empty chain has no latents; what encoder and decoder read must fit, in stage 2 too: it has soft labels."""
         pieces = self.backbone.layout.encode(example)
         if not pieces.steps:
             return "no reasoning steps"
-        num_latents = len(segments(pieces.steps, self.config.tokens_per_latent))
-        length = len(pieces) + num_latents - (len(pieces.steps) if stage.name == STAGE2 else 0)
+        parts = segments(pieces.steps, self.config.tokens_per_latent)
+        beside = max(len(pieces.answer) + 1 - len(parts[0]), 0)  # the decoder has the answer, the encoder S_1
+        length = len(pieces) - len(pieces.answer) - 1 + len(parts) + beside
         return None if length <= self.backbone.context else "longer than the context"
 
     def prepare(self, stage: Stage, examples: Sequence[Example], folder: Path) -> None:
@@ -231,7 +233,9 @@ class LatentSFT(Method[LatentSFTConfig]):
             each = soft_label_kl(output.logits[produces], latents.ids, latents.weights)
         else:
             assert self.labels is not None
-            each = standardised_mse(output.hidden[produces], latents.embeds, self.labels.scale)
+            each = standardised_mse(
+                output.hidden[produces], latents.embeds, self.labels.scale.to(latents.embeds.device)
+            )
         distance = LossTerm((each * batch.shares).sum(), len(sequence.ids), self.config.kl_weight * batch.turns[0])
         ce = token_cross_entropy(
             output.logits[~produces], sequence.labels[supervised], weight=self.config.ce_weight * batch.turns[1]
@@ -273,4 +277,6 @@ class SuperpositionRule(LatentRule):
                 weights, noise, scale=self.config.latent_noise, temperature=self.config.latent_noise_temperature
             )
         embeds = self.backbone.mix(ids, weights)
-        return Latent(embeds, stop, None if ids is None else Mixture(ids, weights))
+        if ids is None:
+            ids = torch.arange(weights.shape[-1], device=weights.device).expand_as(weights)
+        return Latent(embeds, stop, Mixture(ids, weights))

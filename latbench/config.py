@@ -61,7 +61,7 @@ class ModelConfig:
     gradient_checkpointing: bool = False
     # size of the embedded tiny Llama; ignored by others
     hidden_size: Positive = 128
-    num_layers: Positive = 3
+    num_layers: Positive = 2
     num_heads: Positive = 4
     mlp_size: Positive = 384
 

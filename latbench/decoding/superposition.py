@@ -17,11 +17,36 @@ def top_k_mixture(logits: Tensor, k: int, temperature: float = 1.0) -> tuple[Ten
     return ids, (scores / temperature).softmax(-1)
 
 
-def mixture(scores: Tensor, k: int | None, temperature: float = 1.0) -> tuple[Tensor | None, Tensor]:
-    """`top_k_mixture`, or the softmax over the whole vocabulary where k is None or reaches it: then without ids."""
-    if k is None or k >= scores.shape[-1]:
-        return None, (scores.float() / temperature).softmax(-1)
-    return top_k_mixture(scores, k, temperature)
+def mixture(
+    scores: Tensor, k: int | None, *, temperature: float = 1.0, target_entropy: float | None = None
+) -> tuple[Tensor | None, Tensor]:
+    """`top_k_mixture`, or the softmax over the whole vocabulary where k is None or reaches it: then without ids.
+
+    Args:
+        target_entropy: nats; the temperature is found for each row instead (`temperature_of_entropy`).
+    """
+    ids, kept = None, scores.float()
+    if k is not None and k < scores.shape[-1]:
+        kept, ids = torch.topk(kept, k)
+    divisor = temperature if target_entropy is None else temperature_of_entropy(kept, target_entropy)
+    return ids, (kept / divisor).softmax(-1)
+
+
+def temperature_of_entropy(scores: Tensor, entropy: float) -> Tensor:
+    """The temperature at which the softmax of scores has a given entropy, whatever the scale of the scores.
+
+    Args:
+        scores: (..., k), not all equal; entropy: nats, below log k.
+    Returns: (..., 1), by bisection to a relative 1e-3; a constant, without gradient.
+    """
+    scores = scores.detach().float()
+    spread = (scores.amax(-1, keepdim=True) - scores.mean(-1, keepdim=True)).clamp(min=1e-6).log()
+    low, high = spread - 7, spread + 7
+    for _ in range(14):  # 14 e-folds, halved 14 times
+        middle = (low + high) / 2
+        too_flat = _entropy(scores / middle.exp())[..., None] > entropy
+        low, high = torch.where(too_flat, low, middle), torch.where(too_flat, middle, high)
+    return ((low + high) / 2).exp()
 
 
 def with_gumbel(
@@ -41,5 +66,9 @@ def with_gumbel(
 
 def entropy(logits: Tensor) -> Tensor:
     """Entropy in nats of the whole softmax: (..., vocab) -> (...); exp of it is the effective number of entries."""
-    log_probabilities = logits.float().log_softmax(-1)
+    return _entropy(logits.float())
+
+
+def _entropy(scores: Tensor) -> Tensor:
+    log_probabilities = scores.log_softmax(-1)
     return -(log_probabilities.exp() * log_probabilities).sum(-1)

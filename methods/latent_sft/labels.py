@@ -27,7 +27,7 @@ MAX_REDRAWS = 100
 SCALE_ROWS = 4096  # rows whose states give the spread of each dimension; their standard error is below 1 %
 # settings that make the labels; others may change without touching them
 MADE_BY = (
-    "tokens_per_latent", "top_k", "latent_space", "scores", "standardise_scores", "temperature", "induction_mask",
+    "tokens_per_latent", "top_k", "latent_space", "scores", "temperature", "target_entropy", "induction_mask",
 )  # fmt: skip
 
 

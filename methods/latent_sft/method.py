@@ -17,6 +17,7 @@ stay as they are, rows of added markers included: start from a run that has trai
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import log
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
@@ -62,10 +63,10 @@ class LatentSFTConfig(MethodConfig):
     top_k: Positive | None = 10  # k, entries of a superposition; None: the whole vocabulary (v1)
     latent_space: Literal["vocab", "hidden"] = "vocab"  # hidden: the hidden state itself is the latent (ablation)
     scores: Literal["embedding", "head"] = "embedding"  # which table scores the encoder's states; head: the paper
-    # Scores divided by their standard deviation over the vocabulary, so that `temperature` means the same for tables
-    # of any scale; not in the paper.
-    standardise_scores: bool = False
     temperature: PositiveFloat = 1.0  # of the encoder's superposition; the paper's is 1
+    # Nats; a temperature is found for each latent so that its superposition is this mixed. Not in the paper: at a fixed
+    # one small tied models collapse to single tokens, and which temperature does not depends on their scale.
+    target_entropy: PositiveFloat | None = None
     induction_mask: bool = True  # LTIM; off: plain causal
     supervision_mask: bool = True  # LTSuM; off: plain causal over the interleaved sequence, at its own positions
     positions: Literal["two_track", "interleaved"] = "two_track"  # of the decoder in stage 1; interleaved: code of v1
@@ -79,6 +80,11 @@ class LatentSFTConfig(MethodConfig):
     noise_temperature: PositiveFloat = 1.0
 
     def __post_init__(self) -> None:
+        if self.target_entropy is not None and self.top_k is not None and self.target_entropy >= log(self.top_k):
+            raise ValueError(
+                f"method.target_entropy must be below ln(method.top_k) = {log(self.top_k):.2f}, "
+                f"got {self.target_entropy}; lower it or raise method.top_k"
+            )
         if self.latent_space == "hidden" and self.noise > 0:
             raise ValueError(
                 f"method.noise must be 0 with method.latent_space=hidden, got {self.noise}; "
@@ -165,7 +171,12 @@ class LatentSFT(Method[LatentSFTConfig]):
         states = self.encoder(tokens)
         if self.config.latent_space == "hidden":
             return Latents(states)
-        ids, weights = mixture(self._scores(states), self.config.top_k, self.config.temperature)
+        ids, weights = mixture(
+            self._scores(states),
+            self.config.top_k,
+            temperature=self.config.temperature,
+            target_entropy=self.config.target_entropy,
+        )
         return Latents(self.backbone.mix(ids, weights), ids, weights)
 
     def _scores(self, states: Tensor) -> Tensor:
@@ -174,8 +185,7 @@ class LatentSFT(Method[LatentSFTConfig]):
         module = model.get_input_embeddings() if self.config.scores == "embedding" else model.get_output_embeddings()
         table = module.weight.detach()
         with torch.autocast(states.device.type, enabled=False):  # bfloat16 is too coarse for scores of tens
-            scores = functional.linear(states.to(table.dtype), table)
-        return scores / scores.std(-1, keepdim=True) if self.config.standardise_scores else scores
+            return functional.linear(states.to(table.dtype), table)
 
     def decoder_tokens(self, pieces: Sequence[Pieces]) -> RoleTokens:
         """The decoder's input; without LTSuM its positions count every token, as any causal sequence's."""

@@ -100,7 +100,7 @@ def test_hidden_states_are_stored_with_the_spread_of_each_dimension(backbone_of:
     ("changed", "value"),
     [
         ("tokens_per_latent", 3), ("top_k", 5), ("temperature", 2.0), ("scores", "head"),
-        ("standardise_scores", True), ("induction_mask", False),
+        ("target_entropy", 0.5), ("induction_mask", False),
     ],
 )  # fmt: skip
 def test_labels_of_other_settings_are_refused(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from latbench.decoding.superposition import mixture, top_k_mixture, with_gumbel
 from latbench.model.backbone import Backbone
-from methods.latent_sft import LatentSFT
+from methods.latent_sft import LatentSFT, LatentSFTConfig
 from methods.latent_sft.sequences import RoleTokens, encoder_tokens
 
 BackboneOf = Callable[..., Backbone]
@@ -196,18 +196,32 @@ def test_the_two_tables_score_differently_where_they_are_untied(backbone_of: Bac
     assert ids("llama", "embedding") == ids("llama", "head")
 
 
-@pytest.mark.parametrize("standardise", [True, False])
-def test_standardised_scores_forget_the_scale_of_the_table(backbone_of: BackboneOf, standardise: bool) -> None:
+@pytest.mark.parametrize("target", [0.9, None])
+def test_a_target_entropy_forgets_the_scale_of_the_table(backbone_of: BackboneOf, target: float | None) -> None:
     found = []
     for scale in (1.0, 7.0):
         backbone = backbone_of("llama")
         states = random_latents(backbone, 6)
         with torch.no_grad():
             backbone.model.get_input_embeddings().weight.mul_(scale)
-        weights = with_states(backbone, states, standardise_scores=standardise).latents(TOKENS).weights
+        weights = with_states(backbone, states, target_entropy=target).latents(TOKENS).weights
         assert weights is not None
         found.append(weights)
-    assert torch.allclose(found[0], found[1], atol=1e-5) == standardise
+    assert torch.allclose(found[0], found[1], atol=1e-4) == (target is not None)
+
+
+@pytest.mark.parametrize("k", [3, 10, None])
+@pytest.mark.parametrize("target", [0.05, 0.5, 1.0])
+def test_a_target_entropy_is_reached_by_every_latent(k: int | None, target: float) -> None:
+    scores = torch.randn(50, 30, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 3, 50)[:, None]
+    _, weights = mixture(scores, k, target_entropy=target)
+    entropies = -(weights * weights.clamp(min=1e-30).log()).sum(-1)
+    torch.testing.assert_close(entropies, torch.full((50,), target), rtol=0, atol=5e-3)
+
+
+def test_a_target_entropy_above_the_uniform_mixture_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"target_entropy must be below ln\(method.top_k\) = 1.10, got 1.2; lower it"):
+        LatentSFTConfig(top_k=3, target_entropy=1.2)
 
 
 def test_hidden_space_takes_the_state_itself(backbone_of: BackboneOf) -> None:

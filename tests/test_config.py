@@ -94,7 +94,7 @@ def test_all_errors_of_all_sections_are_reported_together() -> None:
         ("train.trackers=wandb", "train.trackers must be a list, got wandb"),
         ("generate=3", "generate must be a mapping, got 3"),
         ("model.hidden_size=100", "model.hidden_size must be a multiple of 2 * model.num_heads = 8, got 100"),
-        ("task.max_ops=2", "task.min_ops is 3 but task.max_ops is 2; raise task.max_ops"),
+        ("task.max_ops=1", "task.min_ops is 2 but task.max_ops is 1; raise task.max_ops"),
         ("model.lora.rnk=2", "unknown key 'model.lora.rnk'; did you mean 'model.lora.rank'?"),
         (
             "train.stages.sft.epoch=2",

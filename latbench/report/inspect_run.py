@@ -149,11 +149,12 @@ def latent_steps(
     """Latent steps as text, in order.
 
     Args:
-        chain: ids of the gold chain, cut evenly: step t = 1 .. m has ids floor((t - 1) T / m) + 1 to floor(t T / m).
+        chain: ids of the gold chain, cut evenly: step t = 1 .. m has ids ceil((t - 1) T / m) + 1 to ceil(t T / m), so
+            that a shorter segment comes last, as where every r tokens were condensed.
         decode: ids -> text, special tokens included; top: tokens per step.
     """
     num = len(trace.entropy)
-    cuts = [t * len(chain) // max(num, 1) for t in range(num + 1)]
+    cuts = [-(-t * len(chain) // max(num, 1)) for t in range(num + 1)]
     rows = zip(trace.entropy.tolist(), trace.ids.tolist(), trace.weights.tolist(), pairwise(cuts), strict=True)
     return tuple(
         LatentStep(

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -318,7 +319,7 @@ def test_the_gold_chain_is_cut_evenly_over_the_latent_steps(num_tokens: int, num
     steps = latent_steps(trace, chain, lambda ids: "".join(f"<{i}>" for i in ids), 2)
     assert len(steps) == num_latents
     for t, step in enumerate(steps, start=1):
-        first, last = (t - 1) * num_tokens // num_latents + 1, t * num_tokens // num_latents
+        first, last = ceil((t - 1) * num_tokens / num_latents) + 1, ceil(t * num_tokens / num_latents)
         assert step.segment == "".join(f"<{chain[place - 1]}>" for place in range(first, last + 1))
         assert step.tokens == (("<0>", 0.5), ("<1>", 0.25))
 

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.runs.test_runs_killed import command, contents, finish, num_lines, only_run, start
 
@@ -16,8 +18,8 @@ SETTINGS = (
     "model.mlp_size=48", "method.stage1=sequential", "train.batch_size=8", "train.save_every=4", "train.log_every=1",
     *(f"train.stages.{stage}.steps=12" for stage in STAGES),
 )  # fmt: skip
-KEPT = ("checkpoint/*.safetensors", "checkpoint/auxiliary/*/*", "stages/*/log.jsonl", "stages/*/soft_labels/*",
-        "stages/*/diagnostics.json")  # fmt: skip
+KEPT = ("checkpoint/*.safetensors", "stages/*/log.jsonl", "stages/*/soft_labels/*", "stages/*/diagnostics.json")
+ENCODER = "checkpoint/auxiliary/encoder/model.safetensors"
 
 pytestmark = pytest.mark.slow
 
@@ -47,3 +49,6 @@ def test_a_run_killed_in_every_stage_and_among_its_soft_labels_ends_the_same(tmp
     assert not list(war.glob("*/train.json"))
     finish(train_command(war))
     assert contents(only_run(war), *KEPT) == contents(only_run(peace), *KEPT)
+    undisturbed, resumed = (load_file(only_run(runs) / ENCODER) for runs in (peace, war))  # metadata has no fixed order
+    assert undisturbed.keys() == resumed.keys()
+    assert all(torch.equal(undisturbed[name], resumed[name]) for name in undisturbed)

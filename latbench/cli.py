@@ -57,6 +57,7 @@ RunsOption = Annotated[Path, typer.Option("--runs-dir", help="Folder of all runs
 DataOption = Annotated[Path | None, typer.Option("--data-dir", help="Folder of data files (LATBENCH_DATA_DIR).")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="The first so many questions.")]
+SamplesOption = Annotated[int | None, typer.Option(min=1, help="Answers per question.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue what is unfinished.")]
 RunArgument = Annotated[
     str | None, typer.Argument(metavar="RUN", help="Folder or name; the latest trained run by default.")
@@ -141,7 +142,7 @@ def evaluate(
     preset: PresetOption = None,
     split: Annotated[str, typer.Option(help="Split of the tasks.")] = "test",
     limit: LimitOption = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Answers per question.")] = None,
+    samples: SamplesOption = None,
     settings: SetOption = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
@@ -157,10 +158,7 @@ def evaluate(
     from latbench.runs.records import read_evaluation
 
     use_data_dir(data_dir)
-    changes = dict(tree.flatten(tree.parse_overrides(settings or [])))
-    for key, value in (("generate.samples", samples), ("seed", seed)):
-        if value is not None:
-            changes[key] = value
+    changes = _changes(settings, samples) | ({} if seed is None else {"seed": seed})
     options = {"model.id": model, "method.name": method}
     fixed: dict[str, Any] = {}  # of a run by its training; a method over a model as it comes is set up here
     if model is not None or method is not None:
@@ -297,7 +295,7 @@ def trace(
     task: OneTaskOption = None,
     split: SplitOption = "test",
     limit: LimitOption = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Answers per question.")] = None,
+    samples: SamplesOption = None,
     settings: SetOption = None,
     device: DeviceOption = None,
     runs_dir: RunsOption = RUNS,
@@ -360,10 +358,14 @@ def _plan(
     """The evaluation that a trace or an inspection looks into."""
     from latbench.runs.plan import plan
 
+    name, changes = task or run.config.task_name, _changes(settings, samples)
+    return plan(run.config, name, split=split, limit=limit, changes=changes)
+
+
+def _changes(settings: list[str] | None, samples: int | None) -> dict[str, Any]:
+    """What `--set` and `--samples` say of an evaluation, by dotted key."""
     changes = dict(tree.flatten(tree.parse_overrides(settings or [])))
-    if samples is not None:
-        changes["generate.samples"] = samples
-    return plan(run.config, task or run.config.task_name, split=split, limit=limit, changes=changes)
+    return changes if samples is None else {**changes, "generate.samples": samples}
 
 
 @app.command("list")

@@ -19,6 +19,8 @@ from latbench.model.backbone import Backbone
 from latbench.model.layout import Batch
 from latbench.task import STRICT, Example, Task
 
+DIAGNOSTICS = "diagnostics.json"  # in a stage's folder: goes to the run's report, numbers to manifests and tables
+
 
 @config_dataclass(frozen=True, kw_only=True, config=STRICT)
 class MethodConfig:
@@ -147,7 +149,8 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
         asks for them. Inference does without."""
 
     def prepare(self, stage: Stage, examples: Sequence[Example], folder: Path) -> None:
-        """Called before a stage, also on resume; may write what the stage reads (soft labels) into `folder`.
+        """Called before a stage, also on resume; may write what the stage reads (soft labels) into `folder`, and
+        figures about the training so far as a JSON object into its DIAGNOSTICS file.
 
         Of several processes the main one comes first, alone.
         """

@@ -32,11 +32,11 @@ def mixture(
     return ids, (kept / divisor).softmax(-1)
 
 
-def temperature_of_entropy(scores: Tensor, entropy: float) -> Tensor:
+def temperature_of_entropy(scores: Tensor, target: float) -> Tensor:
     """The temperature at which the softmax of scores has a given entropy, whatever the scale of the scores.
 
     Args:
-        scores: (..., k), not all equal; entropy: nats, below log k.
+        scores: (..., k), not all equal; target: entropy in nats, below log k.
     Returns: (..., 1), by bisection to a relative 1e-3; a constant, without gradient.
     """
     scores = scores.detach().float()
@@ -44,7 +44,7 @@ def temperature_of_entropy(scores: Tensor, entropy: float) -> Tensor:
     low, high = spread - 7, spread + 7
     for _ in range(14):  # 14 e-folds, halved 14 times
         middle = (low + high) / 2
-        too_flat = _entropy(scores / middle.exp())[..., None] > entropy
+        too_flat = entropy(scores / middle.exp())[..., None] > target
         low, high = torch.where(too_flat, low, middle), torch.where(too_flat, middle, high)
     return ((low + high) / 2).exp()
 
@@ -66,9 +66,5 @@ def with_gumbel(
 
 def entropy(logits: Tensor) -> Tensor:
     """Entropy in nats of the whole softmax: (..., vocab) -> (...); exp of it is the effective number of entries."""
-    return _entropy(logits.float())
-
-
-def _entropy(scores: Tensor) -> Tensor:
-    log_probabilities = scores.log_softmax(-1)
+    log_probabilities = logits.float().log_softmax(-1)
     return -(log_probabilities.exp() * log_probabilities).sum(-1)

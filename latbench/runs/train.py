@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from latbench.model.backbone import Backbone
     from latbench.training.cost import TrainReport
 
-DIAGNOSTICS = "diagnostics.json"  # in a stage's folder, where a method writes one
 NUM_HELD_OUT = 256
 
 
@@ -220,6 +219,8 @@ def _held_out(task: Task[Any], split: str, examples: Sequence[Example]) -> HeldO
 
 def _diagnostics(folder: Path) -> dict[str, Any]:
     """What the method wrote about its own training: the `diagnostics.json` of its stages, in order."""
+    from latbench.method import DIAGNOSTICS
+
     found: dict[str, Any] = {}
     for path in sorted(folder.glob(f"stages/*/{DIAGNOSTICS}")):
         found |= json.loads(path.read_text(encoding="utf-8"))

@@ -21,7 +21,7 @@ from latbench.config import GenerateConfig
 from latbench.decoding.loop import Prompt, decode
 from latbench.decoding.rule import Latent, LatentRule, RowState
 from latbench.files import write_whole
-from latbench.method import HeldOut
+from latbench.method import DIAGNOSTICS, HeldOut
 from latbench.model.backbone import Backbone
 from latbench.model.layout import IGNORE_INDEX
 from latbench.task import Example
@@ -30,7 +30,6 @@ from methods.latent_sft.sequences import Role, RoleTokens, encoder_tokens
 if TYPE_CHECKING:
     from methods.latent_sft.method import LatentSFT
 
-DIAGNOSTICS = "diagnostics.json"
 BATCH = 64
 ANSWER = GenerateConfig(batch_size=BATCH, max_new_tokens=64)
 
@@ -61,7 +60,7 @@ class Stage1Diagnostics:
 
 def write_diagnostics(method: LatentSFT, held_out: HeldOut, folder: Path) -> None:
     """Write them into `folder`, unless an earlier session has, or nothing is there to look at."""
-    if _fitting(method, held_out) and not (folder / DIAGNOSTICS).exists():
+    if not (folder / DIAGNOSTICS).exists() and _fitting(method, held_out):
         write_whole(folder / DIAGNOSTICS, json.dumps(asdict(diagnose(method, held_out)), indent=1) + "\n")
 
 

@@ -110,6 +110,7 @@ class TrainConfig:
     weight_decay: NonNegativeFloat = 0.01
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     clip_norm: NonNegativeFloat = 1.0  # 0: no clipping
+    reset_optimizer: bool = True  # each stage starts with fresh moments; false: with those the stage before left
     precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast over float32 weights
     bucket_by_length: bool = True  # batches of similar length, in an order keyed by (seed, epoch)
     save_every: Positive = 500  # optimiser steps between resume points

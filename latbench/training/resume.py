@@ -20,6 +20,7 @@ CHECKPOINT = "checkpoint-"  # of transformers: checkpoint-<optimiser step>
 WEIGHTS = "model.safetensors"  # where transformers looks for weights
 TRAINER_STATE = "trainer_state.json"
 STATE = "latbench_state.json"
+OPTIMIZER = "optimizer.pt"  # of transformers
 
 
 def resume_points(folder: Path) -> list[Path]:
@@ -70,8 +71,8 @@ def cut_log(path: Path, step: int) -> None:
     write_whole(path, "".join(kept))
 
 
-def keep_weights(point: Path) -> None:
-    """Shrink the resume point of a complete stage to its weights."""
+def shrink(point: Path, *, optimizer: bool) -> None:
+    """Leave of a complete stage's resume point its weights and, where the next stage goes on with it, the optimiser."""
     for path in point.iterdir():
-        if path.suffix != ".json" and path.name != WEIGHTS:
+        if path.suffix != ".json" and path.name != WEIGHTS and not (optimizer and path.name == OPTIMIZER):
             path.unlink()

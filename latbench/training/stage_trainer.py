@@ -92,6 +92,7 @@ class StageTrainer(Trainer):
         fingerprint: what must be equal for a resume point to fit.
         kept: names of the method's tensors that resume points hold: those which training can change.
         report: counts so far, with the skipped examples.
+        moments: file of the optimiser states to begin with; None: fresh ones.
     """
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the items of the whole step
@@ -107,6 +108,7 @@ class StageTrainer(Trainer):
         fingerprint: Mapping[str, Any],
         kept: frozenset[str],
         report: TrainReport,
+        moments: Path | None = None,
     ) -> None:
         super().__init__(model=module, args=args, callbacks=[_Watch(self)])
         self.remove_callback(PrinterCallback)
@@ -120,6 +122,7 @@ class StageTrainer(Trainer):
         self._first_epoch = first_epoch
         self._fingerprint = dict(fingerprint)
         self._kept = kept
+        self._moments = moments
         self._meter = FlopMeter(module)
         self._items: dict[str, int] = {}
         self._folder = Path(str(args.output_dir))
@@ -153,6 +156,14 @@ class StageTrainer(Trainer):
 
     def _prepare_inputs(self, inputs: Batch) -> Batch:
         return inputs.to(self.args.device)
+
+    def create_optimizer(self, *given: Any) -> torch.optim.Optimizer:
+        """The Trainer's, with the moments of the stage before where it goes on with them; rates are this stage's."""
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*given)
+        if self._moments is not None:
+            states = torch.load(self._moments, map_location="cpu", weights_only=True)
+            optimizer.load_state_dict({**states, "param_groups": optimizer.state_dict()["param_groups"]})
+        return optimizer
 
     # loss
 

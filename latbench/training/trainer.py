@@ -38,7 +38,7 @@ from latbench.registry import unknown
 from latbench.task import Example
 from latbench.training.cost import TrainReport
 from latbench.training.order import Order
-from latbench.training.resume import cut_log, keep_weights, load_weights, resume_points, step_of
+from latbench.training.resume import OPTIMIZER, cut_log, load_weights, resume_points, shrink, step_of
 from latbench.training.stage_trainer import LOG, MicroBatches, StageModule, StageTrainer
 
 REPORT = "report.json"
@@ -83,7 +83,7 @@ def train_method(
     method.seed, method.precision, method.held_out = seed, config.precision, held_out
     method.build_auxiliary()
     stages = method.stages()
-    _check(stages, config)
+    _check(method, stages, config)
     run = _Run(method=method, config=config, folder=folder / "stages", seed=seed, kept=_kept(method))
     state = PartialState(cpu=method.backbone.device.type == "cpu")
     if state.is_main_process and not resume and run.folder.exists() and any(run.folder.iterdir()):
@@ -99,9 +99,17 @@ def train_method(
     return TrainReport.total(reports)
 
 
-def _check(stages: Sequence[Stage], config: TrainConfig) -> None:
+def _check(method: Method[Any], stages: Sequence[Stage], config: TrainConfig) -> None:
     names = [stage.name for stage in stages]
     assert len(set(names)) == len(names), f"stage names must differ: {names}"
+    if not config.reset_optimizer:
+        trained = [[name for name, _ in method.trainable_parameters(stage)] for stage in stages]
+        for stage, those in zip(stages, trained, strict=True):
+            if those != trained[0]:
+                raise ValueError(
+                    f"train.reset_optimizer must be true: stage {stage.name!r} trains other parameters than "
+                    f"{stages[0].name!r}, whose moments it would take over"
+                )
     for name in config.stages:
         if name not in names:
             raise unknown("stage in train.stages", name, names)
@@ -156,7 +164,7 @@ def _train_stage(
     report = trainer.current_report()
     if report.optimiser_steps == trainer.args.max_steps:
         if state.is_main_process:
-            _finish(folder, report)
+            _finish(folder, report, optimizer=not run.config.reset_optimizer)
         state.wait_for_everyone()
     if trainer.interrupted:
         raise KeyboardInterrupt
@@ -240,7 +248,19 @@ def _stage_trainer(
         fingerprint={"examples": len(examples), "seed": run.seed, "steps": steps, "examples per step": rows_per_step},
         kept=run.kept,
         report=TrainReport(skipped=skipped),
+        moments=None if config.reset_optimizer or index == 0 else _moments(run, index - 1),
     )
+
+
+def _moments(run: _Run, index: int) -> Path:
+    """The optimiser states that a complete stage has left."""
+    found = sorted(run.folder.glob(f"{index}-*/*/{OPTIMIZER}"))
+    if not found:
+        raise ValueError(
+            f"{run.folder} holds no optimiser states of its stage {index}, which train.reset_optimizer=false goes on "
+            f"with; remove {run.folder.parent} to train anew"
+        )
+    return found[-1]
 
 
 def _num_characters(example: Example) -> int:
@@ -334,12 +354,12 @@ def _progress(trainer: StageTrainer, stage: Stage, *, done: int) -> Iterator[Non
         yield
 
 
-def _finish(folder: Path, report: TrainReport) -> None:
-    """Mark a stage complete; its resume point shrinks to the weights, those of earlier stages go."""
+def _finish(folder: Path, report: TrainReport, *, optimizer: bool) -> None:
+    """Mark a stage complete; its resume point shrinks to what the next stage needs, those of earlier stages go."""
     write_whole(folder / REPORT, json.dumps(asdict(report), indent=1) + "\n")
     for stage in folder.parent.iterdir():
         for point in resume_points(stage):
             if stage != folder:
                 shutil.rmtree(point)
             else:
-                keep_weights(point)
+                shrink(point, optimizer=optimizer)

@@ -17,6 +17,7 @@ import toy_run
 from toy_run import CONFIG, Toy, outcome, toy, toy_examples, train
 
 from latbench.config import LoraConfig, ModelConfig, StageOverrides, TrainConfig
+from latbench.method import Stage
 from latbench.model.backbone import Backbone
 from latbench.training.resume import resume_points
 from latbench.training.trainer import train_method
@@ -376,3 +377,56 @@ def test_a_training_free_method_costs_nothing(tmp_path: Path, monkeypatch: pytes
 def test_nothing_is_printed_where_there_is_no_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     train(tmp_path, config=replace(CONFIG, max_steps=3))
     assert capfd.readouterr() == ("", "")
+
+
+# the optimiser between stages
+
+
+class TwoStages(Toy):
+    """Two stages that train the same parameters."""
+
+    def stages(self) -> list[Stage]:
+        return [Stage(name="first", share=0.5), Stage(name="second", share=0.5)]
+
+
+def one_backbone_in_two_stages() -> TwoStages:
+    base = toy(dropout=0)
+    return TwoStages(base.backbone, dropout=0)
+
+
+def test_moments_are_carried_over_where_they_are_not_reset(tmp_path: Path) -> None:
+    """Two stages at one constant rate then equal one stage of the same batches, up to the rounding of sums."""
+    config = replace(CONFIG, schedule="constant", warmup_ratio=0, bucket_by_length=False)
+
+    def trained(name: str, config: TrainConfig, method: Toy) -> dict[str, torch.Tensor]:
+        train(tmp_path / name, method, config=config)
+        return weights(method)
+
+    class Whole(Toy):
+        def stages(self) -> list[Stage]:
+            return [Stage(name="whole")]
+
+    whole = trained("whole", config, Whole(toy(dropout=0).backbone, dropout=0))
+    carried = trained("carried", replace(config, reset_optimizer=False), one_backbone_in_two_stages())
+    reset = trained("reset", config, one_backbone_in_two_stages())
+    for name, tensor in whole.items():
+        torch.testing.assert_close(carried[name], tensor, rtol=1e-5, atol=1e-6)
+    assert not all(torch.allclose(reset[name], tensor, rtol=1e-3, atol=1e-4) for name, tensor in whole.items())
+
+
+def test_carried_moments_survive_a_kill_between_the_stages(tmp_path: Path) -> None:
+    config = replace(CONFIG, reset_optimizer=False)
+    method = one_backbone_in_two_stages()
+    undisturbed = outcome(method, tmp_path / "whole", train(tmp_path / "whole", method, config=config))
+    per_stage = undisturbed["counts"]["optimiser_steps"]  # two stages of two micro-batches a step: calls of one stage
+    for call in (per_stage + 1, per_stage + 6):
+        folder = tmp_path / str(call)
+        with pytest.raises(Killed):
+            train(folder, dies_at(call, one_backbone_in_two_stages()), config=config)
+        method = one_backbone_in_two_stages()
+        assert outcome(method, folder, train(folder, method, config=config, resume=True)) == undisturbed
+
+
+def test_carrying_moments_to_other_parameters_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"train.reset_optimizer must be true: stage 'head' trains other parameters"):
+        train(tmp_path, config=replace(CONFIG, reset_optimizer=False))

@@ -5,7 +5,8 @@
 Same lengths: `decode` (ours), transformers' `generate`, and a bare cached loop over the same modules (no bookkeeping at
 all: the least that Python can do), each emitting the same number of tokens from the same questions; and the matrix
 products of a step alone. Natural lengths, with a trained run: all test questions through refilled slots against
-`generate` over batches in file order. Latent step: a rule that mixes the top 10 of the vocabulary, against text.
+`generate` over batches in file order. Latent step: a rule that mixes the top 10 of the vocabulary, against text; and
+the rule of every registered method that has latent steps, with its tiny preset on random weights, kept from stopping.
 Times are medians over interleaved repetitions; what counts are the ratios within one run.
 """
 
@@ -25,8 +26,9 @@ from tabulate import tabulate
 from torch import Tensor
 from transformers import DynamicCache
 
+from latbench import registry
 from latbench.api import get_task, load_run
-from latbench.config import GenerateConfig, ModelConfig
+from latbench.config import GenerateConfig, ModelConfig, parse
 from latbench.decoding.loop import Prompt, decode
 from latbench.decoding.rule import Latent, LatentRule, RowState, StepRule
 from latbench.decoding.superposition import top_k_mixture
@@ -127,6 +129,41 @@ def same_lengths(backbone: Backbone, batch_size: int) -> list[object]:
     ]  # fmt: skip
 
 
+def endless(rule: LatentRule) -> LatentRule:
+    """The rule, thinking until the cap: random weights would stop anywhere."""
+    decide = rule.latent
+
+    def latent(hidden: Tensor, logits: Tensor, rows: RowState) -> Latent:
+        return replace(decide(hidden, logits, rows), stop=torch.zeros_like(rows.in_answer))
+
+    setattr(rule, "latent", latent)  # noqa: B010
+    return rule
+
+
+def latent_steps(sizes: Sequence[int]) -> list[list[object]]:
+    """Latent step over text step of every registered method with latent steps, one column per batch size."""
+    rows: list[list[object]] = []
+    for name in registry.method_names():
+        config = parse({"method": {"name": name}, "start": None})
+        backbone = Backbone.load(config.model, seed=0)
+        rule = registry.get_method(name).cls(backbone, config.method).eval().rule(config.generate)
+        if isinstance(rule, LatentRule):
+            rows.append([name, *(f"{_latent_over_text(backbone, endless(rule), size):.2f}" for size in sizes)])
+    return rows
+
+
+def _latent_over_text(backbone: Backbone, rule: LatentRule, size: int) -> float:
+    ids = [[2 + (i * 7 + j * 13) % 200 for j in range(40)] for i in range(size)]
+    short = NUM_TOKENS // 4
+    took = medians(
+        {
+            "text": lambda: ours(backbone, ids, StepRule(backbone), size, NUM_TOKENS + short),
+            "latent": lambda: ours(backbone, ids, rule, size, short - 1, NUM_TOKENS),
+        }
+    )
+    return took["latent"] / took["text"]
+
+
 def natural_lengths(run: str, num: int) -> list[list[object]]:
     """Answers per second on the test questions of a trained run, ours against `generate`."""
     trained = load_run(run)
@@ -187,6 +224,8 @@ def main() -> None:
     ]
     print(f"Same lengths, {NUM_TOKENS} tokens, {torch.get_num_threads()} threads, ms per step")
     print(tabulate(table, header))
+    print("\nLatent step over text step, by method and batch size")
+    print(tabulate(latent_steps(arguments.batch_size), ["method", *arguments.batch_size]))
     print("\nProfile of our loop, batch 32, tiny model")
     print(profile(Backbone.load(ModelConfig())))
     if arguments.run:

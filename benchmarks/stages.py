@@ -1,9 +1,10 @@
-"""Cost of one optimiser step of every stage of a method against a `cot` step on the same examples, and its memory.
+"""Cost of one optimiser step of methods' stages against a `cot` step on the same examples, and its memory.
 
 Rounds alternate between the stages, so that a busy machine slows all of them; the median counts. CPU seconds are the
-steadier figure on a machine that others use. Batches are collated within the measured time.
+steadier figure on a machine that others use. Batches are collated within the measured time. Of a method with more than
+four stages the first, the middle and the last are measured.
 
-    python benchmarks/stages.py [--method latent_sft] [--set method.tokens_per_latent=2 ...] [--rounds 5] [--steps 10]
+    python benchmarks/stages.py [--method latent_sft coconut ...] [--set train.batch_size=64 ...] [--rounds 5]
     python benchmarks/stages.py --memory     peak of one stage-1 step: r = 2, T = 512, batch 8, 30 M parameters
 """
 
@@ -36,21 +37,22 @@ LARGE = {"hidden_size": 512, "num_layers": 8, "num_heads": 8, "mlp_size": 1536} 
 def main() -> None:
     """Print the table, or the memory figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--method", default="latent_sft")
+    parser.add_argument("--method", nargs="+", default=["latent_sft"], choices=registry.method_names())
     parser.add_argument("--set", dest="settings", action="append", default=[])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--memory", action="store_true")
     options = parser.parse_args()
     if options.memory:
-        memory(options.method, options.settings)
+        memory(options.method[0], options.settings)
     else:
         steps(options)
 
 
 def built(name: str, settings: Sequence[str], model: dict[str, int] | None = None) -> tuple[Method[Any], Any]:
     """A method on the embedded backbone with its tiny preset, ready to train, and its configuration."""
-    config = parse({"method": {"name": name}, "model": model or {}, "start": None}, overrides=settings)
+    given = {"model": model} if model else {}
+    config = parse({"method": {"name": name}, "start": None, **given}, overrides=settings)
     entry = registry.get_method(name)
     method: Method[Any] = entry.cls(Backbone.load(config.model, seed=0), config.method)
     method.precision = config.train.precision
@@ -61,14 +63,14 @@ def built(name: str, settings: Sequence[str], model: dict[str, int] | None = Non
 def steps(options: argparse.Namespace) -> None:
     """Median seconds per step of every stage, and ratios to `cot`."""
     shared = [setting for setting in options.settings if not setting.startswith("method.")]
-    method, config = built(options.method, options.settings)
-    reference, _ = built("cot", shared)
+    reference, config = built("cot", shared)
+    methods = [built(name, options.settings)[0] for name in options.method]
     task = registry.get_task_entry("synth").cls(config.task)
     num = options.steps * config.train.batch_size
     examples = [replace(example, question=task.prompt(example)) for example in task.load("train")[:num]]
     rows: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        pairs = [(reference, stage) for stage in reference.stages()] + [(method, stage) for stage in method.stages()]
+        pairs = [(method, stage) for method in [reference, *methods] for stage in some(method.stages())]
         for owner, stage in pairs:
             place = Path(folder) / owner.name / stage.name
             place.mkdir(parents=True)
@@ -82,6 +84,11 @@ def steps(options: argparse.Namespace) -> None:
         wall, cpu = (statistics.median(part) for part in zip(*row, strict=True))
         table.append([name, 1000 * wall, 1000 * cpu, wall / base_wall, cpu / base_cpu])
     print(tabulate(table, headers=["stage", "ms per step", "CPU ms", "ratio", "ratio of CPU"], floatfmt=".2f"))
+
+
+def some(stages: list[Stage]) -> list[Stage]:
+    """All of up to four stages, else the first, the middle and the last."""
+    return stages if len(stages) <= 4 else [stages[0], stages[len(stages) // 2], stages[-1]]
 
 
 def timed(method: Method[Any], stage: Stage, examples: Sequence[Example], config: Any) -> tuple[float, float]:

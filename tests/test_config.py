@@ -43,8 +43,8 @@ def test_numbers_with_an_exponent_are_read_as_numbers(text: str) -> None:
 
 
 def test_layers_come_in_order_defaults_preset_tree_overrides() -> None:
-    assert parse(COT, preset="none").train.lr == 2e-3
-    assert parse(COT).train.lr == 1e-3  # the tiny preset applies to the embedded backbone
+    assert parse(COT, preset="none").train.precision == "float32"
+    assert parse(COT).train.precision == "bfloat16"  # the tiny preset applies to the embedded backbone
     given = {**COT, "train": {"min_lr_ratio": 0.1, "lr": 0.5}}
     config = parse(given, overrides=["train.lr=0.25"])
     assert (config.train.min_lr_ratio, config.train.lr, config.train.betas) == (0.1, 0.25, (0.9, 0.98))

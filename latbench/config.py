@@ -133,9 +133,12 @@ class GenerateConfig:
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     samples: Positive = 1  # answers per question
     # of methods that mix the vocabulary: scale of Gumbel noise on a latent step's log-probabilities, and what divides
-    # their sum; 0 and 1 leave them
+    # their sum; 0 and 1 leave them. Of methods that draw a latent: factor on its standard deviation; 0 takes the mean
     latent_noise: NonNegativeFloat = 0.0
     latent_noise_temperature: PositiveFloat = 1.0
+    # of methods that are told in the prompt how much to compress: chain tokens per latent; 0: whatever suits ("auto");
+    # None: the method's own
+    thinking_speed: Annotated[int, Field(ge=0)] | None = None
     until: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)  # stop strings; cut from the text
     trace_top_k: Positive = 50  # entries kept per latent step in traces
 
@@ -154,6 +157,9 @@ CARRIED_OUT = frozenset(
         "generate.trace_top_k",
     }
 )
+# Keys younger than committed results, with the value that every run before them had: at that value they are no part of
+# an identity, so that run ids and settings stay what they were.
+YOUNGER: dict[str, Any] = {"train.reset_optimizer": True, "generate.thinking_speed": None}
 _SECTIONS: dict[str, type] = {"model": ModelConfig, "train": TrainConfig, "generate": GenerateConfig}
 _SHARED = ("seed", "task", "model")  # by a run and the one it starts from
 _DATA = ("split", "num_examples", "drop_contaminated")  # of `train`: shared too unless `start.train` says otherwise
@@ -217,7 +223,7 @@ class RunConfig:
     @property
     def setting(self) -> str:
         """Hash of everything that can change a result, without the seed."""
-        return stable_hash(_results_only(self.to_tree()))
+        return stable_hash(identity(self.to_tree()))
 
     @property
     def backbone(self) -> str:
@@ -227,9 +233,7 @@ class RunConfig:
     @property
     def run_id(self) -> str:
         """Name of the run's folder; `generate.*` is left out, since it changes an evaluation and not the training."""
-        trained = {
-            key: value for key, value in _results_only(self.to_tree()).items() if not key.startswith("generate.")
-        }
+        trained = {key: value for key, value in identity(self.to_tree()).items() if not key.startswith("generate.")}
         return f"{self.task_name}-{self.method_name}-{self.backbone}-{stable_hash(trained)}-s{self.seed}"
 
     @property
@@ -353,6 +357,15 @@ def read_config(path: Path) -> RunConfig:
 def stable_hash(value: Any) -> str:
     """Eight hex digits of the value's canonical JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def identity(whole: tree.Tree) -> tree.Tree:
+    """What two configurations that are one have in common: flattened, and free of YOUNGER keys at their old values."""
+    return {
+        key: value
+        for key, value in _results_only(whole).items()
+        if (name := key.rpartition("start.")[2]) not in YOUNGER or value != YOUNGER[name]
+    }
 
 
 def _results_only(whole: tree.Tree) -> tree.Tree:

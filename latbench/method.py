@@ -110,6 +110,7 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
     """
 
     name: ClassVar[str]  # set by the registry
+    batch_terms: ClassVar[frozenset[str]] = frozenset()  # loss terms with a statistic over the rows of a micro-batch
 
     def __init__(self, backbone: Backbone, config: ConfigT) -> None:
         super().__init__()
@@ -159,8 +160,21 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
         """Why this example cannot be trained on in this stage (counted and reported), or None."""
         return self.backbone.too_long(example)
 
-    def prompt_ids(self, question: str) -> list[int]:
-        """Token ids fed before the first decision; the shared layout's prompt unless a method adds markers."""
+    def read_latents(self, embeds: Tensor) -> list[str] | None:
+        """The latent steps of one answer as text, where a helper model at hand can tell; None: they stay vectors.
+
+        Args:
+            embeds: (latent, hidden), as they were fed.
+        Returns: a text for each; "" where it is part of what a later one says.
+        """
+        return None
+
+    def prompt_ids(self, question: str, config: GenerateConfig | None = None) -> list[int]:
+        """Token ids fed before the first decision; the shared layout's prompt unless a method adds markers.
+
+        Args:
+            config: of the decoding to come, for a method that is told in the prompt how to think; None: the defaults.
+        """
         return self.backbone.prompt(question)
 
     def generate(
@@ -174,11 +188,14 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
             trace: also return what each latent step mixed.
         """
         given = [p if isinstance(p, Prompt) else Prompt(id=str(i), text=p) for i, p in enumerate(prompts)]
-        ids = [self.backbone.encode(p.text) if p.raw else self.prompt_ids(p.text) for p in given]
+        ids = [self.backbone.encode(p.text) if p.raw else self.prompt_ids(p.text, config) for p in given]
         was_training = self.training
         self.eval()
         try:
-            return decode(self.backbone, ids, given, self.rule(config), config, seed=seed, trace=trace)
+            answers = decode(self.backbone, ids, given, self.rule(config), config, seed=seed, trace=trace)
+            for latents in (answer.trace for answer in answers if answer.trace is not None):
+                latents.texts = self.read_latents(latents.embeds)
+            return answers
         finally:
             self.train(was_training)
 

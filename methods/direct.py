@@ -51,6 +51,6 @@ class Direct(Method[DirectConfig]):
         """The chain does not count: it is not in the sequence."""
         return self.backbone.too_long(example.without_steps(None))
 
-    def prompt_ids(self, question: str) -> list[int]:
+    def prompt_ids(self, question: str, config: GenerateConfig | None = None) -> list[int]:
         """The question with both markers: the next token is the answer's first."""
         return self.backbone.closed_prompt(question)

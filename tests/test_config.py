@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 
 from latbench import registry, tree
-from latbench.config import ConfigError, GenerateConfig, RunConfig, parse, read_config
+from latbench.config import ConfigError, GenerateConfig, RunConfig, identity, parse, read_config
 
 COT = {"method": {"name": "cot"}}
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 def errors(given: tree.Tree, *overrides: str, preset: str | None = None) -> list[str]:
@@ -118,7 +120,7 @@ def test_unknown_preset_is_reported_beside_other_errors() -> None:
 
 def test_a_missing_method_says_how_to_choose_one() -> None:
     (found,) = errors({})
-    assert found.startswith("method.name is missing; choose with --method one of cot, ")
+    assert found == f"method.name is missing; choose with --method one of {', '.join(registry.method_names())}"
 
 
 @pytest.mark.parametrize("text", ["train.lr", "=3", "train..lr=3", "train.lr=[1"])
@@ -177,3 +179,24 @@ def test_every_key_left_out_of_the_setting_exists() -> None:
 def test_configurations_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         GenerateConfig().chunk = 3  # type: ignore[misc]
+
+
+# identities outlive new keys
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/*/*/manifest.json")), ids=lambda path: path.parent.name)
+def test_committed_results_still_have_their_run_ids(path: Path) -> None:
+    config = json.loads(path.read_text())["config"]
+    del config["eval"]
+    assert RunConfig.from_tree(config).run_id == path.parent.name
+
+
+def test_a_younger_key_is_part_of_an_identity_at_a_new_value_alone() -> None:
+    started = {"method": "latent_sft", "start": {"method": "cot"}}
+    usual = parse(started)
+    for section in ("", "start."):
+        other = parse(started, overrides=[f"{section}train.reset_optimizer=false"])
+        assert other.run_id != usual.run_id
+        assert other.setting != usual.setting
+        assert "reset_optimizer" in other.variant
+    assert not any(key.endswith("reset_optimizer") for key in identity(usual.to_tree()))

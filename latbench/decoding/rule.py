@@ -155,14 +155,14 @@ class FixedLatents(LatentRule):
     """A fixed number of latent steps.
 
     Args:
-        num_latents: steps; 0: straight to the close marker.
+        num_latents: steps, of all rows or (questions,) of each; 0: straight to the close marker.
         next_embeds: (batch, hidden) last hidden state -> next input embedding; None feeds it back as it is.
     """
 
     def __init__(
         self,
         backbone: Backbone,
-        num_latents: int,
+        num_latents: int | Tensor,
         next_embeds: Callable[[Tensor], Tensor] | None = None,
         sampling: Sampling | None = None,
     ) -> None:
@@ -172,7 +172,32 @@ class FixedLatents(LatentRule):
 
     def latent(self, hidden: Tensor, logits: Tensor, rows: RowState) -> Latent:
         """See LatentRule."""
-        return Latent(self.next_embeds(hidden), rows.num_latents >= self.num_latents)
+        num = self.num_latents[rows.question] if isinstance(self.num_latents, Tensor) else self.num_latents
+        return Latent(self.next_embeds(hidden), rows.num_latents >= num)
+
+
+class RecordedLatents(FixedLatents):
+    """Keeps what it feeds, for losses on the latents of one `unroll`.
+
+    Args:
+        fed: (batch, hidden) per step, and at the end the one that would have come next; what stands in a row after its
+            own number of steps was not fed.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_latents: int | Tensor,
+        next_embeds: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__(backbone, num_latents, next_embeds)
+        self.fed: list[Tensor] = []
+
+    def latent(self, hidden: Tensor, logits: Tensor, rows: RowState) -> Latent:
+        """See LatentRule."""
+        latent = super().latent(hidden, logits, rows)
+        self.fed.append(latent.embeds)
+        return latent
 
 
 def close_marker(backbone: Backbone, rows: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Greedy, temperature, top-k, top-p and Gumbel from a stateless counter-based generator.
+"""Greedy, temperature, top-k, top-p, min-p, Gumbel, normal and Dirichlet from a stateless counter-based generator.
 
 A draw is a pure function of (seed, example, sample, step, draw): neither the batch a row is decoded in nor a resumed
 run changes it, and there is no generator object per row. Mixing: the finaliser of SplitMix64 (Steele, Lea and Flood,
@@ -25,6 +25,7 @@ _GOLDEN = _signed(0x9E3779B97F4A7C15)
 _MASK = (1 << 64) - 1
 _MIX_1 = _signed(0xBF58476D1CE4E5B9)
 _MIX_2 = _signed(0x94D049BB133111EB)
+_ROUNDS = 8  # of rejection; each accepts with probability 0.95 at least
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
@@ -67,13 +68,43 @@ def gumbel(keys: Tensor, steps: Tensor, draw: int, num: int) -> Tensor:
     return -torch.log(-torch.log(uniform(keys, steps, draw, num))).float()
 
 
+def normal(keys: Tensor, steps: Tensor, draw: int, num: int) -> Tensor:
+    """Standard normal noise, keyed as `uniform`: (batch, num) float32."""
+    noise: Tensor = torch.special.ndtri(uniform(keys, steps, draw, num))
+    return noise.float()
+
+
+def dirichlet(concentration: Tensor, keys: Tensor, steps: Tensor, draw: int) -> Tensor:
+    """One draw per row of the Dirichlet distribution, keyed as `uniform`.
+
+    Normalised Gamma draws (Marsaglia and Tsang, ACM TOMS 26(3), 2000: one of shape a + 1, brought down to a by a power
+    of a uniform number), in logarithms: those of small concentrations underflow.
+
+    Args:
+        concentration: (batch, num); 0 where the weight is to be 0, not everywhere.
+    Returns: (batch, num) float64, summing to one.
+    """
+    num = concentration.shape[-1]
+    draws = uniform(keys, steps, draw, (2 * _ROUNDS + 1) * num).unflatten(-1, (-1, num))  # (batch, draw, num)
+    z, accept, power = torch.special.ndtri(draws[:, :_ROUNDS]), draws[:, _ROUNDS:-1], draws[:, -1]
+    shape = concentration.double()
+    d = shape[:, None] + 1 - 1 / 3
+    v = (1 + z / (9 * d).sqrt()).pow(3).clamp(min=1e-300)  # what is clamped is never accepted
+    accepted = accept.log() < z**2 / 2 + d * (1 - v + v.log())
+    first = accepted.int().argmax(1, keepdim=True)
+    log_gamma = (d * v).gather(1, first)[:, 0].log() + power.log() / shape
+    weights: Tensor = log_gamma.softmax(-1)
+    return weights
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How a text token is chosen; temperature 0 is greedy. Filters apply in the order temperature, top-k, top-p."""
+    """How a text token is chosen; temperature 0 is greedy. The order is temperature, top-k, top-p, min-p."""
 
     temperature: float = 0.0
     top_k: int = 0  # 0: off
     top_p: float = 1.0
+    min_p: float = 0.0  # of the largest probability, what a token must have; 0: off
 
     @classmethod
     def from_config(cls, config: GenerateConfig) -> Sampling:
@@ -89,12 +120,23 @@ class Sampling:
         """
         if self.temperature == 0:
             return logits.argmax(-1)
+        ids, probabilities = self.distribution(logits)
+        cumulative = probabilities.cumsum(-1)
+        target = uniform(keys, steps)[:, None] * cumulative[:, -1:]
+        index = (cumulative < target).sum(-1, keepdim=True).clamp(max=ids.shape[-1] - 1)
+        return ids.gather(-1, index)[:, 0]
+
+    def distribution(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """What `choose` draws from, at a temperature above 0: (batch, vocab) logits -> ids and probabilities.
+
+        Returns: ids (batch, top_k) by falling probability, and their probabilities (batch, top_k), float64: 0 where
+            top-p or min-p drop a token, summing to one.
+        """
         top = min(self.top_k or logits.shape[-1], logits.shape[-1])
         scores, ids = torch.topk(logits.float() / self.temperature, top)
         probabilities = scores.softmax(-1).double()
         before = probabilities.cumsum(-1) - probabilities
-        kept = torch.where(before < self.top_p, probabilities, 0.0)  # smallest set whose mass reaches top_p
-        cumulative = kept.cumsum(-1)
-        target = uniform(keys, steps)[:, None] * cumulative[:, -1:]
-        index = (cumulative < target).sum(-1, keepdim=True).clamp(max=top - 1)
-        return ids.gather(-1, index)[:, 0]
+        kept = before < self.top_p  # smallest set whose mass reaches top_p
+        kept &= probabilities >= self.min_p * probabilities[:, :1]
+        probabilities = torch.where(kept, probabilities, 0.0)
+        return ids, probabilities / probabilities.sum(-1, keepdim=True)

@@ -20,6 +20,7 @@ class LatentTrace:
             for rules without one, the LM head's reading of the hidden state.
         entropy: (latent,) nats, of the LM head's whole distribution before the step.
         norm: (latent,) of the embedding fed; embeds: (latent, hidden).
+        texts: of each step, where the method can read them (`Method.read_latents`).
     """
 
     ids: Tensor
@@ -27,6 +28,7 @@ class LatentTrace:
     entropy: Tensor
     norm: Tensor
     embeds: Tensor
+    texts: list[str] | None = None
 
 
 class TraceRecorder:

@@ -5,7 +5,7 @@
     forward                             embeddings without cache: side branches, all-layer distillation
     states                              the same without the LM head: encoders
     causal, logits_at_labels            one training pass with the LM head on selected positions alone
-    prefill, step, extend               a DecodeState forward in time
+    prefill, step, extend, feed         a DecodeState forward in time
 
 `hidden` is what enters the output embedding (after the final norm): a hook on that module reads it, and can narrow it
 to the positions that are needed, so that logits come from the model's own forward, soft-capping and scaling included.
@@ -51,7 +51,8 @@ class Output:
 
     Args:
         hidden: (batch, seq, hidden), or (1, items, hidden) where positions were selected; logits: the same with vocab.
-        layers: (batch, seq, hidden) per layer, embeddings first, where asked for.
+        layers: (batch, seq, hidden) at all positions, where asked for: the embeddings, then what each block puts out,
+            the last after the final norm.
     """
 
     hidden: Tensor
@@ -265,7 +266,7 @@ class Backbone(nn.Module):
         hidden: Tensor = output.last_hidden_state
         return hidden
 
-    def causal(self, embeds: Tensor, positions: Tensor, select: Tensor) -> Output:
+    def causal(self, embeds: Tensor, positions: Tensor, select: Tensor, *, layers: bool = False) -> Output:
         """Plain causal pass over right-padded sequences.
 
         Right padding under a causal mask cannot reach a real token, so no mask is passed and fast kernels apply.
@@ -274,10 +275,17 @@ class Backbone(nn.Module):
             embeds: (batch, seq, hidden); positions: (batch, seq), 0, 1, 2 ... also over the padding (positions that
                 start anew would be taken for packed sequences).
             select: (batch, seq) bool, where logits are needed.
+            layers: also return every layer's hidden states.
         Returns: hidden (items, hidden) and logits (items, vocab), in row-major order.
         """
-        output, hidden = self._run(select=select, inputs_embeds=embeds, position_ids=positions, use_cache=False)
-        return Output(hidden[0], output.logits[0])
+        output, hidden = self._run(
+            select=select,
+            inputs_embeds=embeds,
+            position_ids=positions,
+            use_cache=False,
+            output_hidden_states=layers,
+        )
+        return Output(hidden[0], output.logits[0], output.hidden_states if layers else None)
 
     def logits_at_labels(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Logits where something is supervised, from one causal pass: (items, vocab) and their (items,) labels."""
@@ -301,9 +309,12 @@ class Backbone(nn.Module):
 
     def extend(self, state: DecodeState, tokens: Tokens) -> Tensor:
         """Logits that predict the right-padded tokens after the state: (batch, seq, vocab), row t for token t."""
+        return torch.cat([state.logits[:, None], self.feed(state, tokens).logits[:, :-1]], dim=1)
+
+    def feed(self, state: DecodeState, tokens: Tokens, *, layers: bool = False) -> Output:
+        """The right-padded tokens after the state: what stands at token t, so that its logits predict token t + 1."""
         positions = state.lengths[:, None] + tokens.positions
-        output = self.advance(state.cache, self.embed(tokens.ids), positions, tokens.mask)
-        return torch.cat([state.logits[:, None], output.logits[:, :-1]], dim=1)
+        return self.advance(state.cache, self.embed(tokens.ids), positions, tokens.mask, layers=layers)
 
     def advance(
         self,
@@ -314,11 +325,14 @@ class Backbone(nn.Module):
         *,
         rows: Tensor | None = None,
         select: Tensor | None = None,
+        layers: bool = False,
     ) -> Output:
         """Forward through a cache: (batch, seq, hidden) embeddings at (batch, seq) positions; see DecodeCache."""
         key_positions = cache.reserve(positions, valid, rows)
         allowed = causal_mask(positions, key_positions)
-        return self.forward(embeds, positions, allowed, cache=cache, key_positions=key_positions, select=select)
+        return self.forward(
+            embeds, positions, allowed, layers=layers, select=select, cache=cache, key_positions=key_positions
+        )
 
     # checkpoint
 

@@ -26,11 +26,13 @@ class LatentStep:
     Args:
         entropy: nats; tokens: texts with probabilities, the largest first.
         segment: the gold chain in this step's place; "" where there is none.
+        text: what the method's helper model reads in the latent; "": a later step has it, None: it has none.
     """
 
     entropy: float
     tokens: tuple[tuple[str, float], ...]
     segment: str
+    text: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,7 @@ def inspect(run: Run, wanted: EvalConfig, *, index: int = 0, text: str | None = 
     place, example = _find(task, examples, index, text)
     manifest = new_manifest(run, wanted, task.fingerprint(wanted.split), examples)
     stored = None if place is None else _stored_trace(run, wanted, manifest, place)
+    run = run if stored is not None else _reading(run)
     record = None if stored is None else _record(run, wanted, manifest, example)
     answer: Record | Generation
     if record is None:
@@ -118,6 +121,13 @@ def _stored_trace(run: Run, wanted: EvalConfig, manifest: Manifest, place: int) 
     return Traces.open(folder, of=manifest).get(place) if (folder / HEADER).exists() else None
 
 
+def _reading(run: Run) -> Run:
+    """The run with what its method reads latents through."""
+    from latbench.runs.trace import reading
+
+    return reading(run)
+
+
 def _record(run: Run, wanted: EvalConfig, manifest: Manifest, example: Example) -> Record | None:
     """The first answer on file; None where the evaluation has not come that far or was of other questions."""
     folder = eval_folder(run, wanted)
@@ -155,14 +165,16 @@ def latent_steps(
     """
     num = len(trace.entropy)
     cuts = [-(-t * len(chain) // max(num, 1)) for t in range(num + 1)]
-    rows = zip(trace.entropy.tolist(), trace.ids.tolist(), trace.weights.tolist(), pairwise(cuts), strict=True)
+    texts: Sequence[str | None] = trace.texts or [None] * num
+    rows = zip(trace.entropy.tolist(), trace.ids.tolist(), trace.weights.tolist(), pairwise(cuts), texts, strict=True)
     return tuple(
         LatentStep(
             entropy=entropy,
             tokens=tuple((decode([token]), weight) for token, weight in zip(ids[:top], weights[:top], strict=True)),
             segment=decode(list(chain[start:end])),
+            text=text,
         )
-        for entropy, ids, weights, (start, end) in rows
+        for entropy, ids, weights, (start, end), text in rows
     )
 
 
@@ -200,16 +212,21 @@ def _lines(texts: dict[str, str]) -> str:
 def _table(latents: Sequence[LatentStep]) -> str:
     from tabulate import tabulate
 
+    is_read = any(step.text is not None for step in latents)
+    columns = ("step", "entropy, nats", "top tokens", *(("read as",) if is_read else ()), "gold segment")
     rows = [
         [
             str(number),
             f"{step.entropy:.2f}",
             "  ".join(f"'{shown(token)}' {weight:.3f}" for token, weight in step.tokens),
-            f"'{shown(step.segment)}'" if step.segment else "",
+            *((_quoted(step.text),) if is_read else ()),
+            _quoted(step.segment),
         ]
         for number, step in enumerate(latents, start=1)
     ]
-    headers = ["step", "entropy, nats", "top tokens", "gold segment"]
-    return tabulate(
-        rows, headers, tablefmt="simple", disable_numparse=True, colalign=["right", "right", "left", "left"]
-    )
+    sides = ["right", "right", *["left"] * (len(columns) - 2)]
+    return tabulate(rows, columns, tablefmt="simple", disable_numparse=True, colalign=sides)
+
+
+def _quoted(text: str | None) -> str:
+    return f"'{shown(text)}'" if text else ""

@@ -30,11 +30,13 @@ class Run:
 
     Args:
         device: where the method is put; None: where the configuration says.
+        auxiliary: with the helper models of training, which answers do without.
     """
 
     folder: Path
     config: RunConfig
     device: str | None = None
+    auxiliary: bool = False
 
     @property
     def is_complete(self) -> bool:
@@ -66,6 +68,7 @@ class Run:
             return checkpoint.load(
                 self.folder / CHECKPOINT,
                 device=model.device,
+                auxiliary=self.auxiliary,
                 method=self.config.method_name,
                 layout=model.layout,
             )

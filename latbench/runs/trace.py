@@ -5,11 +5,13 @@
 
 A chunk holds, for all latent steps of its rows (question by question, each with its samples) one after another, ids
 int32 and weights float16 (latent, top_k), entropy and norm float32 (latent,), embeds float16 (latent, hidden), and
-counts int64 (row,), the latent steps of each row.
+counts int64 (row,), the latent steps of each row. Where the method can read its latents as text, the metadata has the
+texts too, a JSON list per row.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -23,10 +25,12 @@ from pydantic.dataclasses import dataclass as config_dataclass
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from latbench import registry
 from latbench.decoding.loop import Generation, Prompt
 from latbench.decoding.rule import StepRule
 from latbench.decoding.trace import LatentTrace
 from latbench.files import temporary, write_whole
+from latbench.method import Method
 from latbench.progress import progress
 from latbench.runs.evaluate import questions
 from latbench.runs.lock import is_main_process, locked
@@ -38,7 +42,8 @@ from latbench.task import STRICT, Example, Task
 
 TRACE = "trace"
 HEADER = "trace.json"
-_COLUMNS = tuple(f.name for f in fields(LatentTrace))  # each with the latent steps as its first axis
+TEXTS = "texts"  # of the latent steps, in a chunk's metadata
+_COLUMNS = tuple(f.name for f in fields(LatentTrace) if f.name != TEXTS)  # each with the steps as its first axis
 _SAME_ANSWERS = ("run", "setting", "questions_sha256", "n")
 
 Count = Annotated[int, Field(ge=1)]
@@ -105,6 +110,7 @@ def trace(run: Run, wanted: EvalConfig, asked: tuple[Task[Any], list[Example]] |
     """
     if not is_main_process():
         raise ValueError("a trace is made in one process; start it without a launcher")
+    run = reading(run)
     task, examples = asked or questions(wanted)
     header = Header.of(new_manifest(run, wanted, task.fingerprint(wanted.split), examples))
     folder = eval_folder(run, wanted) / TRACE
@@ -114,6 +120,12 @@ def trace(run: Run, wanted: EvalConfig, asked: tuple[Task[Any], list[Example]] |
         if not _is_complete(folder, header):
             _trace_chunks(run, wanted, examples, header, folder)
     return folder
+
+
+def reading(run: Run) -> Run:
+    """The run, with the helper models where its method reads latents through one."""
+    method: type[Method[Any]] = registry.get_method(run.config.method_name).cls
+    return run if method.read_latents is Method.read_latents else replace(run, auxiliary=True)
 
 
 def _refuse_text_alone(run: Run, wanted: EvalConfig) -> None:
@@ -150,7 +162,7 @@ def _trace_chunks(run: Run, wanted: EvalConfig, examples: Sequence[Example], hea
             prompts = [Prompt(id=row.id, text=row.question, sample=sample) for row in chunk for sample in samples]
             answers = method.generate(prompts, wanted.generate, seed=wanted.seed, trace=True)
             tensors = _tensors(answers)
-            _write_chunk(_chunk_path(folder, index), tensors, header)
+            _write_chunk(_chunk_path(folder, index), tensors, header, _texts(answers))
             counts[index] = tensors["counts"]
             advance(len(prompts))
     if not sum(int(rows.sum()) for rows in counts if rows is not None):
@@ -170,15 +182,22 @@ def _tensors(answers: Sequence[Generation]) -> dict[str, Tensor]:
     return {name: tensor.contiguous() for name, tensor in whole.items()} | {"counts": counts}
 
 
+def _texts(answers: Sequence[Generation]) -> list[list[str]] | None:
+    """A chunk's texts, row by row; None where the method reads none."""
+    texts = [answer.trace.texts if answer.trace else None for answer in answers]
+    return None if all(row is None for row in texts) else [row or [] for row in texts]
+
+
 def empty_trace() -> LatentTrace:
     """The trace of a row without latent steps."""
     none, nothing = torch.zeros(0), torch.zeros(0, 0)
     return LatentTrace(ids=nothing.int(), weights=nothing, entropy=none, norm=none, embeds=nothing)
 
 
-def _write_chunk(path: Path, tensors: dict[str, Tensor], header: Header) -> None:
+def _write_chunk(path: Path, tensors: dict[str, Tensor], header: Header, texts: list[list[str]] | None = None) -> None:
     """Write beside and rename."""
-    data = safetensors.torch.save(tensors, metadata={"header": _HEADER.dump_json(header).decode()})
+    metadata = {"header": _HEADER.dump_json(header).decode()} | ({TEXTS: json.dumps(texts)} if texts else {})
+    data = safetensors.torch.save(tensors, metadata=metadata)
     beside = temporary(path)
     with beside.open("wb") as file:
         file.write(data)
@@ -303,6 +322,8 @@ class Traces:
         try:
             with safe_open(path, "pt") as file:
                 found = {name: file.get_slice(name)[start:end] for name in _COLUMNS}
+                texts = (file.metadata() or {}).get(TEXTS)
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path} cannot be read ({error}); trace the run again") from None
-        return LatentTrace(**{name: part.float() if part.is_floating_point() else part for name, part in found.items()})
+        wide = {name: part.float() if part.is_floating_point() else part for name, part in found.items()}
+        return LatentTrace(**wide, texts=None if texts is None else json.loads(texts)[row])

@@ -1,6 +1,7 @@
 """Train one run: configuration -> data -> method -> checkpoint, in a folder that can be resumed.
 
-A run with a `start` first trains that one, in its own folder beside, or takes it from there.
+A run with a `start` first trains that one, in its own folder beside, or takes it from there. Where the method itself
+needs no training, that is all: the run's checkpoint is the start's model under this method, its costs are the start's.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def _train_start(runs_dir: Path, config: RunConfig) -> Run:
 
 
 class _NothingToTrain(ValueError):
-    """The method has no stages."""
+    """The method has no stages, and the run no start."""
 
 
 def _train(config: RunConfig, folder: Path, resume: bool) -> dict[str, Any]:
@@ -104,11 +105,13 @@ def _train(config: RunConfig, folder: Path, resume: bool) -> dict[str, Any]:
     if start is not None:
         data["data"] = _data_of_both(start, data["data"])
     method = registry.get_method(config.method_name).cls(_backbone(config, start), config.method)
-    if not method.stages():
+    if not method.stages() and start is None:
         raise _NothingToTrain(
             f"method {config.method_name!r} needs no training; "
             f"use `latbench eval --model {config.model.id} --method {config.method_name}`"
         )
+    if start is not None and not method.stages():
+        data = {key: start.report[key] for key in data}
     report = train_method(
         method,
         examples,
@@ -243,7 +246,7 @@ def _drop_resume_points(folder: Path) -> None:
     """Free what only a resume would read; the weights stand in the checkpoint, logs and reports of stages stay."""
     from latbench.training.resume import resume_points
 
-    for stage in (folder / "stages").iterdir():
+    for stage in folder.glob("stages/*"):  # none where only the start was trained
         for point in resume_points(stage):
             shutil.rmtree(point)
 

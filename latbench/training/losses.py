@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, smooth_l1_loss
 
 from latbench.method import LossTerm
 from latbench.model.layout import IGNORE_INDEX
@@ -53,6 +56,38 @@ def standardised_mse(states: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
     Returns: (items,), about 2 for independent draws of the targets' own distribution.
     """
     return (((states - targets) / scale) ** 2).mean(-1)
+
+
+def hidden_distillation(
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    *,
+    sigma: Tensor | None = None,
+    divide: Literal["loss", "activations"] = "loss",
+    weight: float = 1.0,
+) -> LossTerm:
+    """Distance of the student's hidden states to the teacher's, in units of each layer's spread.
+
+    CODI's, arXiv:2502.21074, section 3 (specs/codi.md 5). With S_l and T_l of a row at layer l, sg the stopped gradient
+    and M+1 layers, the row's item is
+
+        1/(M+1) * sum_l mean SmoothL1(S_l - sg(T_l)) / sigma_l,    SmoothL1(x) = x^2 / 2 if |x| < 1 else |x| - 1/2
+
+    Args:
+        student, teacher: (batch, hidden) per layer.
+        sigma: (layers,); None: the unbiased standard deviation over all rows and entries of T_l, hence a statistic of
+            the batch.
+        divide: `loss` as above (the released code); `activations`: SmoothL1((S_l - sg(T_l)) / sigma_l) (the paper).
+        weight: factor in the objective.
+    Returns: a row is an item.
+    """
+    states, targets = _wide(torch.stack(tuple(student))), _wide(torch.stack(tuple(teacher)).detach())
+    sigma = (targets.std((1, 2)) if sigma is None else sigma)[:, None, None]  # targets: (layers, batch, hidden)
+    if divide == "loss":
+        each = smooth_l1_loss(states, targets, reduction="none") / sigma
+    else:
+        each = smooth_l1_loss(states / sigma, targets / sigma, reduction="none")
+    return LossTerm(total=each.mean((0, 2)).sum(), num_items=targets.shape[1], weight=weight)
 
 
 def _wide(logits: Tensor) -> Tensor:

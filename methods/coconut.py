@@ -1,0 +1,148 @@
+"""Coconut: chain of continuous thought (Hao et al., arXiv:2412.06769).
+
+A latent step feeds the last hidden state (after the final norm) back as the next input embedding (section 3). Stage k
+of the curriculum replaces the first k reasoning steps by k * c latent steps, however many steps a problem has; the
+final stage keeps S * c latent steps and drops whatever is left of the chain. The only loss is cross-entropy on the
+remaining text, with gradients through all latents.
+
+The layout's `<think>` and `</think>` play the paper's start and end markers: the state at the first is the first
+latent, the second is forced after the last, and supervised only where explicit steps stand before it. In the layout
+`coconut`, which has none, the end of the question and `###` do.
+
+Differs from the released code (specs/coconut.md): the optimiser starts anew at stage switches, not at every epoch; the
+markers' rows are those of the model that training starts from, not copies of the row of `<<`; the last epoch is taken
+instead of the best; the last latent is a pass of its own, so that n latents take n + 2 passes, not n + 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from latbench.config import Fraction, GenerateConfig, Positive, PositiveFloat
+from latbench.decoding.loop import unroll
+from latbench.decoding.rule import FixedLatents, StepRule
+from latbench.decoding.sampling import Sampling, row_keys, uniform
+from latbench.method import Losses, LossTerm, Method, MethodConfig, Stage
+from latbench.model.backbone import Backbone
+from latbench.model.layout import Batch
+from latbench.registry import register_method
+from latbench.task import STRICT, Example
+from latbench.training.losses import token_cross_entropy
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class CoconutConfig(MethodConfig):
+    """The curriculum; c and S are the code's for GSM8K."""
+
+    latents_per_step: Annotated[int, Field(ge=0)] = 2  # c; 0: without thought (ablation)
+    max_stage: Positive = 3  # S, reasoning steps that latents replace
+    # 1: a `cot` run to start from takes the place of stage 0; max_stage + 1: the final stage alone (no curriculum)
+    first_stage: Annotated[int, Field(ge=0)] = 0
+    final_share: Annotated[Fraction, Field(gt=0, lt=1)] = 0.5  # of train.epochs; the other stages share the rest evenly
+    # instead of shares of train.epochs, which is not read then: epochs of each stage (E), and of the final one
+    stage_epochs: tuple[PositiveFloat, PositiveFloat] | None = None
+    uniform_prob: Fraction = 0.0  # p: an example is at a stage drawn from 0 ... its number of steps (analysis)
+
+    def __post_init__(self) -> None:
+        if self.first_stage > self.max_stage + 1:
+            raise ValueError(
+                f"method.first_stage must be at most method.max_stage + 1 = {self.max_stage + 1}, the final stage, "
+                f"got {self.first_stage}; lower it"
+            )
+
+
+@register_method("coconut", config=CoconutConfig)
+class Coconut(Method[CoconutConfig]):
+    """Question, latents, the steps that they do not replace, answer."""
+
+    def __init__(self, backbone: Backbone, config: CoconutConfig) -> None:
+        super().__init__(backbone, config)
+        most = self.num_latents(config.max_stage)
+        if most >= backbone.context:
+            raise ValueError(
+                f"method.latents_per_step * method.max_stage is {most} latents, more than the context of "
+                f"{backbone.name} ({backbone.context} positions) holds; lower one of them"
+            )
+
+    # curriculum
+
+    def stages(self) -> list[Stage]:
+        """`stage0` ... `stage<S>`, from `first_stage` on, then `final`, whose index is S + 1."""
+        final = self.config.max_stage + 1
+        replacing = range(self.config.first_stage, final)
+        share = self.config.final_share if replacing else 1.0
+        epochs = self.config.stage_epochs or (None, None)
+        return [
+            *(
+                Stage(name=f"stage{k}", index=k, epochs=epochs[0], share=(1 - share) / len(replacing))
+                for k in replacing
+            ),
+            Stage(name="final", index=final, epochs=epochs[1], share=share),
+        ]
+
+    def num_latents(self, k: int) -> int:
+        """n_k: latent steps at stage k."""
+        return self.config.latents_per_step * min(k, self.config.max_stage)
+
+    def num_replaced(self, k: int) -> int | None:
+        """Steps that stage k drops; None: all."""
+        return k if k <= self.config.max_stage else None
+
+    def drawn_stages(self, examples: Sequence[Example], stage: Stage) -> list[int]:
+        """k of each example: the stage's, or with probability p that of a uniform draw."""
+        keys = row_keys(self.seed, [example.id for example in examples], [self.epoch] * len(examples))
+        draws = uniform(keys, torch.zeros_like(keys), num=2).tolist()
+        return [
+            int(place * (len(example.steps) + 1)) if coin < self.config.uniform_prob else stage.index
+            for example, (coin, place) in zip(examples, draws, strict=True)
+        ]
+
+    def prepare(self, stage: Stage, examples: Sequence[Example], folder: Path) -> None:
+        """Refuse data without a chain to replace; the final stage needs none."""
+        if stage.index <= self.config.max_stage and not any(example.steps for example in examples):
+            raise ValueError(
+                f"method {self.name!r} replaces reasoning steps, but none of {len(examples)} examples has one; "
+                f"use other data, or set method.first_stage={self.config.max_stage + 1} for no curriculum"
+            )
+
+    def skip_reason(self, example: Example, stage: Stage) -> str | None:
+        """Latents count like tokens."""
+        possible = {stage.index, *(range(len(example.steps) + 1) if self.config.uniform_prob else ())}
+        texts = {k: self.backbone.layout.encode(example.without_steps(self.num_replaced(k))) for k in possible}
+        longest = max(len(text) + self.num_latents(k) for k, text in texts.items())
+        return None if longest <= self.backbone.context else "longer than the context"
+
+    # training
+
+    def batch(self, examples: Sequence[Example], stage: Stage) -> Batch:
+        """Questions, what follows the latents, and the `num_latents` ((batch,)) in between."""
+        drawn = self.drawn_stages(examples, stage)
+        rollout = self.backbone.batch_rollout(
+            [example.without_steps(self.num_replaced(k)) for example, k in zip(examples, drawn, strict=True)]
+        )
+        num_latents = torch.tensor([self.num_latents(k) for k in drawn])
+        return Batch(num_items=rollout.num_items, **rollout, num_latents=num_latents)
+
+    def loss(self, batch: Batch, stage: Stage) -> Losses:
+        """Cross-entropy of what follows the latents."""
+        return Losses(ce=self.text_loss(batch, FixedLatents(self.backbone, batch.num_latents)))
+
+    def text_loss(self, batch: Batch, latents: FixedLatents) -> LossTerm:
+        """Question, then z_1 ... z_n with z_{i+1} the hidden state at z_i, then the text."""
+        state = self.backbone.prefill(batch.question)
+        state = unroll(self.backbone, state, latents, max_latents=self.num_latents(self.config.max_stage))
+        return token_cross_entropy(self.backbone.extend(state, batch.target), batch.target.labels)
+
+    # inference
+
+    def rule(self, config: GenerateConfig) -> StepRule:
+        """c * S latents, as in the final stage."""
+        return FixedLatents(
+            self.backbone, self.num_latents(self.config.max_stage), sampling=Sampling.from_config(config)
+        )

@@ -147,7 +147,7 @@ def test_variant_names_an_unusual_start_and_the_keys_that_differ_in_it(presets: 
     ("overrides", "sentence"),
     [
         (["start.method=cott"], "start.method: unknown method 'cott'; did you mean 'cot'?"),
-        (["start.train.lr=1"], "start.method.name is missing; choose one of cot, "),
+        (["start.train.lr=1"], "start.method.name is missing; choose one of "),
         (["start=cot"], "start must be a mapping such as {method: cot}, or null, got cot"),
         (["start.method=cot", "start.start=3"], "start.start must be a mapping such as {method: cot}, or null, got 3"),
         (["start.method=cot", "start.train.lr=-1"], "start.train.lr must be > 0, got -1"),

@@ -1,0 +1,221 @@
+"""Soft Thinking and its relatives: reasoning in mixtures of tokens, without training.
+
+`soft`: Soft Thinking (Zhang et al., arXiv:2505.15778). A latent step feeds the mean embedding of the next token under
+its filtered distribution (the concept token). Thinking ends when the likeliest token is the close marker, or when the
+distribution was all but certain for N steps in a row (cold stop); the answer is plain text.
+`gumbel`, `dirichlet`: stochastic soft thinking (Wu et al., arXiv:2508.03440). The mixture's weights are random; the
+largest decides what a step stands for.
+`moi`: Mixture of Inputs (Zhuang et al., arXiv:2505.14827). Every token, of the answer too, is sampled and emitted as
+usual; only what is fed is a posterior mean of the sampled token and the distribution it came from.
+`discrete`: the control. The same filters and cold stop with sampled tokens, written out; `top_k: 1` is greedy.
+
+The layout's markers are those of the thinking; without one (a plain chat model) thinking could not end, which is an
+error, except for `moi`. Of a marker of several tokens (layout `coconut`) the first ends the thinking, the others are
+forced. An end of sequence within the thinking ends the row without an answer.
+
+Differs from the released code (specs/soft_thinking.md 7): its counter of the cold stop runs on in the answer and may
+break it off, here it is that of the thinking; answers have their own settings (`generate.*`), which the code parses but
+does not use; latent steps and tokens have a budget each; Dirichlet noise is on what the filters keep, not on zeros; a
+sampled token outside the candidates of `moi` loses no weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import log
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from latbench.config import Fraction, GenerateConfig, NonNegativeFloat, Positive, PositiveFloat
+from latbench.decoding.rule import Latent, LatentRule, Mixture, Mode, RowState, Step, StepRule, close_marker
+from latbench.decoding.sampling import Sampling, dirichlet, gumbel
+from latbench.decoding.superposition import entropy, top_k_mixture
+from latbench.method import Losses, Method, MethodConfig, Stage
+from latbench.model.backbone import Backbone
+from latbench.model.layout import Batch
+from latbench.registry import register_method
+from latbench.task import STRICT, Example
+
+NOISE_DRAW = 1  # draw 0 of a step is the text token's
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class SoftThinkingConfig(MethodConfig):
+    """Settings of the thinking; the answer's tokens, and all of `moi`, are chosen as `generate.*` says."""
+
+    variant: Literal["soft", "gumbel", "dirichlet", "moi", "discrete"] = "soft"
+    # filters in this order, of all but `moi`; the defaults are Soft Thinking's code
+    temperature: PositiveFloat = 0.6  # T
+    top_k: Annotated[int, Field(ge=0)] = 30  # 0: off
+    top_p: Annotated[Fraction, Field(gt=0)] = 0.95
+    min_p: Fraction = 0.001  # of the largest probability; 0: off
+    max_topk: Positive = 10  # entries of a mixture
+    cold_stop_entropy: NonNegativeFloat = 0.01  # tau, nats of the unfiltered distribution at T; 0: no cold stop
+    cold_stop_steps: Positive = 256  # N
+    gumbel_temperature: PositiveFloat = 0.5  # tau_g; to 0: one sampled token, large: uniform over the entries
+    concentration: PositiveFloat = 4.0  # gamma of `dirichlet`; 1 in the code
+    # of `moi`
+    beta: NonNegativeFloat = 1.0  # large: the sampled token alone
+    num_candidates: Positive = 20  # n
+    candidate_temperature: PositiveFloat = 1.0  # of their probabilities, whatever that of the sampling
+
+
+@register_method("soft_thinking", config=SoftThinkingConfig)
+class SoftThinking(Method[SoftThinkingConfig]):
+    """A rule alone, over any model that thinks between markers."""
+
+    def stages(self) -> list[Stage]:
+        """None; a run with a `start` has the model of that one."""
+        return []
+
+    def batch(self, examples: Sequence[Example], stage: Stage) -> Batch:
+        """Never called: there is no stage."""
+        raise AssertionError("no training, no batches")
+
+    def loss(self, batch: Batch, stage: Stage) -> Losses:
+        """Never called: there is no stage."""
+        raise AssertionError("no training, no loss")
+
+    def rule(self, config: GenerateConfig) -> StepRule:
+        """The variant's.
+
+        Raises: ValueError: noise is asked for in `generate.*`, or the model has no close marker.
+        """
+        if config.latent_noise > 0:
+            raise ValueError(
+                f"generate.latent_noise must be 0 with method {self.name!r}, got {config.latent_noise}; "
+                "its noise is method.variant=gumbel with method.gumbel_temperature"
+            )
+        if self.config.variant == "moi":
+            return MixtureOfInputsRule(self.backbone, self.config, config)
+        if not self.backbone.layout.close:
+            raise ValueError(
+                f"method {self.name!r} thinks until the close marker, which {self.backbone.name} has not; take a model "
+                "with <think> tokens, a run with start.method=cot, model.layout=coconut, or method.variant=moi"
+            )
+        rule = DiscreteRule if self.config.variant == "discrete" else SoftRule
+        return rule(self.backbone, self.config, config)
+
+
+class SoftRule(LatentRule):
+    """Latent steps that feed mixtures: `soft`, `gumbel` and `dirichlet`.
+
+    Args:
+        settings: of the thinking; config: of the answer.
+    """
+
+    def __init__(self, backbone: Backbone, settings: SoftThinkingConfig, config: GenerateConfig) -> None:
+        super().__init__(backbone, Sampling.from_config(config))
+        self.settings, self.filters = settings, filters(settings)
+        self.eos = torch.tensor(backbone.eos_ids, device=backbone.device)
+
+    def concept(self, logits: Tensor, rows: RowState) -> Mixture:
+        """w_t, over at most `max_topk` ids."""
+        settings = self.settings
+        ids, weights = self.filters.distribution(logits)
+        if settings.variant == "dirichlet":
+            noisy = dirichlet(settings.concentration * weights, rows.keys, rows.steps, NOISE_DRAW)
+            weights, order = noisy.sort(descending=True)
+            ids = ids.gather(-1, order)
+        ids, weights = ids[:, : settings.max_topk], weights[:, : settings.max_topk]
+        weights = weights / weights.sum(-1, keepdim=True)
+        if settings.variant == "gumbel":  # the argmax is a sample of the weights; what has none keeps none
+            noise = gumbel(rows.keys, rows.steps, NOISE_DRAW, weights.shape[-1])
+            weights = ((weights.log() + noise) / settings.gumbel_temperature).softmax(-1)
+        return Mixture(ids, weights)
+
+    def latent(self, hidden: Tensor, logits: Tensor, rows: RowState) -> Latent:
+        """See LatentRule; instead of feeding the marker in a step of its own, it is forced."""
+        concept = self.concept(logits, rows)
+        cold = cold_stop(self.settings, logits, rows, rows.mode == Mode.LATENT)
+        stop = (largest(concept) == self.backbone.layout.close[0]) | cold
+        return Latent(self.backbone.mix(concept.ids, concept.weights), stop, concept)
+
+    def step(self, hidden: Tensor, logits: Tensor, rows: RowState) -> Step:
+        """See LatentRule; a row whose latent step stands for the end of sequence is done."""
+        step = super().step(hidden, logits, rows)
+        if step.mode is not None and step.mixture is not None:
+            ends = (step.mode == Mode.LATENT) & torch.isin(largest(step.mixture), self.eos)
+            step.mode = torch.where(ends, Mode.DONE, step.mode)
+        return step
+
+
+class DiscreteRule(StepRule):
+    """Sampled tokens, in the thinking by its own filters, and cold stop.
+
+    Args:
+        settings: of the thinking; config: of the answer.
+    """
+
+    def __init__(self, backbone: Backbone, settings: SoftThinkingConfig, config: GenerateConfig) -> None:
+        super().__init__(backbone, Sampling.from_config(config))
+        self.settings, self.filters = settings, filters(settings)
+
+    def step(self, hidden: Tensor, logits: Tensor, rows: RowState) -> Step:
+        """See StepRule."""
+        thinks = ~rows.in_answer
+        thought = self.filters.choose(logits, rows.keys, rows.steps)
+        token = torch.where(thinks, thought, self.sampling.choose(logits, rows.keys, rows.steps))
+        stop = cold_stop(self.settings, logits, rows, thinks)
+        forced = close_marker(self.backbone, stop)
+        return Step(self.backbone.embed(token), None, torch.where(stop, -1, token), forced=forced)
+
+
+class MixtureOfInputsRule(StepRule):
+    """Sampled tokens, fed as mixtures: `moi`.
+
+    Args:
+        settings: of the mixture; config: of the sampling.
+    """
+
+    def __init__(self, backbone: Backbone, settings: SoftThinkingConfig, config: GenerateConfig) -> None:
+        super().__init__(backbone, Sampling.from_config(config))
+        self.settings = settings
+
+    def step(self, hidden: Tensor, logits: Tensor, rows: RowState) -> Step:
+        """See StepRule."""
+        token = self.sampling.choose(logits, rows.keys, rows.steps)
+        ids, p = top_k_mixture(logits, self.settings.num_candidates, self.settings.candidate_temperature)
+        ids = torch.cat([ids, token[:, None]], dim=-1)  # beside the candidates, whether it is one of them or not
+        return Step(self.backbone.mix(ids, posterior(p, self.settings.beta)), None, token)
+
+
+def posterior(p: Tensor, beta: float) -> Tensor:
+    """Weights of a Mixture of Inputs: the mean under the prior Dirichlet(H p) and beta + 1 - H counts of the token.
+
+    Args:
+        p: (batch, n) probabilities of the candidates; H is their entropy as a share of ln n.
+    Returns: (batch, n + 1), H p_i / (beta + 1) and, for the sampled token, (beta + 1 - H) / (beta + 1).
+    """
+    h = torch.special.entr(p).sum(-1, keepdim=True) / log(max(p.shape[-1], 2))  # one candidate has no entropy
+    return torch.cat([h * p, beta + 1 - h], dim=-1) / (beta + 1)
+
+
+def filters(settings: SoftThinkingConfig) -> Sampling:
+    """Those of the thinking."""
+    return Sampling(temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p, min_p=settings.min_p)
+
+
+def largest(mixture: Mixture) -> Tensor:
+    """y_t: (batch,) id of the largest weight, what a latent step stands for."""
+    return mixture.ids.gather(-1, mixture.weights.argmax(-1, keepdim=True))[:, 0]
+
+
+def cold_stop(settings: SoftThinkingConfig, logits: Tensor, rows: RowState, thinks: Tensor) -> Tensor:
+    """Which rows have been all but certain of N next tokens in a row: (batch,) bool; counts in `rows.memory`.
+
+    Args:
+        thinks: (batch,) bool, rows whose steps count.
+    """
+    if settings.cold_stop_entropy == 0:
+        return torch.zeros_like(thinks)
+    certain = entropy(logits / settings.temperature) < settings.cold_stop_entropy
+    before = rows.memory.get("num_certain", torch.zeros_like(rows.steps))
+    num_certain = torch.where(certain & thinks, before + 1, 0)
+    stop = num_certain >= settings.cold_stop_steps
+    rows.memory["num_certain"] = torch.where(stop, 0, num_certain)
+    return stop

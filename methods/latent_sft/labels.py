@@ -156,7 +156,7 @@ def _encode_all(method: LatentSFT, examples: Sequence[Example], folder: Path, fi
     with progress("soft labels", total=len(examples), done=writer.num_rows) as advance:
         # from the start of a block, whatever a killed session has left of it: batches, and so roundings, stay the same
         for start in range(writer.num_rows // BLOCK * BLOCK, len(examples), BLOCK):
-            rows = _encode(method, examples[start : start + BLOCK])[writer.num_rows - start :]
+            rows = encode_chains(method, examples[start : start + BLOCK])[writer.num_rows - start :]
             writer.add(rows)
             advance(len(rows))
     writer.finish()
@@ -172,7 +172,7 @@ def _fields(method: LatentSFT) -> dict[str, tuple[int, str]]:
     return {"ids": (k, "int32"), "probabilities": (k, "float16")}
 
 
-def _encode(method: LatentSFT, examples: Sequence[Example]) -> list[dict[str, Tensor]]:
+def encode_chains(method: LatentSFT, examples: Sequence[Example]) -> list[dict[str, Tensor]]:
     """One row of labels per example; batches hold examples of similar length."""
     r = method.config.tokens_per_latent
     pieces = [method.backbone.layout.encode(example) for example in examples]

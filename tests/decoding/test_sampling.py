@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from latbench.decoding.sampling import Sampling, gumbel, row_keys, uniform
+from latbench.decoding.sampling import Sampling, gumbel, normal, row_keys, uniform
 from latbench.decoding.superposition import entropy, top_k_mixture
 
 
@@ -35,6 +35,21 @@ def test_gumbel_noise_has_its_mean_and_variance() -> None:
     noise = gumbel(keys, torch.zeros_like(keys), draw=0, num=4).double()
     assert abs(float(noise.mean()) - 0.5772) < 0.03
     assert abs(float(noise.var()) - 1.6449) < 0.08
+
+
+def test_normal_noise_is_standard_and_keyed_by_row_step_and_draw() -> None:
+    keys = many_keys(5000)
+    zeros = torch.zeros_like(keys)
+    noise = normal(keys, zeros, draw=0, num=4)
+    assert noise.dtype == torch.float32
+    assert torch.equal(normal(keys[7:9], zeros[7:9], draw=0, num=4), noise[7:9])
+    values = noise.flatten().double().sort().values
+    levels = (torch.arange(len(values)) + 0.5).double() / len(values)
+    distance = (0.5 * (1 + torch.erf(values / 2**0.5)) - levels).abs().max()  # Kolmogorov and Smirnov's
+    assert distance < 1.95 / len(values) ** 0.5  # p = 0.001
+    others = [normal(keys, zeros + 1, draw=0, num=4), normal(keys, zeros, draw=1, num=4)]
+    streams = torch.cat([noise, *others], dim=1).T
+    assert (torch.corrcoef(streams) - torch.eye(12)).abs().max() < 0.06
 
 
 def test_sampled_frequencies_follow_the_softmax() -> None:

@@ -25,6 +25,7 @@ from latbench.model.tiny import tiny_config, tiny_tokenizer
 from latbench.runs.evaluate import evaluate
 from latbench.runs.plan import eval_folder, plan
 from latbench.runs.records import read_evaluation
+from latbench.runs.run import Run
 from latbench.runs.train import train
 from latbench.task import Example
 from latbench.training import checkpoint
@@ -163,7 +164,8 @@ def test_no_row_of_a_padded_batch_loses_its_stop(
     """Every z_K has the close marker as its label and e(marker) as its target; the layout `coconut` has three of it."""
     backbone = backbone_of("llama", layout=layout)
     method = at(c, backbone)
-    batch = method.batch([chain("abcdefghi"[:num], str(num)) for num in lengths], STAGE)
+    joined = int(backbone.layout.spec.joiner_after_last)  # one token of the chain
+    batch = method.batch([chain("abcdefghi"[: num - joined], str(num)) for num in lengths], STAGE)
     close = list(backbone.layout.close)
     with watched_targets(monkeypatch) as seen, torch.no_grad():
         method(batch, STAGE)
@@ -188,7 +190,7 @@ def drawn_labels(method: Colar, example: Example) -> list[int]:
 
 
 def test_a_label_is_a_uniform_draw_from_its_chunk(llama: Backbone) -> None:
-    """3,000 draws: a third each from the chunk of three, within four standard errors; the chunk of one always itself."""
+    """3,000 draws: a third each of a chunk of three, within four standard errors; of a chunk of one always itself."""
     method = at(3, llama)
     found = []
     for epoch in range(3000):
@@ -255,7 +257,7 @@ HIDDEN = torch.tensor([1.0, 2.0]).double()
 
 
 def close_to(found: Tensor, *expected: float, atol: float = 6e-6) -> None:
-    torch.testing.assert_close(found.detach(), torch.tensor(expected).double(), rtol=0, atol=atol)
+    torch.testing.assert_close(found.detach(), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=atol)
 
 
 def test_the_worked_head_is_met() -> None:
@@ -280,11 +282,11 @@ def test_the_worked_densities_are_met() -> None:
     head, latent = worked_head(), torch.tensor([0.5, -0.5]).double()
     density = head.log_density(latent, HIDDEN)
     close_to(density, -5.85534, -2.15469)
-    assert float(-density.mean()) == pytest.approx(4.00501, abs=6e-6)
+    assert float(-density.detach().mean()) == pytest.approx(4.00501, abs=6e-6)
     found = head(HIDDEN)
-    assert float(found.entropy().mean()) == pytest.approx(1.41894, abs=6e-6)
+    assert float(found.entropy().detach().mean()) == pytest.approx(1.41894, abs=6e-6)
     y = head.normalised(latent)
-    assert float(((found.mean - y) ** 2 + found.stddev**2).mean()) == pytest.approx(5.54300, abs=6e-5)
+    assert float(((found.mean - y) ** 2 + found.stddev**2).detach().mean()) == pytest.approx(5.54300, abs=6e-5)
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (3, 4)])
@@ -328,7 +330,7 @@ def test_the_scale_is_the_deviation_of_the_input_embeddings_or_what_is_given() -
     for name in ("llama", "gemma3"):  # which scales inside its embedding module
         backbone = make_backbone(name)
         rows = backbone.embed(torch.arange(len(backbone.model.get_input_embeddings().weight)))
-        assert float(built(backbone).head.scale) == pytest.approx(float(rows.std()), rel=1e-6)
+        assert float(built(backbone).head.scale) == pytest.approx(float(rows.detach().std()), rel=1e-6)
     assert float(built(make_backbone("llama"), embedding_scale=0.018).head.scale) == pytest.approx(0.018)
 
 
@@ -604,7 +606,7 @@ def test_the_prompt_of_inference_is_that_of_training(llama: Backbone) -> None:
 # inference
 
 
-LENGTHS = {"llama": 2.5, "gpt2": 2.5, "qwen2": 2.5}
+LENGTHS = {"llama": 5.0, "gpt2": 3.0, "qwen2": 1.5}
 QUESTIONS = [f"n{i} = {7 * i % 11} + {i}; {'n1 = 2; ' * (i % 3)}n0 = ?" for i in range(8)]
 PROMPTS = [Prompt(id=str(i), text=question) for i, question in enumerate(QUESTIONS)]
 GENERATE = GenerateConfig(max_new_tokens=6, max_latents=7, batch_size=3)
@@ -634,8 +636,8 @@ class SlowAnswer:
 def slow_answer(method: Colar, prompt: Prompt, config: GenerateConfig, seed: int = 0) -> SlowAnswer:
     """One prompt without cache, written from section 5: the whole sequence again at every step."""
     backbone, layout = method.backbone, method.backbone.layout
-    speed = 2 if config.thinking_speed is None else config.thinking_speed
-    embeds = backbone.embed(torch.tensor(layout.prompt(f"{prompt.text}(Thinking speed: {speed})")))
+    said = {None: 2, AUTO: "auto"}.get(config.thinking_speed, config.thinking_speed)
+    embeds = backbone.embed(torch.tensor(layout.prompt(f"{prompt.text}(Thinking speed: {said})")))
 
     def last(embeds: Tensor) -> tuple[Tensor, Tensor]:
         output = backbone.model(inputs_embeds=embeds[None], output_hidden_states=True)
@@ -687,7 +689,9 @@ def test_cached_batches_equal_a_loop_without_cache(name: str, layout: str, chang
     expected = [slow_answer(method, prompt, config, seed=3) for prompt in PROMPTS]
     for generation, one in zip(found, expected, strict=True):
         same(method, generation, one)
-    assert found == [method.generate([prompt], config, seed=3, trace=True)[0] for prompt in PROMPTS]
+    alone = [method.generate([prompt], config, seed=3)[0] for prompt in PROMPTS]
+    assert [replace(one, trace=None) for one in found] == alone
+    assert len({one.num_latents for one in found}) > 1, "the rows should stop at unlike steps"
 
 
 def test_the_rows_of_these_tests_stop_at_once_later_and_never() -> None:
@@ -732,7 +736,7 @@ def test_noise_scales_the_deviation_and_leaves_the_mean(llama: Backbone) -> None
     for noise in (0.0, 0.5, 1.0):
         rule: Any = method.rule(replace(GENERATE, latent_noise=noise))
         drawn = rule.latent(hidden, logits, rows(4000)).embeds.detach() / method.head.scale
-        error = 5 * float(head.stddev.max()) * noise / 4000**0.5 + 1e-9
+        error = 5 * float(head.stddev.detach().max()) * noise / 4000**0.5 + 1e-9
         torch.testing.assert_close(drawn.mean(0), head.mean.detach(), rtol=0, atol=error)
         torch.testing.assert_close(drawn.std(0), noise * head.stddev.detach(), rtol=0, atol=error)
 
@@ -808,9 +812,9 @@ def test_bad_settings_are_refused_by_name(bad: dict[str, Any], sentence: str) ->
 
 
 def test_no_speed_at_all_and_a_negative_one_are_refused() -> None:
-    with pytest.raises(ValueError, match="method.speeds"):
+    with pytest.raises(ValueError, match=r"method\.speeds"):
         parse({"method": {"name": "colar", "speeds": []}})
-    with pytest.raises(ValueError, match="generate.thinking_speed must be >= 0, got -1"):
+    with pytest.raises(ValueError, match=r"generate\.thinking_speed must be >= 0, got -1"):
         parse({"method": "colar"}, overrides=["generate.thinking_speed=-1"])
 
 
@@ -843,7 +847,7 @@ def test_rows_that_do_not_fit_at_some_speed_are_skipped(
     backbone = backbone_of("gpt2")  # context 256
     method = built(backbone, speeds=speeds, auto_prob=auto_prob)
     fits = []
-    for num in range(1, 400):
+    for num in range(190, 470):
         example = chain("a" * num, str(num))
         if method.skip_reason(example, STAGE) is None:
             fits.append(example)
@@ -856,7 +860,7 @@ def test_rows_that_do_not_fit_at_some_speed_are_skipped(
             method.epoch = epoch
             longest = max(longest, int(method.batch(fits[-1:], STAGE).sequence.lengths.max()))
     assert longest == backbone.context
-    assert len(fits) < 399
+    assert 0 < len(fits) < 280
 
 
 # runs
@@ -866,8 +870,8 @@ ARCHITECTURE = {"llama": "llama", "qwen": "qwen2"}
 STEPS = 2
 
 
-@pytest.mark.parametrize("preset", tree.presets("colar"))
-def test_every_stage_of_a_preset_trains_and_each_speed_is_a_cell_of_its_own(preset: str, tmp_path: Path) -> None:
+def small_run(preset: str, tmp_path: Path) -> Run:
+    """The preset on a tiny model of its architecture, two optimiser steps for it and for its start."""
     model: dict[str, Any] = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "mlp_size": 24}
     if preset != "tiny":
         name = next(found for start, found in ARCHITECTURE.items() if preset.startswith(start))
@@ -875,7 +879,6 @@ def test_every_stage_of_a_preset_trains_and_each_speed_is_a_cell_of_its_own(pres
         backbone.model.save_pretrained(tmp_path / "model")
         backbone.tokenizer.save_pretrained(tmp_path / "model")
         model = {"id": str(tmp_path / "model"), "device": "cpu"}
-    usual = tree.preset("colar", preset)
     changes: dict[str, Any] = {
         "method": {"name": "colar"},
         "task": {"name": "synth", "num_train": 16, "num_test": 3},
@@ -884,22 +887,32 @@ def test_every_stage_of_a_preset_trains_and_each_speed_is_a_cell_of_its_own(pres
         "generate": {"max_new_tokens": 4, "max_latents": 4, "batch_size": 4},
         "start": {"train": {"max_steps": STEPS, "batch_size": 2, "accumulation": 1}},
     }
-    config = parse(changes, preset=preset)
-    for key, value in usual["method"].items():
-        assert getattr(config.method, key) == (tuple(value) if isinstance(value, list) else value)
-    run = train(config, runs_dir=tmp_path / "runs")
+    return train(parse(changes, preset=preset), runs_dir=tmp_path / "runs")
+
+
+@pytest.mark.parametrize("preset", tree.presets("colar"))
+def test_every_stage_of_a_preset_trains_and_the_run_answers(preset: str, tmp_path: Path) -> None:
+    run, usual = small_run(preset, tmp_path), tree.preset("colar", preset)["method"]
+    for key, value in usual.items():
+        assert getattr(run.config.method, key) == (tuple(value) if isinstance(value, list) else value)
     assert run.report["report"]["optimiser_steps"] == STEPS
     assert run.report["costs"]["optimiser_steps"] == 2 * STEPS
     scale = run.report["diagnostics"]["latent_head"]["embedding_scale"]
-    assert scale == pytest.approx(usual["method"].get("embedding_scale", scale))
+    assert scale == pytest.approx(usual.get("embedding_scale", scale))
+    assert len(read_evaluation(evaluate(run, plan(run.config, "synth", limit=3))).records) == 3
+
+
+def test_each_speed_is_an_evaluation_of_its_own(tmp_path: Path) -> None:
+    """Without training again."""
+    run = small_run("tiny", tmp_path)
     cells = [plan(run.config, "synth", limit=3)]
     cells += [plan(run.config, "synth", limit=3, changes={"generate.thinking_speed": c}) for c in (0, 5)]
     read = [read_evaluation(evaluate(run, cell)) for cell in cells]
     assert len({eval_folder(run, cell) for cell in cells}) == 3
     assert len({one.manifest.setting for one in read}) == 3
-    assert [one.manifest.variant.split()[-1:] for one in read[1:]] == [
-        ["generate.thinking_speed=0"], ["generate.thinking_speed=5"],
-    ]  # fmt: skip
+    said = [[text for text in one.manifest.variant.split() if "speed" in text] for one in read]
+    assert said[1] == [*said[0], "generate.thinking_speed=0"]
+    assert said[2] == [*said[0], "generate.thinking_speed=5"]
     prompts = [[record.num_prompt_tokens for record in one.records] for one in read]
     assert [auto - two for two, auto in zip(prompts[0], prompts[1], strict=True)] == [3, 3, 3]  # letters are tokens
     assert prompts[2] == prompts[0]
@@ -911,6 +924,8 @@ def test_a_few_examples_are_learnt_at_three_speeds(tmp_path: Path) -> None:
     model = ModelConfig(hidden_size=64, num_layers=2, mlp_size=128, device="cpu")
     backbone = Backbone.load(model, seed=1)
     examples = EXAMPLES[1:]
+    cot = TrainConfig(epochs=100, batch_size=4, lr=5e-3)  # whose tables then stay
+    train_method(Cot(backbone, CotConfig()), examples, cot, folder=tmp_path / "cot", seed=0)
     method = built(backbone, speeds=(1, 2, 5))
 
     @torch.no_grad()
@@ -926,12 +941,12 @@ def test_a_few_examples_are_learnt_at_three_speeds(tmp_path: Path) -> None:
         return float(output.logits.softmax(-1)[:, backbone.layout.close[0]].mean())
 
     before = stop_probability()
-    config = TrainConfig(epochs=300, batch_size=4, lr=5e-3)
-    train_method(method, examples, config, folder=tmp_path, seed=0)
+    config = TrainConfig(epochs=600, batch_size=4, lr=2e-3)
+    train_method(method, examples, config, folder=tmp_path / "colar", seed=0)
     assert before < 0.1
     assert stop_probability() > 0.9
     for c in (1, 2, 5):
         found = method.generate([e.question for e in examples], GenerateConfig(thinking_speed=c, max_latents=64))
         expected = [ceil(backbone.num_step_tokens(example) / c) for example in examples]
-        assert [one.num_latents for one in found] == pytest.approx(expected, abs=1)
+        assert [one.num_latents for one in found] == expected
         assert [one.text for one in found] == [example.answer for example in examples]

@@ -1,0 +1,283 @@
+"""CoLaR: chains compressed at a speed that the prompt asks for (Tan et al., arXiv:2505.16552), its supervised stage.
+
+Every c tokens of the chain become one latent: the sum of their embeddings over the square root of their number, which
+keeps the spread of a single embedding. One causal pass over question, latents and answer teaches two things. The LM
+head learns to continue each latent with a random token of the next chunk, and the last one with the end of thought. A
+latent head learns the distribution of the next input embedding: a diagonal Gaussian, in units of the embeddings'
+deviation s. At inference the mean of that, or a draw, is the next input until the LM head's argmax is the end of
+thought; then the answer is text. c changes from step to step and stands in the prompt, so that one model thinks at any
+speed. `generate.thinking_speed` chooses it at test time, also one never trained on (less accurate in the paper).
+
+The paper's separator `###` opens and closes the thought. Here `<think>` and `</think>` do, special tokens of known ids;
+in the layout `coconut` the end of the question and `###` do. The opening one is part of the prompt, hence not
+supervised. Embedding tables are frozen as in the paper, rows of added markers included: start from a run that has
+trained them (`start: {method: cot}`, with which the paper starts all methods).
+
+Differs from the released code (specs/colar.md): no padding inside a row, hence no lost stop labels (B1, B2); one c for
+an optimiser step (there for a forward pass, with equal seeds on all devices); the stop is an argmax, there a draw;
+examples without a chain are skipped. Neither its RL stage nor its second pass over predicted latents (off by default,
+and faulty) is here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from math import ceil
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+from latbench.config import Fraction, GenerateConfig, NonNegativeFloat, Positive, PositiveFloat
+from latbench.decoding.rule import Latent, LatentRule, RowState, StepRule
+from latbench.decoding.sampling import Sampling, normal, row_keys, uniform
+from latbench.files import write_whole
+from latbench.method import DIAGNOSTICS, Losses, LossTerm, Method, MethodConfig, Stage
+from latbench.model.backbone import Backbone
+from latbench.model.layout import IGNORE_INDEX, Batch, pad
+from latbench.registry import register_method
+from latbench.task import STRICT, Example
+from latbench.training.losses import token_cross_entropy
+
+AUTO = 0  # the speed that reads `auto` in the prompt
+EPSILON = 1e-5  # beside the divisor of a merge, as in the paper's code
+NO_SPREAD = 1e-9  # deviation of the deterministic head
+LATENT_DRAW, LABEL_DRAW, AUTO_DRAW = 1, 2, 3  # draw 0 of a step is the text token's
+PLACEHOLDER = 0  # id of a latent in a sequence: any valid row of the table
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ColarConfig(MethodConfig):
+    """The defaults are those of the paper's tables on GSM8K; its ablations are DL, OC, MP and NLL."""
+
+    max_speed: Positive = 5  # c_max: c is uniform over 1 ... c_max
+    # c is uniform over these instead: 1, 3, 5, 7 for speeds never trained on, a single one for a model of that speed
+    speeds: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
+    auto_prob: Fraction = 0.0  # examples whose prompt says `auto` instead of c
+    test_speed: Annotated[int, Field(ge=0)] = 2  # c in the prompt where generate.thinking_speed is null; 0: `auto`
+    pooling: Literal["sqrt", "mean"] = "sqrt"  # what divides a chunk's sum; mean: MP
+    latent_loss: Literal["soft_mse", "nll", "mse"] = "soft_mse"  # mse: with a deterministic head (DL)
+    latent_weight: NonNegativeFloat = 1.0
+    entropy_bonus: NonNegativeFloat = 0.0  # alpha; -w_H of the code. Without it soft_mse takes the deviation to 0
+    predict_chain: bool = True  # cross-entropy on tokens of the chunks; off: OC
+    head_size: Positive | None = None  # I; None: the model's width
+    embedding_scale: PositiveFloat | None = None  # s; None: standard deviation of the model's input embeddings
+
+    def __post_init__(self) -> None:
+        if self.latent_loss == "mse" and self.entropy_bonus > 0:
+            raise ValueError(
+                f"method.entropy_bonus must be 0 with method.latent_loss=mse, got {self.entropy_bonus}; "
+                "a deterministic head has no entropy to raise"
+            )
+
+
+class LatentHead(nn.Module):
+    """The distribution of the next input embedding; in float32 at least, whatever the model runs in.
+
+    Args:
+        size: D, of hidden states and embeddings; inner: I.
+        scale: s; mean and deviation are in units of it.
+        deterministic: no spread.
+    """
+
+    def __init__(self, size: int, inner: int, scale: float, *, deterministic: bool = False) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(size, inner), nn.GELU(), nn.Linear(inner, inner), nn.LayerNorm(inner))
+        self.mean = nn.Linear(inner, size)
+        self.log_std = None if deterministic else nn.Linear(inner, size)
+        self.scale: Tensor
+        self.register_buffer("scale", torch.tensor(scale))
+
+    def forward(self, hidden: Tensor) -> Normal:
+        """(..., hidden) last hidden states -> diagonal Gaussians over (..., hidden), in units of s."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            inner = self.mlp(hidden.to(self.scale.dtype))
+            mean = self.mean(inner)
+            std = torch.full_like(mean, NO_SPREAD) if self.log_std is None else self.log_std(inner).exp()
+        return Normal(mean, std, validate_args=False)
+
+    def log_density(self, latents: Tensor, hidden: Tensor) -> Tensor:
+        """Of latents as they are fed, (..., hidden), given the hidden states before them: (..., hidden), one for each
+        dimension, in units of s."""
+        return cast(Tensor, self(hidden).log_prob(self.normalised(latents)))
+
+    def draw(self, hidden: Tensor, noise: Tensor | float) -> Tensor:
+        """Latents to feed, (..., hidden): mean plus deviation times noise."""
+        found = self(hidden)
+        return cast(Tensor, (found.mean + found.stddev * noise) * self.scale).to(hidden.dtype)
+
+    def normalised(self, embeds: Tensor) -> Tensor:
+        """Embeddings in units of s."""
+        return embeds.to(self.scale.dtype) / self.scale
+
+
+@register_method("colar", config=ColarConfig)
+class Colar(Method[ColarConfig]):
+    """Question at a speed, compressed chain, answer."""
+
+    def __init__(self, backbone: Backbone, config: ColarConfig) -> None:
+        super().__init__(backbone, config)
+        table = backbone.model.get_input_embeddings().weight
+        if (scale := config.embedding_scale) is None:
+            with torch.no_grad():  # through the module: some models scale inside it
+                scale = float(backbone.embed(torch.arange(len(table), device=table.device)).float().std())
+        size = backbone.hidden_size
+        head = LatentHead(size, config.head_size or size, scale, deterministic=config.latent_loss == "mse")
+        self.heads["latent"] = head.to(table.device, torch.promote_types(table.dtype, torch.float32))
+        self.speeds = config.speeds or tuple(range(1, config.max_speed + 1))
+
+    @property
+    def head(self) -> LatentHead:
+        """Of the latents."""
+        return cast(LatentHead, self.heads["latent"])
+
+    def stages(self) -> list[Stage]:
+        """One; embedding tables are frozen."""
+        return [Stage(name="sft", frozen=tuple(f"backbone.{table}" for table in self.backbone.tables))]
+
+    def skip_reason(self, example: Example, stage: Stage) -> str | None:
+        """An empty chain has nothing to compress; a row must fit at every speed."""
+        pieces = self.backbone.layout.encode(example)
+        if not pieces.steps:
+            return "no reasoning steps to compress"
+        said = {max(self.speeds), AUTO} if self.config.auto_prob else {max(self.speeds)}
+        prompt = max(len(self.backbone.prompt(at_speed(example.question, speed))) for speed in said)
+        length = prompt + ceil(len(pieces.steps) / min(self.speeds)) + len(pieces.close) + len(pieces.answer) + 1
+        return None if length <= self.backbone.context else "longer than the context"
+
+    def prepare(self, stage: Stage, examples: Sequence[Example], folder: Path) -> None:
+        """Refuse a model that cannot stop; report s."""
+        if not self.backbone.layout.close:
+            raise ValueError(
+                f"method {self.name!r} stops at the close marker, which {self.backbone.name} has not; "
+                "load it with markers, or set model.layout=coconut"
+            )
+        write_whole(folder / DIAGNOSTICS, json.dumps({"latent_head": {"embedding_scale": float(self.head.scale)}}))
+
+    # training
+
+    def speed(self) -> int:
+        """c of this optimiser step. One for all rows: each c then weighs the same, whatever the length it leaves."""
+        key = row_keys(self.seed, ["speed"], [self.step])
+        return self.speeds[int(float(uniform(key, torch.zeros_like(key))) * len(self.speeds))]
+
+    def batch(self, examples: Sequence[Example], stage: Stage) -> Batch:
+        """Rows of question, z_1 .. z_K, close marker, answer and EOS; the chunks behind z_k; where z_k is predicted."""
+        c = self.speed()
+        keys = row_keys(self.seed, [example.id for example in examples], [self.epoch] * len(examples))
+        is_auto = uniform(keys, torch.zeros_like(keys), AUTO_DRAW) < self.config.auto_prob
+        rows, labels, num_prompt, chunks = [], [], [], []
+        for example, key, auto in zip(examples, keys, is_auto.tolist(), strict=True):
+            asked = replace(example, question=at_speed(example.question, AUTO if auto else c))
+            pieces = self.backbone.layout.encode(asked)
+            own = [pieces.steps[start : start + c] for start in range(0, len(pieces.steps), c)]
+            drawn = random_tokens(own, key) if self.config.predict_chain else [IGNORE_INDEX] * len(own)
+            final = [*pieces.close, *pieces.answer, pieces.eos]
+            rows.append([*pieces.prompt, *[PLACEHOLDER] * len(own), *final])
+            labels.append([*[IGNORE_INDEX] * (len(pieces.prompt) - 1), *drawn, *final])  # what comes next
+            num_prompt.append(len(pieces.prompt))
+            chunks.append(own)
+        sequence, tokens = pad(rows, labels), pad([chunk for own in chunks for chunk in own])
+        num_latents = torch.tensor([len(own) for own in chunks])
+        place = sequence.positions - torch.tensor(num_prompt)[:, None]  # 0 at z_1
+        before = (place >= -1) & (place < num_latents[:, None])  # P: <think>, z_1 .. z_K
+        terms = ("latent",) if self.config.latent_loss == "mse" else ("latent", "entropy")
+        ce = int((sequence.labels != IGNORE_INDEX).sum())
+        return Batch(
+            num_items={"ce": ce, **dict.fromkeys(terms, int(before.sum()))},
+            sequence=sequence,
+            is_latent=before & (place >= 0),
+            before=before,
+            c=c,
+            chunk_ids=tokens.ids,  # no `Tokens`: they are merged before the model sees them
+            chunk_mask=tokens.mask,
+            noise_keys=keys.repeat_interleave(num_latents + 1),
+            noise_steps=place[before] + 1,
+        )
+
+    def loss(self, batch: Batch, stage: Stage) -> Losses:
+        """L = L_CE + L_latent - alpha H, each a mean over its own items."""
+        sequence, before = batch.sequence, batch.before
+        z = compress(self.backbone.embed(batch.chunk_ids), batch.chunk_mask, batch.c, self.config.pooling)
+        embeds = self.backbone.embed(sequence.ids).masked_scatter(batch.is_latent[..., None], z)
+        selected = before | (sequence.labels != IGNORE_INDEX)
+        output = self.backbone.causal(embeds, sequence.positions, select=selected)
+        ce = token_cross_entropy(output.logits, sequence.labels[selected])
+
+        predicted = self.head(output.hidden[before[selected]])  # (items, hidden)
+        y = self.head.normalised(embeds[:, 1:][before[:, :-1]].detach())  # z_1 .. z_K, then the close marker
+        if self.config.latent_loss == "nll":
+            each = -predicted.log_prob(y)
+        else:
+            noise = normal(batch.noise_keys, batch.noise_steps, LATENT_DRAW, y.shape[-1])
+            each = (predicted.mean + predicted.stddev * noise - y) ** 2
+        latent = LossTerm(each.mean(-1).sum(), len(y), weight=self.config.latent_weight)
+        if self.config.latent_loss == "mse":
+            return Losses(ce=ce, latent=latent)
+        entropy = predicted.entropy().mean(-1).sum()
+        return Losses(ce=ce, latent=latent, entropy=LossTerm(entropy, len(y), weight=-self.config.entropy_bonus))
+
+    # inference
+
+    def prompt_ids(self, question: str, config: GenerateConfig | None = None) -> list[int]:
+        """The question with the speed to think at."""
+        asked = None if config is None else config.thinking_speed
+        return self.backbone.prompt(at_speed(question, self.config.test_speed if asked is None else asked))
+
+    def rule(self, config: GenerateConfig) -> StepRule:
+        """The latent head's draws until the LM head says stop."""
+        return LatentHeadRule(self.backbone, self.head, config)
+
+
+class LatentHeadRule(LatentRule):
+    """At least one latent, then as many as the model wants.
+
+    Args:
+        config: `latent_noise` is the paper's latent temperature: it multiplies the deviation; 0 feeds the mean.
+    """
+
+    def __init__(self, backbone: Backbone, head: LatentHead, config: GenerateConfig) -> None:
+        super().__init__(backbone, Sampling.from_config(config))
+        self.head, self.latent_noise = head, config.latent_noise
+        self.close = backbone.layout.close[0] if backbone.layout.close else -1  # without: until the cap
+
+    def latent(self, hidden: Tensor, logits: Tensor, rows: RowState) -> Latent:
+        """See LatentRule; the first id of the marker stops, the others are forced."""
+        noise: Tensor | float = 0.0
+        if self.latent_noise > 0:
+            noise = self.latent_noise * normal(rows.keys, rows.steps, LATENT_DRAW, hidden.shape[-1])
+        stop = (logits.argmax(-1) == self.close) & (rows.num_latents > 0)
+        return Latent(self.head.draw(hidden, noise), stop)
+
+
+def at_speed(question: str, speed: int) -> str:
+    """The question as it is asked, in the paper's words."""
+    return f"{question}(Thinking speed: {'auto' if speed == AUTO else speed})"
+
+
+def random_tokens(chunks: Sequence[Sequence[int]], key: Tensor) -> list[int]:
+    """One token of each chunk, uniformly, keyed by the row."""
+    order = torch.arange(len(chunks))
+    places = uniform(key.expand(len(chunks)), order, LABEL_DRAW).tolist()
+    return [chunk[int(place * len(chunk))] for chunk, place in zip(chunks, places, strict=True)]
+
+
+def compress(embeds: Tensor, mask: Tensor, c: int, pooling: Literal["sqrt", "mean"]) -> Tensor:
+    """One embedding for the m tokens of each chunk: their sum over sqrt(m), or over m.
+
+    Args:
+        embeds: (chunks, tokens, hidden); mask: (chunks, tokens) bool, its tokens.
+        c: compression factor; 1 leaves the embeddings as they are.
+    Returns: (chunks, hidden).
+    """
+    if c == 1:
+        return embeds[:, 0]
+    num = mask.sum(-1, keepdim=True).to(embeds.dtype)
+    divisor = num.sqrt() if pooling == "sqrt" else num
+    return (embeds * mask[..., None]).sum(1) / (divisor + EPSILON)

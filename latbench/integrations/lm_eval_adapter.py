@@ -1,0 +1,287 @@
+"""Any run as the model `latbench` of lm-evaluation-harness; `lm_eval_tasks.py` is the other way round.
+
+    latbench lm-eval --model latbench --model_args run=RUN[,raw=true][,think=false] --tasks ... --batch_size auto
+
+What a run is asked. `generate_until`: the context is the question, in the run's own prompt (template, open marker,
+whatever its method adds); the run thinks as it was trained to, and what follows its close marker is the answer that the
+task sees. Examples in the context (`--num_fewshot`) become part of the question. With `raw=true` the context is fed as
+it is and all text that comes is the answer, as with lm-eval's own `hf`; a latent method still takes its latent steps.
+`loglikelihood` (multiple choice): with `think=true` the run thinks about the context as above, and the continuation is
+scored after the close marker; with `think=false` it is scored right after the context as it is, which equals `hf`. The
+default is true for methods that begin with latent steps, unless `raw=true`. `loglikelihood_rolling` scores a text about
+which nothing is asked: `think=false` only.
+
+How. `until`, `max_gen_toks` (of reasoning and answer together), `do_sample`, `temperature` and any key of `generate.*`
+in a task's `generation_kwargs` or in `--gen_kwargs`; the run's own settings where they say nothing. Random draws are
+keyed by the run's seed, the context and the repeat, so that neither batch nor `--seed` changes them. `--batch_size
+auto` takes the run's own; lm-eval's default is 1.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from lm_eval.__main__ import cli_evaluate
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.api.registry import register_model
+from lm_eval.models.utils import normalize_gen_kwargs
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from latbench import registry, tree
+from latbench.config import ConfigError, GenerateConfig
+from latbench.decoding.loop import Generation, Prompt
+from latbench.decoding.rule import Mode
+from latbench.integrations.likelihood import Likelihood, after_text, after_thinking
+from latbench.integrations.lm_eval_tasks import run_of
+from latbench.progress import progress
+
+RAW_TOKENS = 256  # lm-eval's `max_gen_toks` for a task that names none
+WITHOUT_EFFECT = {"num_beams": 1, "repetition_penalty": 1}  # values at which a task may set what we do not have
+KEYS = ("run", "raw", "think", "batch_size", "device")
+log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """lm-eval's own command line, with the model `latbench` registered. Raises: SystemExit: its parser's errors."""
+    before, sys.argv = sys.argv, ["lm-eval", *arguments]  # the only place it reads them from
+    try:
+        cli_evaluate()
+    finally:
+        sys.argv = before
+
+
+@register_model("latbench")
+class LatbenchLM(TemplateLM):
+    """A run as a model of lm-eval; see the module's docstring.
+
+    Args:
+        run: folder, or name under `runs/`; raw, think: see there.
+        batch_size: rows at once; "auto": the run's own.
+        device: a CUDA device on a machine without one is the CPU; None: where the run was trained.
+        max_batch_size, trust_remote_code: from lm-eval's own options; nothing here reads them.
+    Raises: ValueError: no such run, no checkpoint, or arguments that are unknown or do not fit together.
+    """
+
+    def __init__(
+        self,
+        run: Any = None,
+        *,
+        raw: bool = False,
+        think: bool | None = None,
+        batch_size: int | str = "auto",
+        device: str | None = None,
+        max_batch_size: int | None = None,
+        trust_remote_code: bool = False,
+        **unknown: Any,
+    ) -> None:
+        super().__init__()
+        for key in unknown:
+            raise registry.unknown("key in --model_args:", key, KEYS)
+        if run is None:
+            raise ValueError("--model_args says no run; give run=FOLDER, `latbench list runs` shows those at hand")
+        for key, value in (("raw", raw), ("think", think)):
+            if not isinstance(value, bool | None):
+                raise ValueError(f"--model_args: {key} must be true or false, got {value!r}")
+        if raw and think:
+            raise ValueError("--model_args: a run thinks in its own prompt; give one of raw=true and think=true")
+        has_cuda = torch.cuda.is_available()  # lm-eval's default is cuda:0 on any machine; its `hf` falls back too
+        self.run = run_of(run, "cpu" if str(device).startswith("cuda") and not has_cuda else device)
+        self.method = self.run.method
+        self.backbone, self.tokenizer = self.method.backbone, self.method.backbone.tokenizer
+        self.raw = raw
+        is_latent = self.method.rule(self.run.config.generate).start == Mode.LATENT
+        self.think = is_latent and not raw if think is None else think
+        self.batch_size = _batch_size(batch_size, self.run.config.generate.batch_size)
+        self.figures: dict[str, list[Generation]] = defaultdict(list)
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> LatbenchLM:
+        """The model of `--model_args`, which win over options of the same name."""
+        return cls(**{**(additional_config or {}), **arg_dict})
+
+    # what lm-eval asks of a model with a tokenizer
+
+    @property
+    def eot_token_id(self) -> int:
+        """The token that ends an answer."""
+        return self.backbone.layout.eos
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What a text is scored after where its context is empty."""
+        return self.eot_token_id if self.tokenizer.bos_token_id is None else int(self.tokenizer.bos_token_id)
+
+    @property
+    def max_length(self) -> int:
+        """Positions of the model."""
+        return self.backbone.context
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Part of the key under which lm-eval keeps requests."""
+        return str(self.run.folder)
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """Ids of a text; None: with the tokenizer's BOS, once."""
+        if add_special_tokens is None:
+            return self.backbone.encode(self._without_bos(string))
+        return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The conversation as text. Raises: ValueError: the run's own prompt would word it a second time."""
+        if not self.raw:
+            raise ValueError(
+                "--apply_chat_template words a question that the run's own prompt words already; "
+                "leave it out, or feed lm-eval's text as it is with --model_args run=...,raw=true"
+            )
+        text = self.tokenizer.apply_chat_template(
+            chat_history,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+        return str(text)
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What lm-eval stores beside its results: which run answered, how, and by task what that took on average."""
+        return {
+            "run": str(self.run.folder),
+            "method": self.run.config.method_name,
+            "backbone": self.backbone.name,
+            "layout": self.backbone.layout.name,
+            "setting": self.run.config.setting,
+            "run_seed": self.run.config.seed,
+            "raw": self.raw,
+            "think": self.think,
+            "answers": {task: _figures(answers) for task, answers in self.figures.items()},
+        }
+
+    # requests
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """See lm-eval; a prompt that does not fit the context is answered with nothing, and counted in the log."""
+        repeats: Counter[tuple[str | None, str]] = Counter()
+        groups: dict[str, list[tuple[int, Prompt]]] = defaultdict(list)
+        for index, request in enumerate(requests):
+            context, settings = request.args
+            sample = repeats[request.task_name, context]
+            repeats[request.task_name, context] += 1
+            text = self._without_bos(context) if self.raw else context
+            prompt = Prompt(id=context, text=text, sample=sample, raw=self.raw)
+            groups[json.dumps(settings, sort_keys=True)].append((index, prompt))
+        found: dict[int, str] = {}
+        for settings, group in groups.items():
+            config = self.decoding(json.loads(settings))
+            for chunk in _chunks(group, config.chunk, "answers"):
+                answers = self.method.generate([prompt for _, prompt in chunk], config, seed=self.run.config.seed)
+                for (index, _), answer in zip(chunk, answers, strict=True):
+                    found[index] = answer.text
+                    self.figures[str(requests[index].task_name)].append(answer)
+                    self.cache_hook.add_partial("generate_until", requests[index].args, answer.text)
+        too_long = sum(answer.stop_reason == "prompt_too_long" for rows in self.figures.values() for answer in rows)
+        if too_long:
+            log.warning("%d prompts do not fit the context of %d and got no answer", too_long, self.max_length)
+        return [found[index] for index in range(len(requests))]
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """See lm-eval."""
+        if not self.think:
+            return list(super().loglikelihood(requests, disable_tqdm=disable_tqdm))
+        found: list[Likelihood] = []
+        config = replace(self.run.config.generate, batch_size=self.batch_size)
+        for chunk in _chunks(requests, config.chunk, "continuations"):
+            scores = after_thinking(self.method, [request.args for request in chunk], config, seed=self.run.config.seed)
+            for request, score in zip(chunk, scores, strict=True):
+                self.cache_hook.add_partial("loglikelihood", request.args, score)
+            found += scores
+        return list(found)
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """See lm-eval. Raises: ValueError: the run is to think, and there is nothing to think about."""
+        if self.think:
+            names = ", ".join(sorted({str(request.task_name) for request in requests}))
+            raise ValueError(
+                f"task {names} scores a text about which nothing is asked (loglikelihood_rolling), so there is nothing "
+                "to think about; score it by the language model alone with --model_args run=...,think=false"
+            )
+        totals = []
+        for (text,) in (request.args for request in requests):
+            windows = get_rolling_token_windows(self.tok_encode(text), self.prefix_token_id, self.max_length, 1)
+            pairs = [make_disjoint_window(window) for window in windows]
+            total = sum(score.logprob for score in after_text(self.backbone, pairs, batch_size=self.batch_size))
+            self.cache_hook.add_partial("loglikelihood_rolling", (text,), total)
+            totals.append(float(total))
+        return totals
+
+    def _loglikelihood_tokens(
+        self,
+        requests: list[tuple[tuple[str, str], list[int], list[int]]],
+        disable_tqdm: bool = False,
+        **kwargs: Any,
+    ) -> list[tuple[float, bool]]:
+        pairs = [(context, continuation) for _, context, continuation in requests]
+        with progress("continuations", total=len(pairs)) as advance:
+            scores = after_text(self.backbone, pairs, batch_size=self.batch_size, advance=advance)
+        for (texts, _, _), score in zip(requests, scores, strict=True):
+            self.cache_hook.add_partial("loglikelihood", texts, score)
+        return list(scores)
+
+    def decoding(self, generation_kwargs: Mapping[str, Any]) -> GenerateConfig:
+        """`generate.*` of a request. Raises: ValueError: a key that is unknown, or a value out of range."""
+        own = self.run.config.generate
+        given = dict(normalize_gen_kwargs(dict(generation_kwargs), RAW_TOKENS if self.raw else own.max_new_tokens))
+        if not given.pop("do_sample", False):
+            given["temperature"] = 0.0
+        given["max_new_tokens"] = given.pop("max_gen_toks")
+        given["until"] = [stop for stop in given["until"] if stop]
+        for key, value in WITHOUT_EFFECT.items():
+            if given.get(key) == value:
+                del given[key]
+        settings = {**asdict(own), **given, "batch_size": self.batch_size}
+        config, errors = tree.validate("generation_kwargs", GenerateConfig, settings)
+        if errors:
+            raise ConfigError(errors)
+        assert isinstance(config, GenerateConfig)
+        return config
+
+    def _without_bos(self, text: str) -> str:
+        """The text without a BOS at its start (chat templates write one) that the tokenizer would add once more."""
+        bos = self.tokenizer.bos_token
+        adds = bos is not None and self.backbone.encode("")[:1] == [self.tokenizer.bos_token_id]
+        return text.removeprefix(str(bos)) if adds else text
+
+
+def _batch_size(given: int | str, own: int) -> int:
+    """Raises: ValueError: neither a positive number nor auto."""
+    if str(given).startswith("auto"):
+        return own
+    if not str(given).isdecimal() or int(given) < 1:
+        raise ValueError(f"--batch_size must be a positive number or auto, got {given!r}")
+    return int(given)
+
+
+def _chunks(items: Sequence[Any], size: int, what: str) -> Iterator[Sequence[Any]]:
+    """The items, so many at a time, under a progress bar."""
+    with progress(what, total=len(items)) as advance:
+        for start in range(0, len(items), size):
+            yield items[start : start + size]
+            advance(len(items[start : start + size]))
+
+
+def _figures(answers: Sequence[Generation]) -> dict[str, Any]:
+    """Mean lengths of one task's answers, how many ended in which way, and how many never came to an answer."""
+    counts = ("num_latents", "num_reasoning_tokens", "num_answer_tokens")
+    means = {name: sum(getattr(answer, name) for answer in answers) / len(answers) for name in counts}
+    reasons = Counter(answer.stop_reason for answer in answers)
+    open_ended = sum(not answer.closed for answer in answers)
+    return {"n": len(answers), **means, "not_closed": open_ended, "stop_reasons": dict(reasons)}

@@ -53,7 +53,7 @@ def new_manifest(run: Run, wanted: EvalConfig, fingerprint: Fingerprint, prompts
         command=environment.command_line(),
         config=config.to_tree()
         | {"eval": {"task": scoring, "split": wanted.split, "limit": wanted.limit, "seed": wanted.seed}},
-        questions_sha256=_questions_hash(prompts),
+        questions_sha256=questions_hash(prompts),
         data={
             **{name: Fingerprint(**row) for name, row in report.get("data", {}).items()},
             f"{wanted.task_name}/{wanted.split}": fingerprint,
@@ -68,7 +68,8 @@ def new_manifest(run: Run, wanted: EvalConfig, fingerprint: Fingerprint, prompts
     )
 
 
-def _questions_hash(prompts: Sequence[Example]) -> str:
+def questions_hash(prompts: Sequence[Example]) -> str:
+    """`Manifest.questions_sha256` of what is asked, worded by the task."""
     rows = [[example.id, example.question, example.answer] for example in prompts]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 

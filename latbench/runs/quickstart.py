@@ -66,7 +66,7 @@ def quickstart(configs: Sequence[RunConfig], *, runs_dir: Path, out: Path, limit
     for config in configs:
         run = train(config, runs_dir=runs_dir, resume=True)
         folders.append(evaluate(run, plan(run.config, config.task_name, limit=limit)))
-    board = leaderboard(folders, ("md",), out)
+    board = leaderboard(folders, ("md", "html"), out)
     pictures = [out / f"accuracy_vs_length{suffix}" for suffix in SUFFIXES]
     for picture in pictures:
         plot(board.cells, picture)

@@ -15,7 +15,7 @@ from latbench.runs.records import MANIFEST, RECORDS
 
 
 def test_no_module_of_the_report_imports_torch_or_a_plotting_library() -> None:
-    modules = ["leaderboard", "compare", "plot", "metrics", "statistics", "tables", "formats"]
+    modules = ["leaderboard", "compare", "plot", "metrics", "statistics", "tables", "formats", "page", "latex"]
     code = f"import sys, {', '.join('latbench.report.' + name for name in modules)}\n"
     heavy = "('torch', 'transformers', 'pandas', 'matplotlib', 'scipy', 'numpy', 'tabulate')"
     code += f"print([name for name in {heavy} if name in sys.modules])"
@@ -27,7 +27,7 @@ def test_making_a_leaderboard_and_a_plot_imports_no_torch(make: Any, record: Any
     make([record("a"), record("b")])
     code = (
         "import sys\nfrom pathlib import Path\nfrom latbench.report import leaderboard, plot\n"
-        f"result = leaderboard.leaderboard([Path({str(tmp_path)!r})], ['md', 'csv'])\n"
+        f"result = leaderboard.leaderboard([Path({str(tmp_path)!r})], ['md', 'csv', 'latex', 'html'])\n"
         f"plot.plot(result.cells, Path({str(tmp_path / 'p.svg')!r}))\n"
         "print('torch' in sys.modules, 'transformers' in sys.modules)"
     )
@@ -104,7 +104,7 @@ def test_wrong_requests_are_refused_in_one_sentence(make: Any, record: Any, tmp_
     with pytest.raises(ValueError, match=r"nowhere' does not exist"):
         leaderboard([tmp_path / "nowhere"])
     make([record("a")])
-    with pytest.raises(ValueError, match=r"unknown format 'htm'.*Available: csv, md"):
+    with pytest.raises(ValueError, match=r"unknown format 'htm'; did you mean 'html'.*: csv, html, latex, md"):
         leaderboard([tmp_path], ["htm"])
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot write to --out"):

@@ -1,0 +1,85 @@
+r"""The tables as LaTeX: booktabs, one table per section, everything escaped.
+
+The text is a fragment for \input; its preamble needs booktabs and graphicx (wide tables are shrunk to the line), and
+an engine that reads UTF-8 (any since 2018).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from latbench.report.formats import NOTHING, Table, plain, report_sections
+from latbench.report.reported import LEGEND as REPORTED_LEGEND
+from latbench.report.reported import TITLE, Reported, reported_tables
+from latbench.report.tables import Row
+
+HEAD = """\
+% Leaderboard of latbench; preamble: \\usepackage{booktabs,graphicx}
+% Accuracy (%) is pass@1, in brackets its 95 % interval: Wilson's for a single run, Student's t over seeds for several;
+% #L is latent steps plus explicit reasoning tokens; compression is the mean #L of the reference / mean #L."""
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "–": "--",
+    "∞": r"$\infty$",
+    "±": r"$\pm$",
+    "…": r"\dots{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    **{character: "\\" + character for character in "&%$#_{}"},
+}
+
+
+def to_latex(rows: Sequence[Row], reported: Sequence[Reported] = ()) -> str:
+    r"""One `table*` environment per table, labelled `tab:latbench-1` and so on.
+
+    Args:
+        reported: published numbers, in tables of their own whose captions say so.
+    """
+    environments: list[str] = []
+    for section in report_sections(rows):
+        for number, table in enumerate(section.tables):
+            caption = f"{section.title}. {section.facts}" if not number else f"{section.title}. {table.title}"
+            environments.append(_environment(table, caption, len(environments) + 1))
+    if not environments:
+        environments.append(f"% {NOTHING}")
+    for number, table in enumerate(reported_tables(reported)):
+        legend = f" {REPORTED_LEGEND}" if not number else ""
+        environments.append(_environment(table, f"{TITLE}: {table.title}.{legend}", len(environments) + 1))
+    return "\n\n".join([HEAD, *environments]) + "\n"
+
+
+def latex_text(text: str) -> str:
+    """Plain text that LaTeX sets as it stands."""
+    return re.sub(".", lambda match: _SPECIAL.get(match.group(), match.group()), plain(text))
+
+
+def _environment(table: Table, caption: str, number: int) -> str:
+    sides = "".join("l" if table.is_text(name) else "r" for name in table.headings)
+    lines = [_line(line) for line in (table.headings, *table.lines)]
+    return "\n".join(
+        [
+            r"\begin{table*}",
+            r"\centering",
+            rf"\caption{{{latex_text(caption)}}}",
+            rf"\label{{tab:latbench-{number}}}",
+            r"\resizebox{\linewidth}{!}{%",
+            rf"\begin{{tabular}}{{@{{}}{sides}@{{}}}}",
+            r"\toprule",
+            lines[0],
+            r"\midrule",
+            *lines[1:],
+            r"\bottomrule",
+            r"\end{tabular}}",
+            r"\end{table*}",
+        ]
+    )
+
+
+def _line(texts: Sequence[str]) -> str:
+    r"""A row; what begins with a bracket or a star would be read as an argument of the \\ before it."""
+    joined = " & ".join(map(latex_text, texts))
+    return ("{}" if joined.startswith(("[", "*")) else "") + joined + r" \\"

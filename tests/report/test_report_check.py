@@ -1,0 +1,153 @@
+"""A submission that recomputes passes; each way in which it does not is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from latbench.config import RunConfig, parse
+from latbench.data import Example
+from latbench.report.check import _Told, check, check_evaluation
+from latbench.report.leaderboard import leaderboard
+from latbench.runs.evaluate import questions
+from latbench.runs.manifest import new_manifest
+from latbench.runs.plan import plan
+from latbench.runs.records import MANIFEST, RECORDS, Record, append_records, read_manifest, write_manifest
+
+RESULTS = Path(__file__).parents[2] / "results"
+COMMITTED = sorted(RESULTS.glob("synth/*/*-s0"))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, record: Any) -> Path:
+    """A folder with one evaluation that recomputes, on 4 generated questions, and its tables."""
+    top = tmp_path_factory.mktemp("built")
+    config: RunConfig = parse({"method": "cot"}, overrides=["task.num_test=4", "task.num_train=2"])
+    wanted = plan(config, "synth")
+    task, examples = questions(wanted)
+    told: Any = SimpleNamespace(train_data="synth/train n=2")
+    fresh = new_manifest(_Told(top / config.run_id, config, told), wanted, task.fingerprint("test"), examples)
+    folder = top / "synth" / "cot" / config.run_id
+    folder.mkdir(parents=True)
+    write_manifest(folder, replace(fresh, complete=True, versions={}))
+    answers = [example.answer if place else "" for place, example in enumerate(examples)]  # the first has none
+    append_records(folder / RECORDS, [_answered(record, *pair) for pair in zip(examples, answers, strict=True)])
+    leaderboard([top], ["md", "csv", "latex", "html"], top)
+    return top
+
+
+@pytest.fixture
+def submission(built: Path, tmp_path: Path) -> Path:
+    """A copy, to be changed."""
+    return shutil.copytree(built, tmp_path / "submitted")
+
+
+def _answered(record: Callable[..., Record], example: Example, answer: str) -> Record:
+    status = "correct" if answer else "no_answer"
+    return record(example.id, gold=example.answer, text=answer, extracted=answer or None, status=status)
+
+
+def evaluation(submission: Path) -> Path:
+    return next(submission.rglob(MANIFEST)).parent
+
+
+def rewrite(path: Path, line: int, **changes: Any) -> None:
+    lines = path.read_text().splitlines()
+    lines[line] = json.dumps({**json.loads(lines[line]), **changes})
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_what_recomputes_passes(submission: Path) -> None:
+    assert check([submission]) == ([], 1)
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
+def test_committed_results_recompute(folder: Path) -> None:
+    assert check_evaluation(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"status": "correct", "extracted": "7"}, "extracted of 1 records does not recompute; the first: 'test-0' has"),
+        ({"status": "incorrect"}, "status of 1 records does not recompute; the first: 'test-0' has 'incorrect'"),
+        ({"gold": "77"}, "gold of 1 records does not recompute; the first: 'test-0' has '77' instead of"),
+        ({"id": "test-9"}, "id of 1 records does not recompute"),
+        ({"seed": 3}, "seed of 1 records does not recompute"),
+        ({"chunk": 1}, "chunk of 1 records does not recompute"),
+    ],
+)
+def test_a_changed_record_is_refused(submission: Path, changes: dict[str, Any], sentence: str) -> None:
+    rewrite(evaluation(submission) / RECORDS, 0, **changes)
+    assert any(sentence in problem for problem in check_evaluation(evaluation(submission)))
+
+
+def test_a_timeout_of_the_checker_is_taken_as_it_stands(submission: Path) -> None:
+    rewrite(evaluation(submission) / RECORDS, 1, status="timeout")
+    assert check_evaluation(evaluation(submission)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"run": "synth-cot-mine"}, "run is 'synth-cot-mine' in the manifest, but 'synth-cot-tiny-"),
+        ({"setting": "00000000"}, "setting is '00000000' in the manifest, but '"),
+        ({"method": "codi"}, "method is 'codi' in the manifest, but 'cot' follows"),
+        ({"seed": 7}, "seed is 7 in the manifest, but 0 follows"),
+        ({"questions_sha256": "0" * 64}, "questions_sha256 is '0000"),
+        ({"config": {}}, "cannot be checked: method.name is missing"),
+        ({"data": {}}, "its manifest has no fingerprint of synth/test"),
+        ({"complete": False}, "incomplete, 4 of 4 records; resume the evaluation"),
+    ],
+)
+def test_a_changed_manifest_is_refused(submission: Path, changes: dict[str, Any], sentence: str) -> None:
+    folder = evaluation(submission)
+    write_manifest(folder, replace(read_manifest(folder), **changes))
+    assert any(sentence in problem for problem in check_evaluation(folder)), check_evaluation(folder)
+
+
+def test_another_schema_and_cut_lines_are_refused(submission: Path) -> None:
+    folder = evaluation(submission)
+    with (folder / RECORDS).open("a") as file:
+        file.write('{"id": ')
+    assert check_evaluation(folder) == [f"{folder}: 1 lines are no records; evaluate again"]
+    (folder / MANIFEST).write_text("{}")
+    assert "is not a latbench manifest" in check_evaluation(folder)[0]
+
+
+def test_records_too_large_to_commit_are_refused(submission: Path) -> None:
+    folder = evaluation(submission)
+    (folder / (RECORDS + ".gz")).write_bytes(b"0" * 150_001)
+    assert any("150001 bytes, more than 150000" in problem for problem in check_evaluation(folder))
+
+
+@pytest.mark.parametrize("suffix", ["md", "csv", "tex", "html"])
+def test_tables_of_other_records_are_refused(submission: Path, suffix: str) -> None:
+    path = submission / f"leaderboard.{suffix}"
+    path.write_text(path.read_text().replace("75.0", "99.0").replace("0.75", "0.99"))
+    problems, _ = check([submission])
+    assert len(problems) == 1
+    assert f"leaderboard.{suffix} is not what these records give; write it again with --format" in problems[0]
+
+
+def test_tables_with_published_numbers_or_files_beside_the_page_pass_as_well(submission: Path) -> None:
+    leaderboard([submission], ["md", "latex", "html"], submission, reported=True, all_records=True)
+    assert check([submission]) == ([], 1)
+
+
+def test_a_copy_is_refused(submission: Path) -> None:
+    folder = evaluation(submission)
+    for path in submission.glob("leaderboard.*"):
+        path.unlink()
+    shutil.copytree(folder, submission / "copy")
+    problems, num_checked = check([submission])
+    assert num_checked == 2
+    assert len(problems) == 1
+    assert "it has the setting and the seed of" in problems[0]

@@ -16,7 +16,6 @@ import typer
 from latbench import registry, tree
 from latbench.console import (
     FAILED,
-    check_files,
     describe,
     evaluation_folder,
     figures,
@@ -27,6 +26,7 @@ from latbench.console import (
     print_json,
     say,
     slots,
+    stale_files,
     use_data_dir,
 )
 from latbench.runs.run import Run, find_run, load_run
@@ -216,30 +216,57 @@ def sweep(
 @app.command()
 def leaderboard(
     folders: Annotated[list[Path] | None, typer.Argument(metavar="[FOLDER]...", help="./runs by default.")] = None,
-    formats: Annotated[str, typer.Option("--format", help="Comma-separated: md, csv.")] = "md",
+    formats: Annotated[str, typer.Option("--format", help="Comma-separated: md, csv, latex, html.")] = "md",
     out: Annotated[Path | None, typer.Option(help="Folder to write to instead of standard output.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Fail where the files in --out are not up to date.")] = False,
+    reported: Annotated[bool, typer.Option("--reported", help="Add the numbers that papers report, as such.")] = False,
+    all_records: Annotated[bool, typer.Option("--all-records", help="Every record, in files beside the page.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Fail where scores, metrics, identities or files do not recompute.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Print or write the tables, from records alone."""
+    """Print or write the tables and the page, from records alone; or check a submission."""
     from latbench.report import leaderboard as report
 
     names = [name.strip() for name in formats.split(",")]
-    if check and out is None:
-        raise ValueError("--check compares with written files; say where they are with --out DIR")
+    if check:
+        _check_submission(folders or [RUNS], names if out is not None else [], out, reported, as_json)
+        return
     if len(names) > 1 and out is None and not as_json:
         raise ValueError(f"--format {formats} names several formats; give --out DIR, or one format for standard output")
-    board = report.leaderboard(folders or [RUNS], names, None if check else out)
+    if all_records and (out is None or "html" not in names):
+        raise ValueError("--all-records writes files beside the page; add --format html --out DIR")
+    board = report.leaderboard(folders or [RUNS], names, out, reported=reported, all_records=all_records)
     for notice in board.notices:
         note(notice)
     if as_json:
         print_json({"tables": board.text_by_format, "files": board.paths, "notices": board.notices})
     elif out is None:
         say(board.text_by_format[names[0]].rstrip("\n"))
-    elif not check:
+    else:
         note("written: " + ", ".join(map(str, board.paths)))
-    if check and out is not None:
-        check_files({out / f"leaderboard.{name}": text for name, text in board.text_by_format.items()})
+
+
+def _check_submission(
+    folders: Sequence[Path], formats: Sequence[str], out: Path | None, reported: bool, as_json: bool
+) -> None:
+    """Say what does not recompute, also of the files in `out`, and fail where there is anything."""
+    from latbench.report import check
+    from latbench.report.leaderboard import FORMATS
+    from latbench.report.leaderboard import leaderboard as report
+
+    problems, num_checked = check.check(folders)
+    if out is not None:
+        texts = report(folders, formats, reported=reported).text_by_format
+        problems += stale_files({out / FORMATS[name].file_name: text for name, text in texts.items()})
+    problems = list(dict.fromkeys(problems))
+    if as_json:
+        print_json({"evaluations": num_checked, "problems": problems})
+    for problem in problems:
+        note(f"refused: {problem}")
+    if problems:
+        raise typer.Exit(FAILED)
+    note(f"checked: {num_checked} evaluations, everything recomputes")
 
 
 @app.command()
@@ -322,6 +349,107 @@ def trace(
 
 
 @app.command()
+def paths(
+    run: RunArgument = None,
+    task: OneTaskOption = None,
+    split: SplitOption = "test",
+    limit: LimitOption = None,
+    samples: SamplesOption = None,
+    settings: SetOption = None,
+    device: DeviceOption = None,
+    runs_dir: RunsOption = RUNS,
+    data_dir: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Sample distinct correct chains of each question from a run of `cot`, for `latbench parallelism --paths`."""
+    from latbench.runs.paths import SAMPLING, sample_paths
+    from latbench.runs.plan import plan
+
+    use_data_dir(data_dir)
+    target = load_run(find_run(run, runs_dir), device=device)
+    changes = {**SAMPLING, **_changes(settings, samples)}
+    wanted = plan(target.config, task or target.config.task_name, split=split, limit=limit, changes=changes)
+    path, found = sample_paths(target, wanted)
+    counts = [len(chains) for chains in found.by_id.values()]
+    if as_json:
+        print_json({"file": path, "source": found.source, "questions": len(counts), "paths": sum(counts)})
+        return
+    say(f"{path}: {sum(counts)} distinct correct chains of {len(counts)} questions")
+    note(f"next: latbench parallelism RUN --paths {path}")
+
+
+@app.command()
+def parallelism(
+    run: RunArgument = None,
+    paths_file: Annotated[
+        Path | None, typer.Option("--paths", help="File of `latbench paths`; the paths that the task knows by default.")
+    ] = None,
+    max_paths: Annotated[int, typer.Option(min=2, help="Most paths of a question, the gold chain among them.")] = 16,
+    threshold: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Probability from which a quantity counts, of known graphs.")
+    ] = 0.1,
+    task: OneTaskOption = None,
+    split: SplitOption = "test",
+    limit: LimitOption = None,
+    samples: SamplesOption = None,
+    settings: SetOption = None,
+    runs_dir: RunsOption = RUNS,
+    data_dir: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how much of explicit chains a run's latent steps hold, from its stored trace."""
+    from latbench.report.measure_tables import measure_text
+    from latbench.report.measures import Measures
+    from latbench.runs.parallelism import parallelism as measure
+
+    use_data_dir(data_dir)
+    target = load_run(find_run(run, runs_dir))
+    wanted = _plan(target, task, split, limit, samples, settings)
+    path, found = measure(target, wanted, paths_file=paths_file, max_paths=max_paths, threshold=threshold)
+    if as_json:
+        print_json({"file": path, **asdict(found)})
+        return
+    say(measure_text(Measures(parallelism=found)).rstrip("\n"))
+    if found.paths is None:
+        note("no question has two known paths, so there is no N_eff; sample them from a cot run with `latbench paths`")
+    note(f"written: {path}")
+
+
+@app.command()
+def reliance(
+    run: RunArgument = None,
+    interventions: Annotated[
+        str | None, typer.Option(help="Comma-separated: zeros, noise, other, cut<k>; by default these with k to 8.")
+    ] = None,
+    task: OneTaskOption = None,
+    split: SplitOption = "test",
+    limit: LimitOption = None,
+    samples: SamplesOption = None,
+    settings: SetOption = None,
+    device: DeviceOption = None,
+    runs_dir: RunsOption = RUNS,
+    data_dir: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how far a run relies on its latent steps: the same questions again with replaced latents."""
+    from latbench.report.measure_tables import measure_text
+    from latbench.report.measures import Measures, effects
+    from latbench.runs.reliance import DEFAULT
+    from latbench.runs.reliance import reliance as measure
+
+    use_data_dir(data_dir)
+    target = load_run(find_run(run, runs_dir), device=device)
+    wanted = _plan(target, task, split, limit, samples, settings)
+    names = [name.strip() for name in interventions.split(",")] if interventions else DEFAULT
+    path, found = measure(target, wanted, names)
+    if as_json:
+        print_json({"file": path, **asdict(found), "effects": [asdict(effect) for effect in effects(found)]})
+        return
+    say(measure_text(Measures(reliance=found)).rstrip("\n"))
+    note(f"written: {path}")
+
+
+@app.command()
 def inspect(
     run: RunArgument = None,
     question: Annotated[str | None, typer.Option(help="A question, of the split or any other.")] = None,
@@ -366,6 +494,26 @@ def _changes(settings: list[str] | None, samples: int | None) -> dict[str, Any]:
     """What `--set` and `--samples` say of an evaluation, by dotted key."""
     changes = dict(tree.flatten(tree.parse_overrides(settings or [])))
     return changes if samples is None else {**changes, "generate.samples": samples}
+
+
+@app.command(
+    "lm-eval",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def lm_eval(context: typer.Context) -> None:
+    """lm-evaluation-harness with any run: --model latbench --model_args run=RUN, and its own arguments."""
+    try:
+        from latbench.integrations import lm_eval_adapter
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != "lm_eval":
+            raise
+        note("error: lm-evaluation-harness is not installed; run `pip install 'latbench[lm-eval]'`")
+        raise typer.Exit(FAILED) from None
+    try:
+        lm_eval_adapter.main(context.args)
+    except SystemExit as end:  # of its own parser
+        raise typer.Exit(end.code if isinstance(end.code, int) else FAILED * bool(end.code)) from None
 
 
 @app.command("list")

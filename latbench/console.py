@@ -155,11 +155,13 @@ def evaluation_folder(name: str, runs_dir: Path) -> Path:
     raise ValueError(f"{top} holds {what}; {way_out}")
 
 
-def check_files(texts: Mapping[Path, str]) -> None:
-    """Raises: ValueError: a file is missing or differs from its text."""
-    for path, text in texts.items():
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            raise ValueError(f"{path} is not up to date; write it anew without --check")
+def stale_files(texts: Mapping[Path, str]) -> list[str]:
+    """A sentence on each file that is missing or differs from its text."""
+    return [
+        f"{path} is not up to date; write it anew without --check"
+        for path, text in texts.items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
 
 
 def slots(jobs: int | None) -> list[str | None]:
@@ -174,5 +176,5 @@ def slots(jobs: int | None) -> list[str | None]:
 
 
 def figures(summary: Summary) -> dict[str, Any]:
-    """An evaluation's metrics as JSON values, without its manifest, which stands beside the records."""
-    return {key: value for key, value in asdict(summary).items() if key != "manifest"}
+    """An evaluation's metrics as JSON values, without its manifest and measures, which stand beside the records."""
+    return {key: value for key, value in asdict(summary).items() if key not in ("manifest", "measures")}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from latbench.config import GenerateConfig
 from latbench.decoding.loop import Generation, Prompt, decode
 from latbench.decoding.rule import StepRule
+from latbench.decoding.trace import LabelLatents
 from latbench.model.backbone import Backbone
 from latbench.model.layout import Batch
 from latbench.task import STRICT, Example, Task
@@ -169,6 +170,13 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
         """
         return None
 
+    def label_latents(self, examples: Sequence[Example]) -> list[LabelLatents | None]:
+        """The latents that a helper model of the training makes of gold chains, for metrics.
+
+        Returns: one for each example; None where the method has no such model, or it cannot read this chain.
+        """
+        return [None] * len(examples)
+
     def prompt_ids(self, question: str, config: GenerateConfig | None = None) -> list[int]:
         """Token ids fed before the first decision; the shared layout's prompt unless a method adds markers.
 
@@ -178,7 +186,13 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
         return self.backbone.prompt(question)
 
     def generate(
-        self, prompts: Sequence[Prompt | str], config: GenerateConfig, *, seed: int = 0, trace: bool = False
+        self,
+        prompts: Sequence[Prompt | str],
+        config: GenerateConfig,
+        *,
+        seed: int = 0,
+        trace: bool = False,
+        rule: StepRule | None = None,
     ) -> list[Generation]:
         """Answers in order of the prompts; greedy or sampled, one decoding loop for every method.
 
@@ -186,13 +200,15 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
             prompts: questions; a plain string gets its position as id.
             seed: with the prompt's id and sample it keys every random draw.
             trace: also return what each latent step mixed.
+            rule: in place of the method's own.
         """
         given = [p if isinstance(p, Prompt) else Prompt(id=str(i), text=p) for i, p in enumerate(prompts)]
         ids = [self.backbone.encode(p.text) if p.raw else self.prompt_ids(p.text, config) for p in given]
         was_training = self.training
         self.eval()
         try:
-            answers = decode(self.backbone, ids, given, self.rule(config), config, seed=seed, trace=trace)
+            chosen = self.rule(config) if rule is None else rule
+            answers = decode(self.backbone, ids, given, chosen, config, seed=seed, trace=trace)
             for latents in (answer.trace for answer in answers if answer.trace is not None):
                 latents.texts = self.read_latents(latents.embeds)
             return answers

@@ -62,6 +62,19 @@ class Fingerprint:
     num_examples: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One quantity of a problem's dependency graph.
+
+    Args:
+        value: as text; step: the one of `Example.steps` that computes it; needs: indices of what it is computed from.
+    """
+
+    value: str
+    step: str
+    needs: tuple[int, ...]
+
+
 @config_dataclass(frozen=True, kw_only=True, config=STRICT)
 class TaskConfig:
     """Settings shared by all tasks."""
@@ -98,6 +111,14 @@ class Task(ABC, Generic[ConfigT]):
     def prompt(self, example: Example) -> str:
         """The text a model is asked, without markers or chat template; the question itself unless overridden."""
         return example.question
+
+    def paths(self, example: Example) -> list[tuple[str, ...]]:
+        """Distinct correct chains of a problem, as steps, the gold one among them; none where they are not known."""
+        return []
+
+    def graph(self, example: Example) -> list[Node]:
+        """The quantities of a problem with what each needs, in any order; none where the graph is not known."""
+        return []
 
     @abstractmethod
     def score_many(self, pairs: Sequence[tuple[str, Example]]) -> list[Score]:

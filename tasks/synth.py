@@ -41,7 +41,7 @@ from pydantic.dataclasses import dataclass as config_dataclass
 
 from latbench.config import Fraction, Positive
 from latbench.registry import register_task
-from latbench.task import STRICT, Example, Fingerprint, Score, Task, TaskConfig
+from latbench.task import STRICT, Example, Fingerprint, Node, Score, Task, TaskConfig
 
 SPLIT_SHARES = {"train": 80, "validation": 10, "test": 10}  # percent of all canonical graphs
 SPLIT_KEY = b"latbench synth"  # of the hash that assigns a graph to a split, whatever the settings and the seed
@@ -137,6 +137,16 @@ class Synth(Task[SynthConfig]):
         from latbench.answers.scoring import score_answers  # here: tasks load without the checker
 
         return score_answers([(text, example.answer) for text, example in pairs], "number", self.config.scorer)
+
+    def paths(self, example: Example) -> list[tuple[str, ...]]:
+        """Every valid order of the steps, a thousand at most."""
+        return paths(example)
+
+    def graph(self, example: Example) -> list[Node]:
+        """The quantities that the answer needs, in order of definition."""
+        steps, needs = example.meta["steps"], _meta_needs(example)
+        values = [step.removesuffix(">>").rpartition("=")[2] for step in steps]
+        return [Node(value=v, step=s, needs=n) for v, s, n in zip(values, steps, needs, strict=True)]
 
     def _source(self) -> str:
         config = self.config

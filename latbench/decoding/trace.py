@@ -31,6 +31,20 @@ class LatentTrace:
     texts: list[str] | None = None
 
 
+@dataclass
+class LabelLatents:
+    """What a helper model makes of one gold chain.
+
+    Args:
+        ids, weights: (latent, top_k) by falling weight; cuts: (latent + 1,) bounds in the chain of the segments that
+            the latents stand for.
+    """
+
+    ids: Tensor
+    weights: Tensor
+    cuts: list[int]
+
+
 class TraceRecorder:
     """Collects latent steps of many rows, step by step, without a loop over rows.
 

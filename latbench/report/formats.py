@@ -1,4 +1,4 @@
-"""Rows as CSV and cells as Markdown: the same text wherever and whenever it is made."""
+"""Rows as CSV, cells as tables of text, and these as Markdown: the same wherever and whenever they are made."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
 from latbench.report.statistics import Interval
 from latbench.report.tables import Cell, Row, cells, sections
@@ -24,12 +24,15 @@ LEGEND = """\
 - No answer, timeout (of the checker), truncated (at a cap) and too long (prompt beyond the context: counted as wrong,
   left out of lengths) are % of answers.
 - Passes (over the training examples) and training FLOPs include those of the run that a run starts from."""
-TEXT_COLUMNS = ("method", "variant", "setting", *IDENTITY_COLUMNS.values())
+NOTHING = "No complete evaluation."
+TEXT_COLUMNS = (
+    "method", "variant", "setting", *IDENTITY_COLUMNS.values(), "trained on", "source", "read from", "latents",
+)  # fmt: skip
 
 
 def to_csv(rows: Sequence[Row]) -> str:
     """One line per run; numbers with six significant digits."""
-    names = [f.name for f in fields(Row)]
+    names = [f.name for f in fields(Row) if f.name != "measures"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
@@ -37,46 +40,94 @@ def to_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table as plain text, whatever it is written in; `title` is "" for the main one of a section."""
+
+    title: str = ""
+    headings: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+
+    def is_text(self, heading: str) -> bool:
+        """Whether a column holds words (aligned left), not figures."""
+        return heading in TEXT_COLUMNS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """What is comparable: the tables of one task, split and test set, with the facts that all their cells share."""
+
+    title: str
+    facts: str
+    tables: tuple[Table, ...]
+    cells: tuple[Cell, ...]
+
+
+def report_sections(rows: Sequence[Row]) -> list[Section]:
+    """The tables of every format, one line per cell."""
+    return [_section(section) for section in sections(cells(rows))]
+
+
 def to_markdown(rows: Sequence[Row]) -> str:
-    """One table per task, split and test set, one line per cell, and what its numbers mean."""
+    """One part per task, split and test set, one line per cell, and what its numbers mean."""
     parts = ["# Leaderboard", LEGEND]
-    parts += [_section(section) for section in sections(cells(rows))] or ["No complete evaluation."]
+    parts += [_markdown_section(section) for section in report_sections(rows)] or [NOTHING]
     return "\n\n".join(parts) + "\n"
 
 
-def _section(section: Sequence[Cell]) -> str:
+def markdown_table(table: Table) -> str:
+    """The table alone, in GitHub's dialect."""
+    from tabulate import tabulate
+
+    return tabulate(
+        [[markdown_text(text) for text in line] for line in table.lines],
+        headers=[markdown_text(name) for name in table.headings],
+        tablefmt="github",
+        disable_numparse=True,
+        colalign=["left" if table.is_text(name) else "right" for name in table.headings],
+    )
+
+
+def _markdown_section(section: Section) -> str:
+    tables = [part for table in section.tables for part in (table.title, markdown_table(table)) if part]
+    return "\n\n".join([f"## {markdown_text(section.title)}", markdown_text(section.facts), *tables])
+
+
+def _section(section: Sequence[Cell]) -> Section:
+    from latbench.report.measure_tables import Measured, measure_tables  # here: it is made of what stands here
+
     task, split, n, test_set = section[0].section
     columns = _columns(section)
     tables = [_table(section, columns)]
     reporting = [cell for cell in section if any(row.diagnostics for row in cell.rows)]
     if reporting:
-        tables += ["What training reported (means over seeds):", _table(reporting, _diagnostics(reporting))]
+        tables.append(_table(reporting, _diagnostics(reporting), "What training reported (means over seeds):"))
+    names = {name: text for name, text in columns.items() if name in TEXT_COLUMNS}
+    tables += measure_tables(
+        [
+            Measured({n: text(cell) for n, text in names.items()}, [row.measures for row in cell.rows])
+            for cell in section
+        ]
+    )
     common = "".join(
-        f" {title.capitalize()}: {_escape(getattr(section[0].rows[0], name))}."
+        f" {title.capitalize()}: {getattr(section[0].rows[0], name)}."
         for name, title in IDENTITY_COLUMNS.items()
         if title not in columns
     )
     facts = f"{n} questions (test set {test_set}). Reference for compression: {_references(section)}.{common}"
-    return "\n\n".join([f"## {_escape(task)} / {_escape(split)}", facts, *tables])
+    return Section(title=f"{task} / {split}", facts=facts, tables=tuple(tables), cells=tuple(section))
 
 
-def _table(section: Sequence[Cell], columns: Mapping[str, Callable[[Cell], str]]) -> str:
-    from tabulate import tabulate
-
-    return tabulate(
-        [[_escape(text(cell)) for text in columns.values()] for cell in section],
-        headers=[_escape(name) for name in columns],
-        tablefmt="github",
-        disable_numparse=True,
-        colalign=["left" if name in TEXT_COLUMNS else "right" for name in columns],
-    )
+def _table(section: Sequence[Cell], columns: Mapping[str, Callable[[Cell], str]], title: str = "") -> Table:
+    lines = tuple(tuple(text(cell) for text in columns.values()) for cell in section)
+    return Table(title=title, headings=tuple(columns), lines=lines)
 
 
 def _diagnostics(section: Sequence[Cell]) -> dict[str, Callable[[Cell], str]]:
     """Method, variant, and every figure that some cell's method reported."""
     names = dict.fromkeys(name for cell in section for row in cell.rows for name in row.diagnostics)
     figures: dict[str, Callable[[Cell], str]] = {
-        name.replace("_", " "): lambda cell, name=name: _number(cell.diagnostic(name), ".3g")  # type: ignore[misc]
+        name.replace("_", " "): lambda cell, name=name: number_text(cell.diagnostic(name), ".3g")  # type: ignore[misc]
         for name in names
     }
     first = {name: text for name, text in _columns(section).items() if name in TEXT_COLUMNS}
@@ -96,24 +147,24 @@ def _columns(section: Sequence[Cell]) -> dict[str, Callable[[Cell], str]]:
     if len(set(shown)) < len(shown):  # only the setting tells two cells apart
         columns["setting"] = lambda cell: cell.rows[0].setting
     columns["seeds"] = lambda cell: str(len(cell.rows))
-    columns["accuracy"] = lambda cell: _interval(cell.accuracy, 100)
+    columns["accuracy"] = lambda cell: interval_text(cell.accuracy, 100)
     if any(row.samples > 1 for cell in section for row in cell.rows):
         columns["k"] = lambda cell: str(cell.rows[0].samples)
-        columns["pass@k"] = lambda cell: _interval(cell.interval("pass_at_k"), 100)
-        columns["maj@k"] = lambda cell: _interval(cell.interval("maj_at_k"), 100)
+        columns["pass@k"] = lambda cell: interval_text(cell.interval("pass_at_k"), 100)
+        columns["maj@k"] = lambda cell: interval_text(cell.interval("maj_at_k"), 100)
     return {
         **columns,
-        "#L": lambda cell: _interval(cell.chain_length),
-        "compression": lambda cell: _interval(cell.compression, digits=2),
-        "answer tokens": lambda cell: _number(cell.mean("answer_tokens"), ".1f"),
-        "decode steps": lambda cell: _number(cell.mean("decode_steps"), ".1f"),
+        "#L": lambda cell: interval_text(cell.chain_length),
+        "compression": lambda cell: interval_text(cell.compression, digits=2),
+        "answer tokens": lambda cell: number_text(cell.mean("answer_tokens"), ".1f"),
+        "decode steps": lambda cell: number_text(cell.mean("decode_steps"), ".1f"),
         "no answer": lambda cell: _percent(cell.mean("no_answer")),
         "timeout": lambda cell: _percent(cell.mean("timeout")),
         "truncated": lambda cell: _percent(cell.mean("truncated")),
         "too long": lambda cell: _percent(cell.mean("prompt_too_long")),
-        "answers/s": lambda cell: _number(cell.mean("answers_per_second"), ".1f"),
-        "passes": lambda cell: _number(cell.mean("train_passes"), ".3g"),
-        "train FLOPs": lambda cell: _number(cell.mean("train_flops"), ".2e"),
+        "answers/s": lambda cell: number_text(cell.mean("answers_per_second"), ".1f"),
+        "passes": lambda cell: number_text(cell.mean("train_passes"), ".3g"),
+        "train FLOPs": lambda cell: number_text(cell.mean("train_flops"), ".2e"),
     }
 
 
@@ -124,17 +175,19 @@ def _references(section: Sequence[Cell]) -> str:
         row = cell.rows[0]
         if row.reference_length is not None:
             found[f"{row.reference} (mean #L {row.reference_length:.1f}, {row.backbone})"] = None
-    return _escape("; ".join(found)) or "none"
+    return "; ".join(found) or "none"
 
 
-def _interval(interval: Interval | None, scale: float = 1, digits: int = 1) -> str:
+def interval_text(interval: Interval | None, scale: float = 1, digits: int = 1) -> str:
+    """`value [low, high]`; a dash for None."""
     if interval is None:
         return DASH
     value, low, high = (f"{scale * part:.{digits}f}" for part in (interval.value, interval.low, interval.high))
     return f"{value} [{low}, {high}]".replace("inf", "∞")
 
 
-def _number(value: float | None, spec: str) -> str:
+def number_text(value: float | None, spec: str) -> str:
+    """A number in a format; a dash for None."""
     return DASH if value is None else format(value, spec)
 
 
@@ -148,7 +201,11 @@ def _csv_field(value: object) -> object:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
-def _escape(text: str) -> str:
+def plain(text: str) -> str:
+    """One line that can be encoded."""
+    return " ".join(text.encode(errors="backslashreplace").decode().split())
+
+
+def markdown_text(text: str) -> str:
     """Text that stays in its cell of a Markdown table and can be encoded."""
-    plain = " ".join(text.encode(errors="backslashreplace").decode().split())
-    return plain.replace("|", "\\|")
+    return plain(text).replace("|", "\\|")

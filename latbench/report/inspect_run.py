@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from latbench.report.parallelism import even_cuts
 from latbench.runs.evaluate import questions
 from latbench.runs.manifest import new_manifest
 from latbench.runs.plan import EvalConfig, eval_folder
@@ -164,7 +165,7 @@ def latent_steps(
         decode: ids -> text, special tokens included; top: tokens per step.
     """
     num = len(trace.entropy)
-    cuts = [-(-t * len(chain) // max(num, 1)) for t in range(num + 1)]
+    cuts = even_cuts(len(chain), num)
     texts: Sequence[str | None] = trace.texts or [None] * num
     rows = zip(trace.entropy.tolist(), trace.ids.tolist(), trace.weights.tolist(), pairwise(cuts), texts, strict=True)
     return tuple(

@@ -1,20 +1,73 @@
-"""The leaderboard: evaluation folders in, tables and notices out; reads records only."""
+"""The leaderboard: evaluation folders in, tables, page and notices out; reads records only."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from latbench.files import write_whole
 from latbench.registry import unknown
+from latbench.report.browse import Choice
 from latbench.report.formats import to_csv, to_markdown
+from latbench.report.latex import to_latex
+from latbench.report.measures import read_measures
 from latbench.report.metrics import Summary, problem, summarise
+from latbench.report.page import record_files, to_html
+from latbench.report.reported import Reported, find_reported, read_reported, reported_markdown
 from latbench.report.tables import Cell, Row, cells, identity, rows
-from latbench.runs.records import MANIFEST, read_evaluation, records_path
+from latbench.runs.records import MANIFEST, Evaluation, read_evaluation, records_path
 
-FORMATS: Mapping[str, Callable[[Sequence[Row]], str]] = {"md": to_markdown, "csv": to_csv}
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """What a format shows.
+
+    Args:
+        summaries: of the runs of the rows, with the folders of their records.
+        choices: what the page may show of these, by folder.
+        published: numbers of papers, for the page, which shows them on demand; reported: for the other formats, which
+            show what is asked for.
+        all_records: every record stands in files beside the page.
+    """
+
+    rows: Sequence[Row]
+    summaries: Sequence[Summary]
+    choices: Mapping[Path, Choice]
+    published: Sequence[Reported]
+    reported: Sequence[Reported]
+    all_records: bool
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way to write the leaderboard: the ending of its file, and its text."""
+
+    suffix: str
+    render: Callable[[Board], str]
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file in the folder given."""
+        return f"leaderboard.{self.suffix}"
+
+
+def _markdown(board: Board) -> str:
+    measured = to_markdown(board.rows)
+    return f"{measured}\n{reported_markdown(board.reported)}" if board.reported else measured
+
+
+def _page(board: Board) -> str:
+    return to_html(board.rows, board.summaries, board.choices, board.published, all_records=board.all_records)
+
+
+FORMATS: Mapping[str, Format] = {
+    "md": Format("md", _markdown),
+    "csv": Format("csv", lambda board: to_csv(board.rows)),
+    "latex": Format("tex", lambda board: to_latex(board.rows, board.reported)),
+    "html": Format("html", _page),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,27 +88,57 @@ class LeaderboardResult:
 
 
 def leaderboard(
-    folders: Sequence[Path], formats: Sequence[str] = ("md",), out: Path | None = None
+    folders: Sequence[Path],
+    formats: Sequence[str] = ("md",),
+    out: Path | None = None,
+    *,
+    reported: bool = False,
+    all_records: bool = False,
 ) -> LeaderboardResult:
     """Tables of all evaluations under the folders; what cannot be counted is left out and named in a notice.
 
     Args:
-        out: folder for `leaderboard.<format>`; None writes nothing.
-    Raises: ValueError: unknown format, missing folder, no evaluation, or `out` cannot be written.
+        out: folder for `leaderboard.<suffix>`; None writes nothing.
+        reported: with the numbers that papers report (`reported.find_reported`), in a part of their own.
+        all_records: write every record beside the page, not the page's choice alone.
+    Raises: ValueError: unknown format, missing folder, no evaluation, no reported numbers, or `out` cannot be written.
     """
     for name in formats:
         if name not in FORMATS:
             raise unknown("format", name, FORMATS)
-    summaries, notices = load(folders)
+    choices: dict[Path, Choice] = {}
+
+    def choose(evaluation: Evaluation) -> None:
+        choices[evaluation.folder] = Choice.of(evaluation.records)
+
+    summaries, notices = load(folders, choose if "html" in formats else None)
     table = rows(summaries)
-    texts = {name: FORMATS[name](table) for name in formats}
-    paths = _write(texts, out) if out is not None else ()
+    path = find_reported(folders)
+    if reported and path is None:
+        raise ValueError("no reported.csv in the folders given; name one that has it, such as results/ of the checkout")
+    published = read_reported(path) if path is not None and (reported or "html" in formats) else []
+    board = Board(
+        rows=table,
+        summaries=summaries,
+        choices=choices,
+        published=published,
+        reported=published if reported else (),
+        all_records=all_records,
+    )
+    texts = {name: FORMATS[name].render(board) for name in formats}
+    paths: tuple[Path, ...] = ()
+    if out is not None:
+        paths = _write(((FORMATS[name].file_name, text) for name, text in texts.items()), out)
+        if all_records and "html" in formats:
+            _write(record_files(summaries), out)
     return LeaderboardResult(text_by_format=texts, notices=tuple(notices), cells=tuple(cells(table)), paths=paths)
 
 
-def load(folders: Sequence[Path]) -> tuple[list[Summary], list[str]]:
+def load(folders: Sequence[Path], look: Callable[[Evaluation], None] | None = None) -> tuple[list[Summary], list[str]]:
     """Summaries of all evaluations under the folders, one in memory at a time, and notices.
 
+    Args:
+        look: called with each evaluation that counts.
     Raises: ValueError: a folder does not exist, or there is no evaluation in any.
     """
     summaries: list[Summary] = []
@@ -75,7 +158,11 @@ def load(folders: Sequence[Path]) -> tuple[list[Summary], list[str]]:
         if reason := problem(evaluation):
             notices.append(f"left out: {folder}: {reason}")
         else:
-            summaries.append(summarise(evaluation))
+            measures, unusable = read_measures(folder, evaluation.manifest)
+            notices += unusable
+            summaries.append(replace(summarise(evaluation), measures=measures))
+            if look is not None:
+                look(evaluation)
     return _without_repeats(summaries, notices), notices
 
 
@@ -107,15 +194,17 @@ def _without_repeats(summaries: Sequence[Summary], notices: list[str]) -> list[S
     return list(kept.values())
 
 
-def _write(texts: Mapping[str, str], out: Path) -> tuple[Path, ...]:
-    """Each text into its file, written beside and renamed."""
-    paths = {name: out / f"leaderboard.{name}" for name in texts}
+def _write(texts: Iterable[tuple[str, str]], out: Path) -> tuple[Path, ...]:
+    """Each (name, text) into its file, written beside and renamed."""
+    paths = []
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, path in paths.items():
-            write_whole(path, texts[name])
+        for name, text in texts:
+            path = out / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, text)
+            paths.append(path)
     except OSError as error:
         raise ValueError(
             f"cannot write to --out {out}: {error.strerror}; choose a folder that can be written"
         ) from None
-    return tuple(paths.values())
+    return tuple(paths)

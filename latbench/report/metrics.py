@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import comb, fsum
 from pathlib import Path
 
+from latbench.report.measures import Measures
 from latbench.report.statistics import Interval, mean_interval, wilson_interval
 from latbench.runs.records import Evaluation, Manifest, Record
 
@@ -36,6 +37,7 @@ class Summary:
         answers_per_second: over the whole evaluation; None where the manifest has no cost.
         train_flops, train_passes: of training, the run it started from included: operations, and passes over the
             training examples; None where the manifest has no cost.
+        measures: what stands beside the records, where the caller has read it.
     """
 
     folder: Path
@@ -58,6 +60,7 @@ class Summary:
     answers_per_second: float | None
     train_flops: float | None
     train_passes: float | None
+    measures: Measures = field(default_factory=Measures)
 
 
 def summarise(evaluation: Evaluation) -> Summary:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import fsum, inf
 from typing import TypeVar
 
+from latbench.report.measures import Measures
 from latbench.report.metrics import Summary, compression
 from latbench.report.statistics import Interval, mean_interval
 
@@ -63,6 +64,7 @@ class Row:
     reference_length: float | None
     test_set: str
     diagnostics: Mapping[str, float]  # what the method reported about its own training
+    measures: Measures = field(default_factory=Measures)  # from the files beside the records; no column
 
 
 @dataclass(frozen=True)
@@ -220,6 +222,7 @@ def _row(summary: Summary, reference: str, reference_length: float | None) -> Ro
         reference_length=reference_length,
         test_set=summary.test_set,
         diagnostics=manifest.diagnostics,
+        measures=summary.measures,
     )
 
 

@@ -18,11 +18,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from latbench.config import GenerateConfig
-from latbench.decoding.loop import Prompt, decode
-from latbench.decoding.rule import Latent, LatentRule, RowState
+from latbench.decoding.intervened import Intervened
+from latbench.decoding.loop import Prompt
 from latbench.files import write_whole
 from latbench.method import DIAGNOSTICS, HeldOut
-from latbench.model.backbone import Backbone
 from latbench.model.layout import IGNORE_INDEX
 from latbench.task import Example
 from methods.latent_sft.sequences import Role, RoleTokens, encoder_tokens
@@ -125,28 +124,7 @@ def _look(method: LatentSFT, examples: Sequence[Example]) -> _Seen:
 def _oracle(method: LatentSFT, held_out: HeldOut, examples: Sequence[Example], latents: Sequence[Tensor]) -> float:
     """Accuracy of greedy answers after these latents."""
     prompts = [Prompt(id=example.id, text=example.question) for example in examples]
-    ids = [method.prompt_ids(example.question) for example in examples]
-    generations = decode(method.backbone, ids, prompts, GivenLatents(method.backbone, latents), ANSWER)
+    given = Intervened(method.rule(ANSWER), [len(row) for row in latents], latents)
+    generations = method.generate(prompts, ANSWER, rule=given)
     pairs = [(generation.text, example) for generation, example in zip(generations, examples, strict=True)]
     return sum(score.status == "correct" for score in held_out.task.score_many(pairs)) / len(examples)
-
-
-class GivenLatents(LatentRule):
-    """Feeds latents that are known beforehand.
-
-    Args:
-        latents: (num_latents, hidden) per prompt, in order of the prompts.
-    """
-
-    def __init__(self, backbone: Backbone, latents: Sequence[Tensor]) -> None:
-        super().__init__(backbone)
-        self.num = torch.tensor([len(row) for row in latents], device=backbone.device)
-        self.latents = torch.nn.utils.rnn.pad_sequence(list(latents), batch_first=True)
-
-    def latent(self, hidden: Tensor, logits: Tensor, rows: RowState) -> Latent:
-        """See LatentRule."""
-        last = self.latents.shape[1] - 1
-        if last < 0:
-            return Latent(hidden, torch.ones_like(rows.num_latents, dtype=torch.bool))
-        given = self.latents[rows.question, rows.num_latents.clamp(max=last)]
-        return Latent(given.to(hidden.dtype), rows.num_latents >= self.num[rows.question])

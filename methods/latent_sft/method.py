@@ -16,7 +16,8 @@ stay as they are, rows of added markers included: start from a run that has trai
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from math import log
 from pathlib import Path
 from typing import Annotated, Literal, cast
@@ -28,9 +29,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from latbench.config import Fraction, GenerateConfig, NonNegativeFloat, Positive, PositiveFloat
-from latbench.decoding.rule import Latent, LatentRule, Mixture, RowState, StepRule
+from latbench.decoding.rule import Latent, LatentRule, Mixture, RowState
 from latbench.decoding.sampling import Sampling, gumbel, row_keys
 from latbench.decoding.superposition import mixture, with_gumbel
+from latbench.decoding.trace import LabelLatents
 from latbench.method import Losses, LossTerm, Method, MethodConfig, Stage
 from latbench.model.attention import CausalMask
 from latbench.model.backbone import Backbone, Output
@@ -40,7 +42,7 @@ from latbench.task import STRICT, Example
 from latbench.training.losses import soft_label_kl, standardised_mse, token_cross_entropy
 from methods.latent_sft.diagnostics import write_diagnostics
 from methods.latent_sft.encoder import Encoder
-from methods.latent_sft.labels import Latents, StoredLatents, noisy_weights
+from methods.latent_sft.labels import Latents, StoredLatents, encode_chains, noisy_weights
 from methods.latent_sft.masks import SupervisionMask
 from methods.latent_sft.sequences import (
     RoleTokens,
@@ -179,6 +181,27 @@ class LatentSFT(Method[LatentSFTConfig]):
         )
         return Latents(self.backbone.mix(ids, weights), ids, weights)
 
+    @torch.no_grad()
+    def label_latents(self, examples: Sequence[Example]) -> list[LabelLatents | None]:
+        """The encoder's superposition of each segment; None in hidden space."""
+        if self.config.latent_space == "hidden" or "encoder" not in self.auxiliary:
+            return [None] * len(examples)
+        last = self.stages()[-1]
+        fits = [example for example in examples if self.skip_reason(example, last) is None]
+        made = {example.id: row for example, row in zip(fits, encode_chains(self, fits), strict=True)}
+        return [self._label(example, made.get(example.id)) for example in examples]
+
+    def _label(self, example: Example, row: Mapping[str, Tensor] | None) -> LabelLatents | None:
+        if row is None:
+            return None
+        weights, order = row["probabilities"].float().sort(descending=True)
+        parts = segments(self.backbone.layout.steps(example.steps), self.config.tokens_per_latent)
+        return LabelLatents(
+            ids=row["ids"].gather(-1, order) if "ids" in row else order,
+            weights=weights,
+            cuts=[0, *accumulate(map(len, parts))],
+        )
+
     def _scores(self, states: Tensor) -> Tensor:
         """(latents, vocab) scores of the encoder's states by the decoder's table, which gets no gradient."""
         model = self.backbone.model
@@ -258,7 +281,7 @@ class LatentSFT(Method[LatentSFTConfig]):
 
     # inference
 
-    def rule(self, config: GenerateConfig) -> StepRule:
+    def rule(self, config: GenerateConfig) -> LatentRule:
         """Feed back the model's own superposition until its clean argmax is the close marker."""
         return SuperpositionRule(self.backbone, self.config, config)
 

@@ -182,5 +182,5 @@ def test_hostile_names_stay_inside_their_cell(run: Any) -> None:
     assert len({line.count("|") - line.count(r"\|") for line in text.splitlines() if line[:1] == "|"}) == 1
 
 
-def test_every_row_field_is_a_column(run: Any) -> None:
-    assert to_csv([]).strip().split(",") == [field.name for field in fields(Row)]
+def test_every_row_field_but_the_measures_is_a_column(run: Any) -> None:
+    assert to_csv([]).strip().split(",") == [field.name for field in fields(Row) if field.name != "measures"]

@@ -82,7 +82,7 @@ def test_quickstart_runs_what_is_registered_and_repeats_nothing(tmp_path: Path) 
     assert all(config.preset == "tiny" for config in configs)
     done = quickstart(configs, runs_dir=tmp_path / "runs", out=tmp_path / "out")
     names = sorted(path.name for path in done.paths)
-    assert names == ["accuracy_vs_length.png", "accuracy_vs_length.svg", "leaderboard.md"]
+    assert names == ["accuracy_vs_length.png", "accuracy_vs_length.svg", "leaderboard.html", "leaderboard.md"]
     assert all(path.stat().st_size > 0 for path in done.paths)
     created = [read_manifest(folder).created for folder in done.evaluations]
     again = quickstart(configs, runs_dir=tmp_path / "runs", out=tmp_path / "out")

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from latent_sft_cases import EXAMPLES, built, random_latents
+from latent_sft_cases import EXAMPLES, built
 
-from latbench.decoding.loop import Prompt, decode
 from latbench.method import HeldOut, Stage
 from latbench.model.backbone import Backbone
 from latbench.model.layout import IGNORE_INDEX
 from latbench.task import Example, Fingerprint, Score, Task, TaskConfig
 from methods.latent_sft import LatentSFT
-from methods.latent_sft.diagnostics import ANSWER, DIAGNOSTICS, GivenLatents, diagnose
+from methods.latent_sft.diagnostics import ANSWER, DIAGNOSTICS, diagnose
 from methods.latent_sft.method import STAGE2
 from methods.latent_sft.sequences import encoder_tokens
 
@@ -119,21 +118,6 @@ def test_oracles_score_answers_after_the_given_latents(method: LatentSFT) -> Non
     assert found.oracle_without_last == sum(e.answer == e.meta["cut"] for e in examples) / 4
     assert found.oracle >= 0.5
     assert found.oracle_without_last >= 0.25
-
-
-def test_given_latents_are_fed_row_by_row_and_nothing_else(backbone_of: BackboneOf) -> None:
-    backbone = backbone_of("llama")
-    given = [random_latents(backbone, num, seed=num) for num in (3, 0, 5, 1)]
-    prompts = [Prompt(id=example.id, text=example.question) for example in EXAMPLES]
-    ids = [backbone.prompt(example.question) for example in EXAMPLES]
-    config = replace(ANSWER, batch_size=2, max_new_tokens=6)
-    found = decode(backbone, ids, prompts, GivenLatents(backbone, given), config, trace=True)
-    for generation, latent in zip(found, given, strict=True):
-        assert generation.num_latents == len(latent)
-        assert generation.closed
-        if len(latent):
-            assert generation.trace is not None
-            torch.testing.assert_close(generation.trace.embeds, latent.float())
 
 
 def test_no_latents_at_all_are_no_trouble(backbone_of: BackboneOf) -> None:

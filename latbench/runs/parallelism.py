@@ -1,0 +1,252 @@
+"""Compression and parallelism of a run from its stored trace, against gold chains, known paths and known graphs.
+
+Reference latents of a path are the mean input embeddings of its spans' tokens, for every method. A step's distribution
+is what it mixed; of methods that feed something else, what the LM head reads in the hidden state. Both are kept by
+their largest entries alone (`generate.trace_top_k`, 50; the specification of N_eff counts 100).
+
+Where all paths are orders of the same steps, as in `synth`, N_eff is close to M for any good chain, one in a single
+order included: its matching takes a step wherever it stands. There the graph measures tell (settling.py), and N_eff
+against random matchings says no more than that latents lie near the embeddings of what they hold.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import fsum
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from latbench import registry
+from latbench.decoding.rule import LatentRule, Mode, RowState
+from latbench.decoding.trace import LabelLatents, LatentTrace
+from latbench.method import Method
+from latbench.model.backbone import Backbone
+from latbench.model.layout import Layout
+from latbench.progress import progress
+from latbench.report.measures import Graph, Header, ParallelismFile, Paths, Rate, write_measure
+from latbench.report.parallelism import (
+    MASS_TOP_K,
+    TRIALS,
+    Floats,
+    Steps,
+    compression_rate,
+    even_cuts,
+    mean_references,
+    path_parallelism,
+    sizes,
+)
+from latbench.report.settling import THRESHOLD, Known, superposition, told_apart
+from latbench.report.statistics import mean_interval
+from latbench.runs.evaluate import questions
+from latbench.runs.lock import locked
+from latbench.runs.manifest import new_manifest
+from latbench.runs.paths import KnownPaths, chosen, read_paths
+from latbench.runs.plan import EvalConfig, eval_folder
+from latbench.runs.records import Manifest
+from latbench.runs.run import Run
+from latbench.runs.trace import HEADER, TRACE, Traces
+from latbench.task import Example, Task
+
+MAX_PATHS = 16  # of a question
+LABEL_BATCH = 256
+
+Row = tuple[Steps, Sequence[int], Sequence[int]]  # steps, chain, cuts: see `parallelism.segment_hits`
+
+
+def parallelism(
+    run: Run,
+    wanted: EvalConfig,
+    *,
+    paths_file: Path | None = None,
+    max_paths: int = MAX_PATHS,
+    threshold: float = THRESHOLD,
+) -> tuple[Path, ParallelismFile]:
+    """Measure a stored trace, on the first answer to each question.
+
+    Args:
+        paths_file: chains of `latbench paths`; None: those that the task knows.
+        max_paths: most paths of a question, the gold chain among them; threshold: of the graph measures.
+    Returns: the file, `parallelism.json` beside the records, and what it holds.
+    Raises: ValueError: no complete trace of this evaluation, or paths of other questions.
+    """
+    task, examples = questions(wanted)
+    manifest = new_manifest(run, wanted, task.fingerprint(wanted.split), examples)
+    folder = eval_folder(run, wanted)
+    traces = _traces(folder, manifest, run)
+    known = read_paths(paths_file, manifest.questions_sha256) if paths_file else _known_paths(task, examples)
+    answers = [_Answer(example, _steps(traces.get(index))) for index, example in enumerate(examples)]
+    method = _with_labels(run).method
+    layout, vocab = method.backbone.layout, method.backbone.model.get_input_embeddings().weight.shape[0]
+    own = [_row(answer, layout.steps(answer.example.steps)) for answer in answers if answer.example.steps]
+    own = [row for row in own if len(row[0])]
+    labels = _label_rows(method, examples)
+    top_k = traces.header.top_k
+    found = ParallelismFile(
+        header=Header.of(manifest, wanted.seed),
+        read_through=_read_through(method, wanted),
+        vocab=vocab,
+        top_k=top_k,
+        num_latents=sum(len(answer.steps) for answer in answers),
+        tokens_per_latent=_tokens_per_latent(own),
+        ecr=_rates(own, vocab, top_k),
+        label_tokens_per_latent=_tokens_per_latent(labels),
+        label_ecr=_rates(labels, vocab, vocab),
+        paths=_paths(answers, known, method.backbone, max_paths, min(top_k, MASS_TOP_K), wanted.seed),
+        graph=_graph(task, answers, layout, threshold, wanted.seed),
+    )
+    with locked(folder):
+        return write_measure(folder, found), found
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """A question with the latent steps of its first answer."""
+
+    example: Example
+    steps: Steps
+
+
+def _traces(folder: Path, manifest: Manifest, run: Run) -> Traces:
+    if not (folder / TRACE / HEADER).exists():
+        raise ValueError(
+            f"no complete trace in {folder / TRACE}; make it with `latbench trace {run.folder}` and the same options"
+        )
+    return Traces.open(folder / TRACE, of=manifest)
+
+
+def _steps(trace: LatentTrace) -> Steps:
+    return Steps(trace.ids.numpy(), trace.weights.numpy(), trace.embeds.numpy())
+
+
+def _known_paths(task: Task[Any], examples: Sequence[Example]) -> KnownPaths:
+    return KnownPaths(f"task {task.name}", {example.id: task.paths(example) for example in examples})
+
+
+def _with_labels(run: Run) -> Run:
+    """The run, with the helper models of training where its method makes labels with one."""
+    method: type[Method[Any]] = registry.get_method(run.config.method_name).cls
+    if method.label_latents is Method.label_latents:
+        return run
+    return Run(run.folder, run.config, run.device, auxiliary=True)
+
+
+@torch.no_grad()
+def _read_through(method: Method[Any], wanted: EvalConfig) -> Literal["mixture", "LM head"]:
+    """Asks the rule for one step: what it says it mixed is what a trace keeps."""
+    rule, backbone = method.rule(wanted.generate), method.backbone
+    if not isinstance(rule, LatentRule):
+        return "LM head"
+    table = backbone.model.get_input_embeddings().weight
+    rows = RowState.fresh(torch.zeros(1, dtype=torch.long, device=table.device), Mode.LATENT)
+    latent = rule.latent(table.new_zeros(1, backbone.hidden_size), table.new_zeros(1, len(table)), rows)
+    return "LM head" if latent.mixture is None else "mixture"
+
+
+# ECR
+
+
+def _row(answer: _Answer, chain: Sequence[int]) -> Row:
+    return answer.steps, chain, even_cuts(len(chain), len(answer.steps))
+
+
+def _label_rows(method: Method[Any], examples: Sequence[Example]) -> list[Row]:
+    """What a helper model makes of the gold chains, in the segments it made it of."""
+    rows: list[Row] = []
+    for start in range(0, len(examples), LABEL_BATCH):
+        batch = examples[start : start + LABEL_BATCH]
+        for example, label in zip(batch, method.label_latents(batch), strict=True):
+            if isinstance(label, LabelLatents):
+                steps = Steps(label.ids.cpu().numpy(), label.weights.cpu().numpy())
+                rows.append((steps, method.backbone.layout.steps(example.steps), label.cuts))
+    return rows
+
+
+def _tokens_per_latent(rows: Sequence[Row]) -> float | None:
+    count = sum(len(steps) for steps, _, _ in rows)
+    return sum(len(chain) for _, chain, _ in rows) / count if count else None
+
+
+def _rates(rows: Sequence[Row], vocab: int, top_k: int) -> list[Rate]:
+    return [compression_rate(rows, k) for k in sizes(vocab, top_k)] if rows else []
+
+
+# N_eff
+
+
+def _paths(
+    answers: Sequence[_Answer], known: KnownPaths, backbone: Backbone, cap: int, top_k: int, seed: int
+) -> Paths | None:
+    """Means over the questions with latent steps and two paths or more; None where there is none."""
+    table: Mapping[int, Floats] = _Embeddings(backbone)
+    found = []
+    with progress("paths", total=len(answers)) as advance:
+        for answer in answers:
+            key = f"{seed} {answer.example.id}"
+            others = known.by_id.get(answer.example.id, ())
+            paths = chosen(answer.example.steps, others, cap, key) if len(answer.steps) else []
+            chains = [chain for path in paths if (chain := backbone.layout.steps(path))]
+            if len(chains) > 1:
+                pairs = [(c, mean_references(np.stack([table[i] for i in c]), len(answer.steps))) for c in chains]
+                found.append(path_parallelism(answer.steps, pairs, key, top_k=top_k))
+            advance(1)
+    if not found:
+        return None
+    most = max(one.num_paths for one in found)
+    return Paths(
+        source=known.source,
+        cap=cap,
+        num_questions=len(found),
+        mean_paths=fsum(one.num_paths for one in found) / len(found),
+        max_paths=most,
+        trials=TRIALS,
+        top_k=top_k,
+        n_eff=mean_interval([one.n_eff for one in found]).clipped(1, most),
+        n_eff_random=mean_interval([one.n_eff_random for one in found]).clipped(1, most),
+        ratio=mean_interval([one.ratio for one in found]).clipped(1 / most, most),
+    )
+
+
+class _Embeddings(dict[int, Floats]):
+    """Input embeddings by id, looked up once each: (hidden,) float32."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    @torch.no_grad()
+    def __missing__(self, token: int) -> Floats:
+        row: Floats = self.backbone.embed(torch.tensor(token, device=self.backbone.device)).float().cpu().numpy()
+        self[token] = row
+        return row
+
+
+# graphs
+
+
+def _graph(task: Task[Any], answers: Sequence[_Answer], layout: Layout, threshold: float, seed: int) -> Graph | None:
+    rows = [(answer.steps, known) for answer in answers if (known := _known(task, answer.example, layout))]
+    random.Random(f"graphs {seed}").shuffle(rows)  # levels come in turn, and neighbours are paired for chance
+    return superposition(rows, threshold)
+
+
+def _known(task: Task[Any], example: Example, layout: Layout) -> Known | None:
+    nodes = task.graph(example)
+    if not nodes:
+        return None
+    values, steps = (
+        [layout.tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        for texts in ([node.value for node in nodes], [node.step for node in nodes])
+    )
+    tokens = [frozenset(value) for value in values]
+    needs = [node.needs for node in nodes]
+    return Known(
+        values=tokens,
+        needs=needs,
+        order=[example.steps.index(node.step) for node in nodes],
+        counts=told_apart(tokens, steps, needs),
+    )

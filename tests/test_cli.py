@@ -158,7 +158,7 @@ def test_lists_and_tables_start_without_torch(call: Call) -> None:
 @pytest.mark.parametrize(
     ("arguments", "starts"),
     [
-        ("trian", ["error: No such command 'trian'. Did you mean 'train', 'trace'?"]),
+        ("trian", ["error: No such command 'trian'. Did you mean 'train'"]),
         ("train --metod cot", ["error: unknown option '--metod'; did you mean '--method'?"]),
         ("train --seed x", ["error: Invalid value for '--seed'"]),
         ("eval --limit 0", ["error: Invalid value for '--limit'"]),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import architecture
+from architectures import architecture
 from test_layout import ANN, word_tokenizer
 from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedTokenizerFast
 

@@ -43,6 +43,10 @@ from latbench.model.tiny import tiny_config, tiny_tokenizer
 from latbench.task import Example
 
 UNBOUNDED = 1 << 20  # context of a model that names none
+# transformers 5.23 renamed the property, and warns of the old name at every call
+_CHECKPOINTS = next(
+    name for name in ("is_activation_checkpointing", "is_gradient_checkpointing") if hasattr(PreTrainedModel, name)
+)
 
 
 @dataclass
@@ -238,7 +242,7 @@ class Backbone(nn.Module):
             cache, key_positions: of cached decoding: (batch, keys) position of every key column.
         Raises: ValueError: a cache with gradient checkpointing on (transformers would drop the cache silently).
         """
-        if cache is not None and self.model.training and self.model.is_gradient_checkpointing:
+        if cache is not None and self.model.training and getattr(self.model, _CHECKPOINTS):
             raise ValueError(
                 "model.gradient_checkpointing is true, which silently drops the cache while training; "
                 "set it to false for methods that roll out"

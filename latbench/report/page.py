@@ -6,6 +6,7 @@ the records is JSON within the page, and with `record_files` in files beside it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ def to_html(
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["figure"] = _sort_key
+    environment.filters["heading"] = _heading
     return environment.get_template("page.html").render(
         sections=[(section, chart(section.cells)) for section in sections],
         tabs=_tabs(sections),
@@ -114,6 +116,11 @@ def _sort_key(text: str) -> str:
         return str(float(first))
     except ValueError:
         return ""
+
+
+def _heading(title: str) -> str:
+    """The name a table's title begins with; what a long one explains stands below it."""
+    return re.split(r"[,:(]", title.rstrip(":"), maxsplit=1)[0].strip()
 
 
 def _file(name: str) -> str:

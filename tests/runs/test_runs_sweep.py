@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -146,6 +147,7 @@ def test_as_many_processes_run_as_there_are_slots_and_each_sees_its_device(tmp_p
     assert sorted(result.last_line for result in results) == ["0", "3"]
 
 
+@pytest.mark.skipif(signal.getsignal(signal.SIGINT) is signal.SIG_IGN, reason="started where SIGINT is ignored")
 def test_an_interrupt_ends_the_running_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started = tmp_path / "started"
     code = f"import pathlib, time; pathlib.Path({str(started)!r}).touch(); time.sleep(600)"

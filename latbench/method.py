@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from latbench.config import GenerateConfig
 from latbench.decoding.loop import Generation, Prompt, decode
 from latbench.decoding.rule import StepRule
+from latbench.decoding.sampling import row_keys
 from latbench.decoding.trace import LabelLatents
 from latbench.model.backbone import Backbone
 from latbench.model.layout import Batch
@@ -156,6 +157,10 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
 
         Of several processes the main one comes first, alone.
         """
+
+    def keys(self, examples: Sequence[Example]) -> Tensor:
+        """Keys of a batch's random draws in training, by seed, pass and example: (batch,), see `sampling.row_keys`."""
+        return row_keys(self.seed, [example.id for example in examples], [self.epoch] * len(examples))
 
     def skip_reason(self, example: Example, stage: Stage) -> str | None:
         """Why this example cannot be trained on in this stage (counted and reported), or None."""

@@ -27,7 +27,7 @@ from pydantic.dataclasses import dataclass
 from latbench.config import Fraction, GenerateConfig, Positive, PositiveFloat
 from latbench.decoding.loop import unroll
 from latbench.decoding.rule import FixedLatents, StepRule
-from latbench.decoding.sampling import Sampling, row_keys, uniform
+from latbench.decoding.sampling import Sampling, uniform
 from latbench.method import Losses, LossTerm, Method, MethodConfig, Stage
 from latbench.model.backbone import Backbone
 from latbench.model.layout import Batch
@@ -96,7 +96,7 @@ class Coconut(Method[CoconutConfig]):
 
     def drawn_stages(self, examples: Sequence[Example], stage: Stage) -> list[int]:
         """k of each example: the stage's, or with probability p that of a uniform draw."""
-        keys = row_keys(self.seed, [example.id for example in examples], [self.epoch] * len(examples))
+        keys = self.keys(examples)
         draws = uniform(keys, torch.zeros_like(keys), num=2).tolist()
         return [
             int(place * (len(example.steps) + 1)) if coin < self.config.uniform_prob else stage.index
@@ -116,7 +116,7 @@ class Coconut(Method[CoconutConfig]):
         possible = {stage.index, *(range(len(example.steps) + 1) if self.config.uniform_prob else ())}
         texts = {k: self.backbone.layout.encode(example.without_steps(self.num_replaced(k))) for k in possible}
         longest = max(len(text) + self.num_latents(k) for k, text in texts.items())
-        return None if longest <= self.backbone.context else "longer than the context"
+        return self.backbone.beyond_context(longest)
 
     # training
 

@@ -74,8 +74,7 @@ class Codi(Method[CodiConfig]):
     def skip_reason(self, example: Example, stage: Stage) -> str | None:
         """Both sequences must fit."""
         length = len(self.backbone.layout.encode(example.without_steps(None))) + self.config.num_latents
-        too_long = "longer than the context" if length > self.backbone.context else None
-        return too_long or self.backbone.too_long(self.taught(example))
+        return self.backbone.beyond_context(length) or self.backbone.too_long(self.taught(example))
 
     def prepare(self, stage: Stage, examples: Sequence[Example], folder: Path) -> None:
         """Refuse what has nothing to distil, or no place for it."""

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from latbench.config import Fraction, GenerateConfig, NonNegativeFloat, Positive, PositiveFloat
-from latbench.decoding.rule import Latent, LatentRule, RowState, StepRule
+from latbench.decoding.rule import Latent, LatentRule, RowState, StepRule, says_close
 from latbench.decoding.sampling import Sampling, normal, row_keys, uniform
 from latbench.files import write_whole
 from latbench.method import DIAGNOSTICS, Losses, LossTerm, Method, MethodConfig, Stage
@@ -149,7 +149,7 @@ class Colar(Method[ColarConfig]):
         said = {max(self.speeds), AUTO} if self.config.auto_prob else {max(self.speeds)}
         prompt = max(len(self.backbone.prompt(at_speed(example.question, speed))) for speed in said)
         length = prompt + ceil(len(pieces.steps) / min(self.speeds)) + len(pieces.close) + len(pieces.answer) + 1
-        return None if length <= self.backbone.context else "longer than the context"
+        return self.backbone.beyond_context(length)
 
     def prepare(self, stage: Stage, examples: Sequence[Example], folder: Path) -> None:
         """Refuse a model that cannot stop; report s."""
@@ -170,7 +170,7 @@ class Colar(Method[ColarConfig]):
     def batch(self, examples: Sequence[Example], stage: Stage) -> Batch:
         """Rows of question, z_1 .. z_K, close marker, answer and EOS; the chunks behind z_k; where z_k is predicted."""
         c = self.speed()
-        keys = row_keys(self.seed, [example.id for example in examples], [self.epoch] * len(examples))
+        keys = self.keys(examples)
         is_auto = uniform(keys, torch.zeros_like(keys), AUTO_DRAW) < self.config.auto_prob
         rows, labels, num_prompt, chunks = [], [], [], []
         for example, key, auto in zip(examples, keys, is_auto.tolist(), strict=True):
@@ -245,14 +245,13 @@ class LatentHeadRule(LatentRule):
     def __init__(self, backbone: Backbone, head: LatentHead, config: GenerateConfig) -> None:
         super().__init__(backbone, Sampling.from_config(config))
         self.head, self.latent_noise = head, config.latent_noise
-        self.close = backbone.layout.close[0] if backbone.layout.close else -1  # without: until the cap
 
     def latent(self, hidden: Tensor, logits: Tensor, rows: RowState) -> Latent:
         """See LatentRule; the first id of the marker stops, the others are forced."""
         noise: Tensor | float = 0.0
         if self.latent_noise > 0:
             noise = self.latent_noise * normal(rows.keys, rows.steps, LATENT_DRAW, hidden.shape[-1])
-        stop = (logits.argmax(-1) == self.close) & (rows.num_latents > 0)
+        stop = says_close(self.backbone, logits) & (rows.num_latents > 0)
         return Latent(self.head.draw(hidden, noise), stop)
 
 

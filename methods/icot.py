@@ -27,7 +27,7 @@ from torch import Tensor
 
 from latbench.config import Fraction, GenerateConfig, Positive, PositiveFloat
 from latbench.decoding.rule import StepRule
-from latbench.decoding.sampling import Sampling, row_keys, uniform
+from latbench.decoding.sampling import Sampling, uniform
 from latbench.method import Losses, Method, MethodConfig, Stage
 from latbench.model.layout import Batch, Pieces, sequence_batch
 from latbench.registry import register_method
@@ -70,7 +70,7 @@ class Icot(Method[IcotConfig]):
     def batch(self, examples: Sequence[Example], stage: Stage) -> Batch:
         """Sequences without s + o tokens of their chains; the rest of the chain, close marker, answer and EOS are
         supervised."""
-        keys = row_keys(self.seed, [example.id for example in examples], [self.epoch] * len(examples))
+        keys = self.keys(examples)
         offsets = removal_offsets(keys, self.config.smoothing or inf).tolist()
         pieces = []
         for example, offset in zip(examples, offsets, strict=True):

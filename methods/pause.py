@@ -65,8 +65,7 @@ class Pause(Method[PauseConfig]):
 
     def skip_reason(self, example: Example, stage: Stage) -> str | None:
         """The pauses count instead of the chain."""
-        length = len(self._pieces(example))
-        return None if length <= self.backbone.context else "longer than the context"
+        return self.backbone.beyond_context(len(self._pieces(example)))
 
     def batch(self, examples: Sequence[Example], stage: Stage) -> Batch:
         """Whole sequences; answer and EOS are supervised. `is_pause`: (batch, seq) bool."""

@@ -100,8 +100,8 @@ class SimCot(Coconut):
         """The decoder's sequences must fit too."""
         k = self.config.max_stage + 1 if self.config.uniform_prob else stage.index
         longest = max((len(ids) for ids in self.step_ids(example, k)), default=0)
-        too_long = self.config.latents_per_step + longest > self.backbone.context
-        return "longer than the context" if too_long else super().skip_reason(example, stage)
+        length = self.config.latents_per_step + longest
+        return self.backbone.beyond_context(length) or super().skip_reason(example, stage)
 
     def step_ids(self, example: Example, k: int) -> list[tuple[int, ...]]:
         """What each thought of an example at stage k must be decoded into, without EOS; empty: nothing."""

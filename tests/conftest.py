@@ -11,6 +11,7 @@ import subprocess
 import zlib
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,17 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from latbench.config import ModelConfig
 from latbench.model.backbone import Backbone
 from latbench.model.tiny import tiny_tokenizer
+from latbench.task import Example
+
+CHAINS = [  # of 3, 1, 4 and 2 steps
+    Example(
+        id=f"e{number}",
+        question=f"n{number} = {number} + {number % 3}; n0 = ?",
+        steps=tuple(f"<<{i}+{number}={i + number}>>" for i in range(number)),
+        answer=str(7 * number),
+    )
+    for number in (3, 1, 4, 2)
+]
 
 
 @cache
@@ -45,6 +57,16 @@ def make_backbone(name: str = "llama", *, dtype: torch.dtype = torch.float64, **
     )
     model.load_state_dict(source.state_dict())
     return Backbone(model, tokenizer, ModelConfig(**config), name=name).eval()
+
+
+def small_model(name: str | None, folder: Path) -> dict[str, Any]:
+    """Section `model` of a preset made small: the embedded backbone, or a random one of an architecture in `folder`."""
+    if name is None:
+        return {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "mlp_size": 24, "device": "cpu"}
+    backbone = make_backbone(name, dtype=torch.float32)
+    backbone.model.save_pretrained(folder)
+    backbone.tokenizer.save_pretrained(folder)
+    return {"id": str(folder), "device": "cpu"}
 
 
 @pytest.fixture(params=ARCHITECTURES)

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from latbench.config import GenerateConfig
-from latbench.decoding.rule import Mode, RowState, Step, StepRule, close_marker
+from latbench.decoding.rule import Mode, RowState, Step, StepRule, close_marker, widened
 from latbench.decoding.sampling import row_keys
 from latbench.decoding.trace import LatentTrace, TraceRecorder
 from latbench.model.backbone import Backbone, DecodeState
@@ -324,8 +323,8 @@ class _Loop:
         if step.forced is None:
             step.forced = close_marker(self.backbone, over)
         else:
-            step.forced = _widened(step.forced, len(self.close))
-            marker = _widened(close_marker(self.backbone, over), step.forced.shape[1])
+            step.forced = widened(step.forced, len(self.close))
+            marker = widened(close_marker(self.backbone, over), step.forced.shape[1])
             step.forced = torch.where(over[:, None], marker, step.forced)
 
     def _feed(self, step: Step, running: Tensor, deciding: Tensor, emitted: Tensor) -> None:
@@ -334,8 +333,8 @@ class _Loop:
         s.embeds = step.embeds
         if step.forced is not None and step.forced.shape[1]:
             new = deciding & (step.forced[:, 0] >= 0)
-            s.forced = _widened(s.forced, step.forced.shape[1])
-            s.forced = torch.where(new[:, None], _widened(step.forced, s.forced.shape[1]), s.forced)
+            s.forced = widened(s.forced, step.forced.shape[1])
+            s.forced = torch.where(new[:, None], widened(step.forced, s.forced.shape[1]), s.forced)
         elif not self.forcing:
             return
         pops = running & (s.forced[:, 0] >= 0) & ~emitted  # an emitted token goes before the ids queued with it
@@ -394,8 +393,3 @@ class _Loop:
         """The text before its first stop string."""
         ends = [text.find(stop) for stop in self.config.until if stop in text]
         return text[: min(ends)] if ends else text
-
-
-def _widened(ids: Tensor, width: int) -> Tensor:
-    """Forced ids with -1 up to a width."""
-    return ids if ids.shape[1] >= width else functional.pad(ids, (0, width - ids.shape[1]), value=-1)

@@ -13,6 +13,7 @@ from enum import IntEnum
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from latbench.decoding.sampling import Sampling
 from latbench.model.backbone import Backbone
@@ -204,3 +205,14 @@ def close_marker(backbone: Backbone, rows: Tensor) -> Tensor:
     """Forced ids: the close marker for these rows ((batch,) bool), -1 for the others."""
     marker = torch.tensor(backbone.layout.close, device=rows.device, dtype=torch.long)
     return torch.where(rows[:, None], marker, -1)
+
+
+def widened(ids: Tensor, width: int) -> Tensor:
+    """Forced ids with -1 up to a width."""
+    return ids if ids.shape[1] >= width else functional.pad(ids, (0, width - ids.shape[1]), value=-1)
+
+
+def says_close(backbone: Backbone, logits: Tensor) -> Tensor:
+    """Where the likeliest token is the first id of the close marker: (batch,) bool; nowhere without a marker."""
+    first = backbone.layout.close[0] if backbone.layout.close else -1
+    return logits.argmax(-1) == first

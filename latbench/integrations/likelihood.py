@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad as pad_to
 
 from latbench.config import GenerateConfig
 from latbench.decoding.loop import Prompt
-from latbench.decoding.rule import Mode, RowState, Step, StepRule, close_marker
+from latbench.decoding.rule import Mode, RowState, Step, StepRule, close_marker, widened
 from latbench.method import Method
 from latbench.model.backbone import Backbone
 from latbench.model.layout import pad
@@ -168,8 +167,9 @@ class ScoredRule(StepRule):
         forced = close_marker(self.backbone, closes)
         if step.forced is not None:
             width = max(forced.shape[1], step.forced.shape[1])
-            own, asked = (pad_to(ids, (0, width - ids.shape[1]), value=-1) for ids in (forced, step.forced))
-            forced = torch.where((rows.in_answer | closes)[:, None], own, asked)
+            forced = torch.where(
+                (rows.in_answer | closes)[:, None], widened(forced, width), widened(step.forced, width)
+            )
         return Step(embeds, mode, token, forced, step.mixture)
 
     def _has_thought(self, step: Step, rows: RowState) -> Tensor:

@@ -175,7 +175,11 @@ class Backbone(nn.Module):
 
     def too_long(self, example: Example) -> str | None:
         """Why an example does not fit the context, or None."""
-        return None if len(self.layout.encode(example)) <= self.context else "longer than the context"
+        return self.beyond_context(len(self.layout.encode(example)))
+
+    def beyond_context(self, length: int) -> str | None:
+        """Why a sequence of so many positions does not fit the context, or None."""
+        return None if length <= self.context else "longer than the context"
 
     @property
     def eos_ids(self) -> list[int]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, inf, log, log10
 
+from latbench.report.formats import interval_text
 from latbench.report.statistics import Interval
 from latbench.report.tables import Cell
 
@@ -115,16 +116,11 @@ def _tip(cell: Cell, on_front: bool) -> str:
     seeds = f"{len(cell.rows)} seeds" if len(cell.rows) > 1 else "1 seed"
     parts = [
         cell.label,
-        f"accuracy {_text(accuracy, 100)} %",
-        f"#L {_text(length)}",
+        f"accuracy {interval_text(accuracy, 100)} %",
+        f"#L {interval_text(length)}",
         seeds + (", on the Pareto front" if on_front else ""),
     ]
     return "\n".join(parts)
-
-
-def _text(interval: Interval, scale: float = 1) -> str:
-    value, low, high = (f"{scale * part:.1f}" for part in (interval.value, interval.low, interval.high))
-    return f"{value} [{low}, {high}]".replace("inf", "∞")
 
 
 def _length(cell: Cell) -> Interval:

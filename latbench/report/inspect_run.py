@@ -11,7 +11,7 @@ from latbench.report.parallelism import even_cuts
 from latbench.runs.evaluate import questions
 from latbench.runs.manifest import new_manifest
 from latbench.runs.plan import EvalConfig, eval_folder
-from latbench.runs.records import MANIFEST, Manifest, Record, read_evaluation, records_path
+from latbench.runs.records import MANIFEST, TRACE, TRACE_HEADER, Manifest, Record, read_evaluation, records_path
 from latbench.runs.run import Run
 from latbench.task import Example, Score, Status, StopReason, Task
 
@@ -75,7 +75,7 @@ def inspect(run: Run, wanted: EvalConfig, *, index: int = 0, text: str | None = 
     place, example = _find(task, examples, index, text)
     manifest = new_manifest(run, wanted, task.fingerprint(wanted.split), examples)
     stored = None if place is None else _stored_trace(run, wanted, manifest, place)
-    run = run if stored is not None else _reading(run)
+    run = run if stored is not None else run.with_helpers_for("read_latents")
     record = None if stored is None else _record(run, wanted, manifest, example)
     answer: Record | Generation
     if record is None:
@@ -116,17 +116,10 @@ def _find(task: Task[Any], examples: Sequence[Example], index: int, text: str | 
 
 def _stored_trace(run: Run, wanted: EvalConfig, manifest: Manifest, place: int) -> LatentTrace | None:
     """The latent steps on file; None where there is no complete trace."""
-    from latbench.runs.trace import HEADER, TRACE, Traces
+    from latbench.runs.trace import Traces
 
     folder = eval_folder(run, wanted) / TRACE
-    return Traces.open(folder, of=manifest).get(place) if (folder / HEADER).exists() else None
-
-
-def _reading(run: Run) -> Run:
-    """The run with what its method reads latents through."""
-    from latbench.runs.trace import reading
-
-    return reading(run)
+    return Traces.open(folder, of=manifest).get(place) if (folder / TRACE_HEADER).exists() else None
 
 
 def _record(run: Run, wanted: EvalConfig, manifest: Manifest, example: Example) -> Record | None:

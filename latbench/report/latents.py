@@ -12,10 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from latbench.runs.records import Manifest
-
-TRACE, HEADER = "trace", "trace.json"  # as in latbench.runs.trace, which imports torch
-_SAME = ("run", "setting", "questions_sha256", "n")
+from latbench.runs.records import SAME_ANSWERS, TRACE, TRACE_HEADER, Manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +75,8 @@ class StoredLatents:
 def stored_latents(folder: Path, manifest: Manifest) -> StoredLatents | None:
     """The trace of an evaluation folder; None where there is none that is complete and of this evaluation."""
     try:
-        header = json.loads((folder / TRACE / HEADER).read_text(encoding="utf-8"))
-        if any(header[name] != getattr(manifest, name) for name in _SAME):
+        header = json.loads((folder / TRACE / TRACE_HEADER).read_text(encoding="utf-8"))
+        if any(header[name] != getattr(manifest, name) for name in SAME_ANSWERS):
             return None
         return StoredLatents(folder / TRACE, header, _decoder(folder))
     except (OSError, ValueError, KeyError, TypeError):

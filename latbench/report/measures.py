@@ -16,12 +16,11 @@ from pydantic.dataclasses import dataclass as config_dataclass
 
 from latbench.files import write_whole
 from latbench.report.statistics import Interval, mcnemar_exact, mean_interval, wilson_interval
-from latbench.runs.records import Manifest, Record
+from latbench.runs.records import SAME_ANSWERS, Manifest, Record
 from latbench.task import STRICT, Status
 
 PARALLELISM, RELIANCE = "parallelism.json", "reliance.json"
 LETTERS: Mapping[Status, str] = {"correct": "c", "incorrect": "i", "no_answer": "n", "timeout": "t"}
-_SAME_ANSWERS = ("run", "setting", "questions_sha256", "n")
 
 Count = Annotated[int, Field(ge=0)]
 Verdicts = Annotated[str, Field(pattern=f"^[{''.join(LETTERS.values())}]*$")]  # a letter per question, in order
@@ -254,7 +253,7 @@ def read_measure(folder: Path, kind: type[F], of: Manifest) -> F | None:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "file"
         raise ValueError(f"{path} cannot be read ({where}: {first['msg']}); {again}") from None
-    for name in _SAME_ANSWERS:
+    for name in SAME_ANSWERS:
         there, here = getattr(found.header, name), getattr(of, name)
         if there != here:
             raise ValueError(f"{path} is of another {name} ({there}, its records {here}); {again}")

@@ -21,7 +21,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from latbench import registry
 from latbench.decoding.rule import LatentRule, Mode, RowState
 from latbench.decoding.trace import LabelLatents, LatentTrace
 from latbench.method import Method
@@ -47,9 +46,9 @@ from latbench.runs.lock import locked
 from latbench.runs.manifest import new_manifest
 from latbench.runs.paths import KnownPaths, chosen, read_paths
 from latbench.runs.plan import EvalConfig, eval_folder
-from latbench.runs.records import Manifest
+from latbench.runs.records import TRACE, TRACE_HEADER, Manifest
 from latbench.runs.run import Run
-from latbench.runs.trace import HEADER, TRACE, Traces
+from latbench.runs.trace import Traces
 from latbench.task import Example, Task
 
 MAX_PATHS = 16  # of a question
@@ -80,7 +79,7 @@ def parallelism(
     traces = _traces(folder, manifest, run)
     known = read_paths(paths_file, manifest.questions_sha256) if paths_file else _known_paths(task, examples)
     answers = [_Answer(example, _steps(traces.get(index))) for index, example in enumerate(examples)]
-    method = _with_labels(run).method
+    method = run.with_helpers_for("label_latents").method
     layout, vocab = method.backbone.layout, method.backbone.model.get_input_embeddings().weight.shape[0]
     own = [_row(answer, layout.steps(answer.example.steps)) for answer in answers if answer.example.steps]
     own = [row for row in own if len(row[0])]
@@ -112,7 +111,7 @@ class _Answer:
 
 
 def _traces(folder: Path, manifest: Manifest, run: Run) -> Traces:
-    if not (folder / TRACE / HEADER).exists():
+    if not (folder / TRACE / TRACE_HEADER).exists():
         raise ValueError(
             f"no complete trace in {folder / TRACE}; make it with `latbench trace {run.folder}` and the same options"
         )
@@ -125,14 +124,6 @@ def _steps(trace: LatentTrace) -> Steps:
 
 def _known_paths(task: Task[Any], examples: Sequence[Example]) -> KnownPaths:
     return KnownPaths(f"task {task.name}", {example.id: task.paths(example) for example in examples})
-
-
-def _with_labels(run: Run) -> Run:
-    """The run, with the helper models of training where its method makes labels with one."""
-    method: type[Method[Any]] = registry.get_method(run.config.method_name).cls
-    if method.label_latents is Method.label_latents:
-        return run
-    return Run(run.folder, run.config, run.device, auxiliary=True)
 
 
 @torch.no_grad()

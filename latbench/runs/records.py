@@ -23,6 +23,8 @@ from latbench.task import Fingerprint, Status, StopReason
 
 RECORDS = "records.jsonl"
 MANIFEST = "manifest.json"
+TRACE, TRACE_HEADER = "trace", "trace.json"  # folder beside the records, and the file in it that says it is complete
+SAME_ANSWERS = ("run", "setting", "questions_sha256", "n")  # fields of a manifest that files beside it must share
 SCHEMA_VERSION = 1
 
 # JSON leaves these as they are: three are line ends to some readers (str.splitlines), a lone surrogate has no UTF-8

@@ -32,9 +32,9 @@ from latbench.runs.evaluate import questions
 from latbench.runs.lock import is_main_process, locked
 from latbench.runs.manifest import new_manifest
 from latbench.runs.plan import EvalConfig, eval_folder
-from latbench.runs.records import Evaluation, read_evaluation
+from latbench.runs.records import TRACE, Evaluation, read_evaluation
 from latbench.runs.run import Run
-from latbench.runs.trace import TRACE, Traces
+from latbench.runs.trace import Traces
 from latbench.task import Example, Task
 
 DEFAULT = ("zeros", "noise", "other", "cut0", "cut1", "cut2", "cut4", "cut8")

@@ -43,6 +43,14 @@ class Run:
         """Whether training has ended (or there was nothing to train)."""
         return (self.folder / TRAIN).exists()
 
+    def with_helpers_for(self, hook: str) -> Run:
+        """The run with the helper models of training, if its method has that hook (`read_latents`, `label_latents`)."""
+        from latbench import registry
+        from latbench.method import Method
+
+        method = registry.get_method(self.config.method_name).cls
+        return self if getattr(method, hook) is getattr(Method, hook) else replace(self, auxiliary=True)
+
     @cached_property
     def report(self) -> dict[str, Any]:
         """What training wrote at its end. Raises: ValueError: it has not ended, or the file is damaged."""

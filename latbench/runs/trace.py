@@ -25,26 +25,21 @@ from pydantic.dataclasses import dataclass as config_dataclass
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from latbench import registry
 from latbench.decoding.loop import Generation, Prompt
 from latbench.decoding.rule import StepRule
 from latbench.decoding.trace import LatentTrace
 from latbench.files import temporary, write_whole
-from latbench.method import Method
 from latbench.progress import progress
 from latbench.runs.evaluate import questions
 from latbench.runs.lock import is_main_process, locked
 from latbench.runs.manifest import new_manifest
 from latbench.runs.plan import EvalConfig, eval_folder
-from latbench.runs.records import Manifest
+from latbench.runs.records import SAME_ANSWERS, TRACE, TRACE_HEADER, Manifest
 from latbench.runs.run import Run
 from latbench.task import STRICT, Example, Task
 
-TRACE = "trace"
-HEADER = "trace.json"
 TEXTS = "texts"  # of the latent steps, in a chunk's metadata
 _COLUMNS = tuple(f.name for f in fields(LatentTrace) if f.name != TEXTS)  # each with the steps as its first axis
-_SAME_ANSWERS = ("run", "setting", "questions_sha256", "n")
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -110,7 +105,7 @@ def trace(run: Run, wanted: EvalConfig, asked: tuple[Task[Any], list[Example]] |
     """
     if not is_main_process():
         raise ValueError("a trace is made in one process; start it without a launcher")
-    run = reading(run)
+    run = run.with_helpers_for("read_latents")
     task, examples = asked or questions(wanted)
     header = Header.of(new_manifest(run, wanted, task.fingerprint(wanted.split), examples))
     folder = eval_folder(run, wanted) / TRACE
@@ -120,12 +115,6 @@ def trace(run: Run, wanted: EvalConfig, asked: tuple[Task[Any], list[Example]] |
         if not _is_complete(folder, header):
             _trace_chunks(run, wanted, examples, header, folder)
     return folder
-
-
-def reading(run: Run) -> Run:
-    """The run, with the helper models where its method reads latents through one."""
-    method: type[Method[Any]] = registry.get_method(run.config.method_name).cls
-    return run if method.read_latents is Method.read_latents else replace(run, auxiliary=True)
 
 
 def _refuse_text_alone(run: Run, wanted: EvalConfig) -> None:
@@ -167,7 +156,7 @@ def _trace_chunks(run: Run, wanted: EvalConfig, examples: Sequence[Example], hea
             advance(len(prompts))
     if not sum(int(rows.sum()) for rows in counts if rows is not None):
         raise _no_latents(run)
-    write_whole(folder / HEADER, _HEADER.dump_json(header, indent=2).decode() + "\n")
+    write_whole(folder / TRACE_HEADER, _HEADER.dump_json(header, indent=2).decode() + "\n")
 
 
 def _tensors(answers: Sequence[Generation]) -> dict[str, Tensor]:
@@ -241,7 +230,7 @@ def _read_counts(path: Path) -> tuple[Header, Tensor]:
 
 def _read_header(folder: Path) -> Header:
     """Raises: ValueError: the trace is absent or incomplete, or its header is damaged."""
-    path = folder / HEADER
+    path = folder / TRACE_HEADER
     try:
         return _HEADER.validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -284,7 +273,7 @@ class Traces:
         """
         header = _read_header(folder)
         if of is not None:
-            _refuse_other(folder, header, Header.of(of), _SAME_ANSWERS)
+            _refuse_other(folder, header, Header.of(of), SAME_ANSWERS)
         ends = []
         for index, num_rows in enumerate(header.num_rows):
             path = _chunk_path(folder, index)

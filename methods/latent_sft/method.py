@@ -29,8 +29,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from latbench.config import Fraction, GenerateConfig, NonNegativeFloat, Positive, PositiveFloat
-from latbench.decoding.rule import Latent, LatentRule, Mixture, RowState
-from latbench.decoding.sampling import Sampling, gumbel, row_keys
+from latbench.decoding.rule import Latent, LatentRule, Mixture, RowState, says_close
+from latbench.decoding.sampling import Sampling, gumbel
 from latbench.decoding.superposition import mixture, with_gumbel
 from latbench.decoding.trace import LabelLatents
 from latbench.method import Losses, LossTerm, Method, MethodConfig, Stage
@@ -130,7 +130,7 @@ class LatentSFT(Method[LatentSFTConfig]):
         parts = segments(pieces.steps, self.config.tokens_per_latent)
         beside = max(len(pieces.answer) + 1 - len(parts[0]), 0)  # the decoder has the answer, the encoder S_1
         length = len(pieces) - len(pieces.answer) - 1 + len(parts) + beside
-        return None if length <= self.backbone.context else "longer than the context"
+        return self.backbone.beyond_context(length)
 
     def prepare(self, stage: Stage, examples: Sequence[Example], folder: Path) -> None:
         """Before stage 2: the encoder's soft labels of all examples, and a report of what stage 1 has learnt."""
@@ -235,7 +235,7 @@ class LatentSFT(Method[LatentSFTConfig]):
         row = torch.arange(len(examples)).repeat_interleave(num_latents)
         if config.noise > 0:
             assert latents.weights is not None
-            keys = row_keys(self.seed, [example.id for example in examples], [self.epoch] * len(examples))
+            keys = self.keys(examples)
             latents.weights = noisy_weights(
                 latents.weights, latents.ids, row, keys,
                 scale=config.noise, temperature=config.noise_temperature, close=self.backbone.layout.close[0],
@@ -296,11 +296,10 @@ class SuperpositionRule(LatentRule):
     def __init__(self, backbone: Backbone, settings: LatentSFTConfig, config: GenerateConfig) -> None:
         super().__init__(backbone, Sampling.from_config(config))
         self.settings, self.config = settings, config
-        self.close = backbone.layout.close[0] if backbone.layout.close else -1  # without: until the cap
 
     def latent(self, hidden: Tensor, logits: Tensor, rows: RowState) -> Latent:
         """See LatentRule; the first id of the marker stops, the others are forced."""
-        stop = logits.argmax(-1) == self.close
+        stop = says_close(self.backbone, logits)
         if self.settings.latent_space == "hidden":
             return Latent(hidden, stop)
         ids, weights = mixture(logits, self.settings.top_k)

@@ -26,7 +26,7 @@ from latbench.training.losses import token_cross_entropy
 from latbench.training.trainer import train_method
 from methods.coconut import Coconut, CoconutConfig
 from methods.direct import Direct, DirectConfig
-from tests.conftest import make_backbone
+from tests.conftest import make_backbone, small_model
 
 ANN = Example(
     id="ann",
@@ -417,13 +417,8 @@ def small(preset: str, folder: Path) -> RunConfig:
     }
     if "start" in tree.preset("coconut", preset):
         changes["start"] = {"train": {"max_steps": 2, "batch_size": 2, "accumulation": 1}}
-    if preset == "tiny":
-        changes["model"] = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "mlp_size": 24, "device": "cpu"}
-    else:
-        backbone = make_backbone("gpt2" if "gpt2" in preset else "llama")
-        backbone.model.float().save_pretrained(folder)
-        backbone.tokenizer.save_pretrained(folder)
-        changes["model"] = {"id": str(folder), "device": "cpu"}
+    architecture = "gpt2" if "gpt2" in preset else "llama"
+    changes["model"] = small_model(None if preset == "tiny" else architecture, folder)
     return parse(changes, preset=preset)
 
 

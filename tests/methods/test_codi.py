@@ -29,7 +29,7 @@ from latbench.training.losses import hidden_distillation, token_cross_entropy
 from latbench.training.trainer import set_trainable, train_method
 from methods import codi
 from methods.codi import Codi, CodiConfig
-from tests.conftest import make_backbone
+from tests.conftest import make_backbone, small_model
 
 BackboneOf = Callable[..., Backbone]
 STAGE = Stage(name="codi")
@@ -524,13 +524,7 @@ def small(preset: str, folder: Path) -> RunConfig:
         "train": {"batch_size": 2, "accumulation": 2, "max_steps": 2},
         "generate": {"max_new_tokens": 4, "batch_size": 4},
     }
-    if preset == "tiny":
-        changes["model"] = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "mlp_size": 24, "device": "cpu"}
-    else:
-        backbone = make_backbone(ARCHITECTURE[preset])
-        backbone.model.float().save_pretrained(folder)
-        backbone.tokenizer.save_pretrained(folder)
-        changes["model"] = {"id": str(folder), "device": "cpu"}
+    changes["model"] = small_model(None if preset == "tiny" else ARCHITECTURE[preset], folder)
     return parse(changes, preset=preset)
 
 

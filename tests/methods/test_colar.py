@@ -32,19 +32,11 @@ from latbench.training import checkpoint
 from latbench.training.trainer import set_trainable, train_method
 from methods.colar import AUTO, LABEL_DRAW, LATENT_DRAW, Colar, ColarConfig, LatentHead, LatentHeadRule, compress
 from methods.cot import Cot, CotConfig
-from tests.conftest import make_backbone
+from tests.conftest import CHAINS, make_backbone, small_model
 
 BackboneOf = Callable[..., Backbone]
 STAGE = Stage(name="sft")
-EXAMPLES = [
-    Example(
-        id=f"e{number}",
-        question=f"n{number} = {number} + {number % 3}; n0 = ?",
-        steps=tuple(f"<<{i}+{number}={i + number}>>" for i in range(number)),
-        answer=str(7 * number),
-    )
-    for number in (3, 1, 4, 2)
-]
+EXAMPLES = CHAINS
 LOSSES: list[Any] = ["soft_mse", "nll", "mse"]
 
 
@@ -872,17 +864,13 @@ STEPS = 2
 
 def small_run(preset: str, tmp_path: Path) -> Run:
     """The preset on a tiny model of its architecture, two optimiser steps for it and for its start."""
-    model: dict[str, Any] = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "mlp_size": 24}
+    name = None
     if preset != "tiny":
         name = next(found for start, found in ARCHITECTURE.items() if preset.startswith(start))
-        backbone = make_backbone(name, dtype=torch.float32)
-        backbone.model.save_pretrained(tmp_path / "model")
-        backbone.tokenizer.save_pretrained(tmp_path / "model")
-        model = {"id": str(tmp_path / "model"), "device": "cpu"}
     changes: dict[str, Any] = {
         "method": {"name": "colar"},
         "task": {"name": "synth", "num_train": 16, "num_test": 3},
-        "model": model,
+        "model": small_model(name, tmp_path / "model"),
         "train": {"batch_size": 2, "accumulation": 2, "stages": {"sft": {"steps": STEPS}}},
         "generate": {"max_new_tokens": 4, "max_latents": 4, "batch_size": 4},
         "start": {"train": {"max_steps": STEPS, "batch_size": 2, "accumulation": 1}},

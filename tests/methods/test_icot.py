@@ -27,18 +27,10 @@ from latbench.task import Example
 from latbench.training.trainer import train_method
 from methods.cot import Cot, CotConfig
 from methods.icot import NUM_OFFSETS, Icot, IcotConfig, removal_offsets, without_tokens
-from tests.conftest import make_backbone
+from tests.conftest import CHAINS, make_backbone, small_model
 
 BackboneOf = Callable[..., Backbone]
-EXAMPLES = [
-    Example(
-        id=f"e{number}",
-        question=f"n{number} = {number} + {number % 3}; n0 = ?",
-        steps=tuple(f"<<{i}+{number}={i + number}>>" for i in range(number)),
-        answer=str(7 * number),
-    )
-    for number in (3, 1, 4, 2)
-]
+EXAMPLES = CHAINS
 # q q | c1 c2 c3 | close | a a EOS
 PIECES = Pieces(prompt=(11, 12), steps=(31, 32, 33), close=(21,), answer=(41, 42), eos=2)
 
@@ -263,13 +255,9 @@ STEPS = 2
 @pytest.mark.parametrize("preset", tree.presets("icot"))
 def test_every_stage_of_a_preset_trains_and_the_run_answers(preset: str, tmp_path: Path) -> None:
     """With a tiny model of its architecture; the 40 stages of the papers' presets shrink to four."""
-    model: dict[str, Any] = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "mlp_size": 24}
+    name = None
     if preset != "tiny":
         name = next(found for start, found in ARCHITECTURE.items() if preset.startswith(start))
-        backbone = make_backbone(name, dtype=torch.float32)
-        backbone.model.save_pretrained(tmp_path / "model")
-        backbone.tokenizer.save_pretrained(tmp_path / "model")
-        model = {"id": str(tmp_path / "model"), "device": "cpu"}
     usual = tree.preset("icot", preset)
     schedule = usual["method"] | ({} if preset == "tiny" else {"max_removed": 3})
     numbers = range(0, schedule["max_removed"], schedule.get("tokens_per_stage", 1))
@@ -277,7 +265,7 @@ def test_every_stage_of_a_preset_trains_and_the_run_answers(preset: str, tmp_pat
     changes: dict[str, Any] = {
         "method": {"name": "icot", **schedule},
         "task": {"name": "synth", "num_train": 32, "num_test": 3},
-        "model": model,
+        "model": small_model(name, tmp_path / "model"),
         "train": {"batch_size": 2, "accumulation": 2, "stages": stages},
         "generate": {"max_new_tokens": 4, "batch_size": 4},
     }

@@ -28,7 +28,7 @@ from latbench.training.losses import token_cross_entropy
 from latbench.training.trainer import train_method
 from methods.direct import Direct, DirectConfig
 from methods.pause import Pause, PauseConfig
-from tests.conftest import make_backbone
+from tests.conftest import small_model
 
 BackboneOf = Callable[..., Backbone]
 STAGE = Stage(name="sft")
@@ -225,16 +225,10 @@ def test_no_pause_is_refused_by_name() -> None:
 
 @pytest.mark.parametrize("preset", tree.presets("pause"))
 def test_a_preset_trains_and_the_run_answers(preset: str, tmp_path: Path) -> None:
-    model: dict[str, Any] = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "mlp_size": 24}
-    if preset != "tiny":
-        backbone = make_backbone("gpt2", dtype=torch.float32)
-        backbone.model.save_pretrained(tmp_path / "model")
-        backbone.tokenizer.save_pretrained(tmp_path / "model")
-        model = {"id": str(tmp_path / "model"), "device": "cpu"}
     changes: dict[str, Any] = {
         "method": {"name": "pause"},
         "task": {"name": "synth", "num_train": 32, "num_test": 3},
-        "model": model,
+        "model": small_model(None if preset == "tiny" else "gpt2", tmp_path / "model"),
         "train": {"batch_size": 2, "accumulation": 2, "stages": {"sft": {"steps": 2}}},
         "generate": {"max_new_tokens": 4, "batch_size": 4},
     }

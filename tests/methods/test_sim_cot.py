@@ -26,7 +26,7 @@ from latbench.training import checkpoint
 from latbench.training.trainer import set_trainable, train_method
 from methods import sim_cot
 from methods.sim_cot import SimCot, SimCotConfig, StepTargets, assigned_steps
-from tests.conftest import make_backbone
+from tests.conftest import make_backbone, small_model
 
 EXAMPLES = [
     Example(
@@ -458,13 +458,8 @@ def small(preset: str, folder: Path) -> RunConfig:
         "generate": {"max_new_tokens": 4, "batch_size": 4},
         "start": start,
     }  # fmt: skip
-    if preset == "tiny":
-        changes["model"] = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "mlp_size": 24, "device": "cpu"}
-    else:
-        backbone = make_backbone("gpt2" if "gpt2" in preset else "llama")
-        backbone.model.float().save_pretrained(folder)
-        backbone.tokenizer.save_pretrained(folder)
-        changes["model"] = {"id": str(folder), "device": "cpu"}
+    architecture = "gpt2" if "gpt2" in preset else "llama"
+    changes["model"] = small_model(None if preset == "tiny" else architecture, folder)
     return parse(changes, preset=preset)
 
 

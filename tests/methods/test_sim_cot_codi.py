@@ -26,7 +26,7 @@ from latbench.training.trainer import train_method
 from methods.codi import Codi, CodiConfig
 from methods.sim_cot import StepDecoder, StepTargets
 from methods.sim_cot_codi import SimCotCodi, SimCotCodiConfig
-from tests.conftest import make_backbone
+from tests.conftest import make_backbone, small_model
 
 STAGE = Stage(name="codi")
 
@@ -307,13 +307,7 @@ def small(preset: str, folder: Path) -> RunConfig:
         "train": {"batch_size": 2, "accumulation": 2, "max_steps": 2, "log_every": 1},
         "generate": {"max_new_tokens": 4, "batch_size": 4},
     }
-    if preset == "tiny":
-        changes["model"] = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "mlp_size": 24, "device": "cpu"}
-    else:
-        backbone = make_backbone(ARCHITECTURE[preset])
-        backbone.model.float().save_pretrained(folder)
-        backbone.tokenizer.save_pretrained(folder)
-        changes["model"] = {"id": str(folder), "device": "cpu"}
+    changes["model"] = small_model(None if preset == "tiny" else ARCHITECTURE[preset], folder)
     return parse(changes, preset=preset)
 
 

@@ -29,6 +29,7 @@ from methods import soft_thinking
 from methods.cot import Cot, CotConfig
 from methods.direct import Direct, DirectConfig
 from methods.soft_thinking import SoftRule, SoftThinking, SoftThinkingConfig, cold_stop, posterior
+from tests.conftest import small_model
 
 BackboneOf = Callable[..., Backbone]
 
@@ -533,7 +534,7 @@ def test_a_model_without_a_marker_has_no_end_of_thinking(llama: Backbone) -> Non
 # presets
 
 
-def small(preset: str, folder: Path, backbone_of: BackboneOf) -> Run:
+def small(preset: str, folder: Path) -> Run:
     """The preset on a tiny random model of its architecture."""
     changes: dict[str, Any] = {
         "method": {"name": "soft_thinking"},
@@ -541,19 +542,16 @@ def small(preset: str, folder: Path, backbone_of: BackboneOf) -> Run:
         "generate": {"max_new_tokens": 6, "max_latents": 5, "chunk": 2},
     }
     if preset == "tiny":
-        changes["model"] = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "mlp_size": 24}
+        changes["model"] = small_model(None, folder)
         changes["start"] = {"train": {"max_steps": 2, "batch_size": 2}}
         return train(parse(changes, preset=preset), runs_dir=folder)
-    backbone = backbone_of("qwen2")
-    backbone.model.float().save_pretrained(folder / "model")
-    backbone.tokenizer.save_pretrained(folder / "model")
-    changes["model"] = {"id": str(folder / "model"), "device": "cpu"}
+    changes["model"] = small_model("qwen2", folder / "model")
     return base_run(parse(changes, preset=preset), runs_dir=folder)
 
 
 @pytest.mark.parametrize("preset", tree.presets("soft_thinking"))
-def test_every_preset_answers(preset: str, tmp_path: Path, backbone_of: BackboneOf) -> None:
-    run = small(preset, tmp_path, backbone_of)
+def test_every_preset_answers(preset: str, tmp_path: Path) -> None:
+    run = small(preset, tmp_path)
     for key, value in tree.preset("soft_thinking", preset)["method"].items():
         assert getattr(run.method.config, key) == value
     records = read_evaluation(evaluate(run, plan(run.config, "synth"))).records

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from measured_runs import copies
 
 from latbench.config import RunConfig, parse
 from latbench.runs.run import Run, load_run
@@ -43,3 +44,15 @@ def run(trained: Run, tmp_path: Path) -> Run:
     folder = tmp_path / "runs" / trained.folder.name
     shutil.copytree(trained.folder, folder)
     return load_run(folder)
+
+
+@pytest.fixture
+def runs(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """Copies of the runs of `measured_runs`, by method."""
+    return copies(tmp_path_factory, tmp_path)
+
+
+@pytest.fixture
+def coconut(runs: dict[str, Run]) -> Run:
+    """The one of Coconut."""
+    return runs["coconut"]

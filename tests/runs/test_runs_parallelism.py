@@ -8,12 +8,11 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from measured_runs import call, copies, wanted_of
+from measured_runs import call, wanted_of
 
 from latbench.report.leaderboard import leaderboard
 from latbench.report.measures import PARALLELISM
@@ -25,16 +24,6 @@ from latbench.runs.run import Run
 from latbench.task import Example
 from methods.latent_sft.sequences import encoder_tokens
 from tasks.synth import Synth, SynthConfig
-
-
-@pytest.fixture
-def runs(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
-    return copies(tmp_path_factory, tmp_path)
-
-
-@pytest.fixture
-def coconut(runs: dict[str, Run]) -> Run:
-    return runs["coconut"]
 
 
 def test_hidden_states_are_read_through_the_head_and_mixtures_as_they_are(runs: dict[str, Run]) -> None:

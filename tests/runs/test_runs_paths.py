@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from measured_runs import call, copies, wanted_of
+from measured_runs import call, wanted_of
 
 from latbench.runs.parallelism import parallelism
 from latbench.runs.paths import PATHS, SAMPLING, chosen, distinct, read_paths, sample_paths, steps_of
@@ -16,16 +16,6 @@ from latbench.runs.records import read_evaluation, read_records
 from latbench.runs.run import Run
 from latbench.task import Score
 from tasks.synth import Synth
-
-
-@pytest.fixture
-def runs(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
-    return copies(tmp_path_factory, tmp_path)
-
-
-@pytest.fixture
-def coconut(runs: dict[str, Run]) -> Run:
-    return runs["coconut"]
 
 
 def test_chains_are_told_apart_but_for_white_space_and_case() -> None:

@@ -21,7 +21,7 @@ from latbench.decoding.sampling import Sampling
 from latbench.report.inspect_run import inspect, render
 from latbench.runs.plan import plan
 from latbench.runs.run import Run, load_run
-from latbench.runs.trace import Traces, reading, trace
+from latbench.runs.trace import Traces, trace
 from latbench.runs.train import train
 from methods.cot import Cot, CotConfig
 
@@ -65,17 +65,17 @@ def readable(thinker: Run, tmp_path: Path) -> Run:
 
 def test_helper_models_are_loaded_only_for_methods_that_read(readable: Run, run: Run) -> None:
     assert not readable.method.auxiliary
-    assert set(reading(readable).method.auxiliary) == {"reader"}
-    assert reading(run) is run
+    assert set(readable.with_helpers_for("read_latents").method.auxiliary) == {"reader"}
+    assert run.with_helpers_for("read_latents") is run
 
 
 def test_texts_come_with_the_trace_of_an_answer(readable: Run) -> None:
     (mute,) = readable.method.generate(["what?"], GenerateConfig(), trace=True)
-    (told,) = reading(readable).method.generate(["what?"], GenerateConfig(), trace=True)
+    (told,) = readable.with_helpers_for("read_latents").method.generate(["what?"], GenerateConfig(), trace=True)
     assert mute.trace is not None
     assert told.trace is not None
     assert mute.trace.texts is None
-    assert told.trace.texts == reading(readable).method.read_latents(told.trace.embeds)
+    assert told.trace.texts == readable.with_helpers_for("read_latents").method.read_latents(told.trace.embeds)
     assert torch.equal(mute.trace.embeds, told.trace.embeds)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from measured_runs import copies, wanted_of
+from measured_runs import wanted_of
 
 from latbench.decoding.loop import Prompt
 from latbench.method import Method
@@ -21,16 +20,6 @@ from latbench.runs.records import append_records, read_evaluation, read_manifest
 from latbench.runs.reliance import Work, donors, reliance
 from latbench.runs.run import Run
 from latbench.runs.trace import trace
-
-
-@pytest.fixture
-def runs(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
-    return copies(tmp_path_factory, tmp_path)
-
-
-@pytest.fixture
-def coconut(runs: dict[str, Run]) -> Run:
-    return runs["coconut"]
 
 
 def test_interventions_are_paired_with_the_records_and_kept(coconut: Run, monkeypatch: pytest.MonkeyPatch) -> None:

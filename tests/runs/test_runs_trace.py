@@ -30,9 +30,9 @@ from latbench.runs import trace as module
 from latbench.runs.evaluate import evaluate, questions
 from latbench.runs.lock import locked
 from latbench.runs.plan import eval_folder, plan
-from latbench.runs.records import RECORDS, read_evaluation, read_manifest
+from latbench.runs.records import RECORDS, TRACE, TRACE_HEADER, read_evaluation, read_manifest
 from latbench.runs.run import Run, load_run
-from latbench.runs.trace import HEADER, TRACE, NoLatentStepsError, Traces, trace
+from latbench.runs.trace import NoLatentStepsError, Traces, trace
 from latbench.runs.train import train
 from latbench.task import STRICT, Example
 from latbench.training.losses import token_cross_entropy
@@ -219,7 +219,7 @@ def test_a_complete_trace_is_kept_whatever_code_made_it(latent_run: Run, monkeyp
     whole = bytes_of(folder)
     monkeypatch.setattr(Run, "method", property(lambda self: pytest.fail("the model is not needed")))
     assert bytes_of(trace(latent_run, wanted)) == whole
-    (folder / HEADER).unlink()  # incomplete: other code does not go on with it
+    (folder / TRACE_HEADER).unlink()  # incomplete: other code does not go on with it
     with pytest.raises(ValueError, match="holds the trace of another git_commit"):
         trace(latent_run, wanted)
 
@@ -234,7 +234,7 @@ def test_a_damaged_chunk_is_refused_and_made_again(latent_run: Run, damage: str)
     folder = trace(latent_run, wanted)
     whole = bytes_of(folder)
     path = folder / "chunk-00001.safetensors"
-    header = json.dumps(json.loads((folder / HEADER).read_text()))
+    header = json.dumps(json.loads((folder / TRACE_HEADER).read_text()))
     damaged: dict[str, Any] = {
         "cut": lambda: path.write_bytes(path.read_bytes()[:-9]),
         "gone": path.unlink,
@@ -259,8 +259,8 @@ def test_the_trace_of_something_else_is_refused(latent_run: Run, field: str, val
     wanted = plan(latent_run.config, "synth", limit=3)
     manifest = read_manifest(evaluate(latent_run, wanted))
     folder = trace(latent_run, wanted)
-    header = json.loads((folder / HEADER).read_text())
-    (folder / HEADER).write_text(json.dumps({**header, field: value}))
+    header = json.loads((folder / TRACE_HEADER).read_text())
+    (folder / TRACE_HEADER).write_text(json.dumps({**header, field: value}))
     sentence = f"holds the trace of another {field} .*; remove the folder to trace anew"
     with pytest.raises(ValueError, match=sentence):  # the chunks are of another trace than the header
         Traces.open(folder)
@@ -272,17 +272,19 @@ def test_the_trace_of_something_else_is_refused(latent_run: Run, field: str, val
     before = bytes_of(folder)
     with pytest.raises(ValueError, match=sentence):
         trace(latent_run, wanted)
-    (folder / HEADER).unlink()
+    (folder / TRACE_HEADER).unlink()
     with pytest.raises(ValueError, match=sentence):
         trace(latent_run, wanted)
-    assert bytes_of(folder) == {name: data for name, data in before.items() if name != HEADER}
+    assert bytes_of(folder) == {name: data for name, data in before.items() if name != TRACE_HEADER}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format_version": 2}'])
 def test_a_damaged_header_is_refused(latent_run: Run, text: str) -> None:
     folder = trace(latent_run, plan(latent_run.config, "synth", limit=2))
-    (folder / HEADER).write_text(text)
-    with pytest.raises(ValueError, match=f"{HEADER} is no header of a trace that this version reads; trace the run"):
+    (folder / TRACE_HEADER).write_text(text)
+    with pytest.raises(
+        ValueError, match=TRACE_HEADER + " is no header of a trace that this version reads; trace the run"
+    ):
         Traces.open(folder)
 
 
@@ -303,7 +305,7 @@ def test_a_run_without_latent_steps_is_refused_and_leaves_nothing(run: Run, late
     wanted = plan(latent_run.config, "synth", limit=2)
     with pytest.raises(NoLatentStepsError):
         trace(latent_run, wanted)
-    assert not (eval_folder(latent_run, wanted) / TRACE / HEADER).exists()
+    assert not (eval_folder(latent_run, wanted) / TRACE / TRACE_HEADER).exists()
 
 
 @pytest.mark.parametrize(("num_tokens", "num_latents"), [(10, 4), (3, 7), (5, 5), (0, 2), (6, 1), (6, 0)])

@@ -12,18 +12,10 @@ from torch import Tensor
 
 from latbench.model.backbone import Backbone
 from latbench.model.layout import Pieces
-from latbench.task import Example
 from methods.latent_sft import LatentSFT, LatentSFTConfig
+from tests.conftest import CHAINS
 
-EXAMPLES = [
-    Example(
-        id=f"e{number}",
-        question=f"n{number} = {number} + {number % 3}; n0 = ?",
-        steps=tuple(f"<<{i}+{number}={i + number}>>" for i in range(number)),
-        answer=str(7 * number),
-    )
-    for number in (3, 1, 4, 2)
-]
+EXAMPLES = CHAINS
 
 
 def piece(

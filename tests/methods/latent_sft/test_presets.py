@@ -13,7 +13,7 @@ from latbench.runs.evaluate import evaluate
 from latbench.runs.plan import plan
 from latbench.runs.records import read_evaluation
 from latbench.runs.train import train
-from tests.conftest import make_backbone
+from tests.conftest import small_model
 
 ARCHITECTURE = {"llama1b": "llama", "qwen7b": "qwen2"}
 STEPS = 2
@@ -21,24 +21,19 @@ STEPS = 2
 
 def small(preset: str, folder: Path) -> RunConfig:
     """The preset with a tiny model of its architecture, short data, and two optimiser steps in every stage."""
+    name = None
     if preset != "tiny":
         name = next(found for start, found in ARCHITECTURE.items() if preset.startswith(start))
-        backbone = make_backbone(name)
-        backbone.model.float().save_pretrained(folder)
-        backbone.tokenizer.save_pretrained(folder)
     usual = tree.preset("latent_sft", preset)
     names = ["joint"] if usual["method"].get("stage1") == "joint" else ["encoder", "decoder", "union"]
     stages = {stage: {"steps": STEPS} for stage in (*(f"stage1_{name}" for name in names), "stage2")}
     changes: dict[str, Any] = {
         "method": {"name": "latent_sft"},
         "task": {"name": "synth", "num_train": 32, "num_test": 3},
+        "model": small_model(name, folder),
         "train": {"batch_size": 2, "accumulation": 2, "stages": stages},
         "generate": {"max_new_tokens": 4, "max_latents": 4, "batch_size": 4},
     }
-    if preset == "tiny":
-        changes["model"] = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "mlp_size": 24}
-    else:
-        changes["model"] = {"id": str(folder), "device": "cpu"}
     if "start" in usual:
         changes["start"] = {"train": {"max_steps": STEPS, "batch_size": 2, "accumulation": 1}}
     return parse(changes, preset=preset)

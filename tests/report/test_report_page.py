@@ -21,7 +21,7 @@ from latbench.report.latents import stored_latents
 from latbench.report.leaderboard import leaderboard
 from latbench.report.metrics import summarise
 from latbench.report.tables import cells, rows
-from latbench.runs.records import Evaluation
+from latbench.runs.records import TRACE, TRACE_HEADER, Evaluation
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
@@ -70,10 +70,10 @@ def write_trace(run: Evaluation, steps: list[list[tuple[int, float]]]) -> None:
     class Answer:
         trace = one
 
-    folder = run.folder / stored.TRACE
+    folder = run.folder / TRACE
     folder.mkdir()
     stored._write_chunk(stored._chunk_path(folder, 0), stored._tensors([Answer()] * count), header)  # type: ignore[list-item]
-    (folder / stored.HEADER).write_text(stored._HEADER.dump_json(header).decode())
+    (folder / TRACE_HEADER).write_text(stored._HEADER.dump_json(header).decode())
 
 
 @pytest.fixture

@@ -249,8 +249,9 @@ def test_noise_neither_stops_nor_keeps_a_row_from_stopping(backbone_of: Backbone
     rule = SuperpositionRule(backbone, LatentSFTConfig(), replace(GENERATE, latent_noise=50.0))
     hidden = random_latents(backbone, 200)
     logits = torch.zeros(200, len(backbone.tokenizer)).double()
-    logits[:, 50], logits[:, rule.close] = 5.0, 5.001
-    logits[::2, rule.close] = 4.999
+    close = backbone.layout.close[0]
+    logits[:, 50], logits[:, close] = 5.0, 5.001
+    logits[::2, close] = 4.999
     assert rule.latent(hidden, logits, rows(200)).stop.tolist() == [False, True] * 100
 
 

@@ -450,6 +450,42 @@ def reliance(
 
 
 @app.command()
+def cost(
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN...", help="Folders or names; the first is the reference.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of turns; medians are shown.")] = 5,
+    task: OneTaskOption = None,
+    split: SplitOption = "test",
+    limit: LimitOption = None,
+    samples: SamplesOption = None,
+    settings: SetOption = None,
+    device: DeviceOption = None,
+    runs_dir: RunsOption = RUNS,
+    data_dir: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what an answer costs: operations, and time at batch 1 and full batch, runs taking turns."""
+    from latbench.report.formats import markdown_table
+    from latbench.report.measure_tables import Measured, measure_tables
+    from latbench.report.measures import Measures
+    from latbench.runs.cost import cost as measure
+
+    use_data_dir(data_dir)
+    names: Sequence[str | None] = runs or [None]
+    targets = [load_run(find_run(name, runs_dir), device=device) for name in names]
+    wanted = [_plan(target, task, split, limit, samples, settings) for target in targets]
+    found = measure(list(zip(targets, wanted, strict=True)), rounds=rounds)
+    if as_json:
+        print_json({"costs": [{"file": path, **asdict(one)} for path, one in found]})
+        return
+    lines = [Measured({"run": one.header.run}, [Measures(cost=one)]) for _, one in found]
+    for table in measure_tables(lines):
+        say(f"{table.title}\n\n{markdown_table(table)}")
+    note("written: " + ", ".join(str(path) for path, _ in found))
+
+
+@app.command()
 def inspect(
     run: RunArgument = None,
     question: Annotated[str | None, typer.Option(help="A question, of the split or any other.")] = None,

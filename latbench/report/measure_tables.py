@@ -1,14 +1,15 @@
-"""Tables of what was measured beyond the records: compression and parallelism, known graphs, latent reliance."""
+"""Tables of what was measured beyond the records: parallelism, known graphs, latent reliance, cost of an answer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum
+from statistics import median
 from typing import TypeVar
 
 from latbench.report.formats import DASH, Table, interval_text, markdown_table, number_text
-from latbench.report.measures import Effect, Graph, Measures, ParallelismFile, Paths, Rate, effects
+from latbench.report.measures import CostFile, Effect, Graph, Measures, ParallelismFile, Paths, Rate, effects
 from latbench.report.statistics import Interval, mean_interval
 
 T = TypeVar("T")
@@ -33,7 +34,7 @@ class Measured:
 
 def measure_tables(cells: Sequence[Measured]) -> list[Table]:
     """Tables of the cells that were measured; a kind that no cell has is left out."""
-    made = [_compression(cells), _graphs(cells), _reliance(cells)]
+    made = [_compression(cells), _graphs(cells), _reliance(cells), _cost(cells)]
     return [table for table in made if table.lines]
 
 
@@ -173,6 +174,40 @@ def _reliance(cells: Sequence[Measured]) -> Table:
         "p": lambda line: number_text(max(effect.p_value for effect in line[2]), ".2g"),
     }
     return _table(" ".join(RELIANCE_TITLE.split()), lines, columns)
+
+
+def _cost(cells: Sequence[Measured]) -> Table:
+    every = [(cell, [one.cost for one in cell.seeds if one.cost is not None]) for cell in cells]
+    lines = [(cell, found) for cell, found in every if found]
+
+    def mean(value: Callable[[CostFile], float | None], spec: str) -> Callable[[tuple[Measured, list[CostFile]]], str]:
+        return lambda line: number_text(_mean([number for one in line[1] if (number := value(one)) is not None]), spec)
+
+    def shared(value: Callable[[CostFile], object]) -> str:
+        return ", ".join(dict.fromkeys(str(value(one)) for _, found in lines for one in found))
+
+    columns: dict[str, Callable[[tuple[Measured, list[CostFile]]], str]] = {
+        **_leading(cells, lambda line: line[0]),
+        "seeds": lambda line: str(len(line[1])),
+        "FLOPs": mean(lambda one: one.flops, ".2e"),
+        "ms, batch 1": mean(lambda one: 1000 * median(one.seconds_single), ".1f"),
+        "ratio, batch 1": mean(lambda one: one.ratio_single, ".2f"),
+        "ms, full batch": mean(lambda one: 1000 * median(one.seconds_full), ".2f"),
+        "ratio, full batch": mean(lambda one: one.ratio_full, ".2f"),
+        "peak MiB": mean(lambda one: None if one.peak_memory_bytes is None else one.peak_memory_bytes / 2**20, ".0f"),
+    }
+    title = (
+        "Cost of an answer: floating-point operations by the formula of runs/cost.py; milliseconds at batch 1 and at "
+        f"full batch ({shared(lambda one: one.batch_size)}), medians of {shared(lambda one: len(one.seconds_full))} "
+        f"rounds on {shared(_machine)}; ratios to a run measured in the same rounds "
+        f"({shared(lambda one: one.reference)}); peak memory of the evaluation's process. Means over seeds."
+    )
+    return _table(title, lines, columns)
+
+
+def _machine(found: CostFile) -> str:
+    gpus = found.hardware.get("gpus") or []
+    return ", ".join(map(str, gpus)) or f"{found.hardware.get('cores')} cores of {found.hardware.get('cpu')}"
 
 
 def _leading(cells: Sequence[Measured], cell_of: Callable[[T], Measured]) -> dict[str, Callable[[T], str]]:

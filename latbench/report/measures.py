@@ -1,6 +1,6 @@
-"""What was measured of an evaluation beyond its records, as files beside them: `parallelism.json`, `reliance.json`.
+"""What was measured of an evaluation beyond its records, as files beside them: `parallelism.json`, `reliance.json` ...
 
-Written by `latbench parallelism` and `latbench reliance`, read by the tables. Like a trace, a file belongs to one run,
+Written by the commands of these names, read by the tables. Like a trace, a file belongs to one run,
 one setting and one set of questions: with other records beside it, it is refused.
 """
 
@@ -15,14 +15,15 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as config_dataclass
 
 from latbench.files import write_whole
-from latbench.report.statistics import Interval, mcnemar_exact, mean_interval, wilson_interval
+from latbench.report.statistics import Interval, mcnemar_exact, mean_interval, median_ratio, wilson_interval
 from latbench.runs.records import SAME_ANSWERS, Manifest, Record
 from latbench.task import STRICT, Status
 
-PARALLELISM, RELIANCE = "parallelism.json", "reliance.json"
+PARALLELISM, RELIANCE, COST = "parallelism.json", "reliance.json", "cost.json"
 LETTERS: Mapping[Status, str] = {"correct": "c", "incorrect": "i", "no_answer": "n", "timeout": "t"}
 
 Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]  # of each round
 Verdicts = Annotated[str, Field(pattern=f"^[{''.join(LETTERS.values())}]*$")]  # a letter per question, in order
 
 
@@ -171,6 +172,46 @@ class RelianceFile:
                 raise ValueError(f"{name} has {len(letters)} verdicts, the untouched run {len(self.untouched)}")
 
 
+@config_dataclass(frozen=True, kw_only=True, config=STRICT)
+class CostFile:
+    """What an answer costs, see runs/cost.py.
+
+    Args:
+        flops: floating-point operations, mean over the records by the formula there; None where nothing was decoded.
+        seconds_single, seconds_full: per answer, one of each round: `num_single` questions one by one, and
+            `batch_size` of them at once; reference, reference_single, reference_full: the run that took turns with
+            this one, and its seconds of the same rounds.
+        peak_memory_bytes: of the evaluation; on a CPU all that its process held.
+    """
+
+    header: Header
+    flops: float | None
+    num_single: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)]
+    seconds_single: Seconds
+    seconds_full: Seconds
+    reference: str
+    reference_single: Seconds
+    reference_full: Seconds
+    peak_memory_bytes: float | None
+    hardware: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        times = (self.seconds_single, self.seconds_full, self.reference_single, self.reference_full)
+        if len(set(map(len, times))) > 1:
+            raise ValueError("not every round has all its times")
+
+    @property
+    def ratio_single(self) -> float:
+        """Time at batch 1 against the reference: the median over rounds."""
+        return median_ratio(self.seconds_single, self.reference_single)
+
+    @property
+    def ratio_full(self) -> float:
+        """Time at full batch against the reference: the median over rounds."""
+        return median_ratio(self.seconds_full, self.reference_full)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Effect:
     """One intervention beside the untouched run, on the same questions.
@@ -196,6 +237,7 @@ class Measures:
 
     parallelism: ParallelismFile | None = None
     reliance: RelianceFile | None = None
+    cost: CostFile | None = None
 
 
 def effects(found: RelianceFile) -> list[Effect]:
@@ -225,10 +267,10 @@ def verdicts(records: list[Record]) -> str:
     return "".join(LETTERS[record.status] for record in records if record.sample == 0)
 
 
-F = TypeVar("F", ParallelismFile, RelianceFile)
+F = TypeVar("F", ParallelismFile, RelianceFile, CostFile)
 
 
-def write_measure(folder: Path, measure: ParallelismFile | RelianceFile) -> Path:
+def write_measure(folder: Path, measure: ParallelismFile | RelianceFile | CostFile) -> Path:
     """Write a measure beside the records, whole. Returns: its path."""
     kind = type(measure)
     path = folder / _FILES[kind]
@@ -264,7 +306,7 @@ def read_measures(folder: Path, of: Manifest) -> tuple[Measures, list[str]]:
     """What was measured of an evaluation, and a sentence on each file that cannot be used."""
     notices = []
     found: dict[str, Any] = {}
-    for name, kind in (("parallelism", ParallelismFile), ("reliance", RelianceFile)):
+    for name, kind in (("parallelism", ParallelismFile), ("reliance", RelianceFile), ("cost", CostFile)):
         try:
             found[name] = read_measure(folder, kind, of)
         except (ValueError, OSError) as error:
@@ -272,5 +314,5 @@ def read_measures(folder: Path, of: Manifest) -> tuple[Measures, list[str]]:
     return Measures(**found), notices
 
 
-_FILES: Mapping[type, str] = {ParallelismFile: PARALLELISM, RelianceFile: RELIANCE}
+_FILES: Mapping[type, str] = {ParallelismFile: PARALLELISM, RelianceFile: RELIANCE, CostFile: COST}
 _ADAPTERS: Mapping[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in _FILES}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import fsum, inf, sqrt
-from statistics import NormalDist
+from statistics import NormalDist, median
 
 CONFIDENCE = 0.95
 
@@ -56,6 +56,14 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> In
     deviation = sqrt(fsum((value - mean) ** 2 for value in values) / (n - 1))
     half = _t_quantile((1 + confidence) / 2, n - 1) * deviation / sqrt(n)
     return Interval(mean, mean - half, mean + half)
+
+
+def median_ratio(values: Sequence[float], reference: Sequence[float]) -> float:
+    """Median over rounds of value / reference of the same round, so that a slow round slows both.
+
+    Raises: ValueError: no round, or not as many of both.
+    """
+    return median(value / other for value, other in zip(values, reference, strict=True))
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:

@@ -151,16 +151,11 @@ def answer_chunk(
 def _costs(
     before: Mapping[str, float], method: Method[Any], records: Sequence[Record], seconds: float
 ) -> dict[str, float]:
-    """Costs of all sessions so far; two FLOPs per weight and position, attention scores left out."""
+    """Costs of all sessions so far; operations follow from the records, see runs/cost.py."""
     from latbench.training.cost import peak_memory_bytes
 
-    positions = sum(record.num_prompt_tokens + record.decode_steps for record in records)
-    table = method.backbone.model.get_input_embeddings().weight
-    tied = table is method.backbone.model.get_output_embeddings().weight
-    weights = sum(p.numel() for p in method.parameters()) - (0 if tied else table.numel())
     return {
         "seconds": before.get("seconds", 0.0) + seconds,
         "answers": before.get("answers", 0) + len(records),
-        "flops": before.get("flops", 0.0) + 2.0 * weights * positions,
         "peak_memory_bytes": max(before.get("peak_memory_bytes", 0), peak_memory_bytes(method.backbone.device)),
     }

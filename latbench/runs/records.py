@@ -89,7 +89,7 @@ class Manifest:
         hardware: CPU, GPU, cores, memory, as text.
         train: costs of training: examples seen, tokens, optimiser steps, flops, seconds, peak_memory_bytes.
         diagnostics: figures the method reported about its own training, by name.
-        evaluation: costs of this evaluation: seconds (sum over sessions), answers, peak_memory_bytes, flops.
+        evaluation: costs of this evaluation: seconds (sum over sessions), answers, peak_memory_bytes.
     """
 
     schema_version: int = SCHEMA_VERSION

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from latbench import registry
 from latbench.config import GenerateConfig, ModelConfig
@@ -16,6 +17,7 @@ from latbench.decoding.loop import Prompt
 from latbench.method import Losses, Method, Stage
 from latbench.model.backbone import Backbone
 from latbench.model.layout import IGNORE_INDEX, Batch, Tokens
+from latbench.runs.cost import AnswerFlops
 from latbench.task import Example
 from latbench.training import checkpoint
 from latbench.training.trainer import set_trainable
@@ -154,3 +156,12 @@ def test_a_loaded_checkpoint_generates_the_same(method: Method[Any], tmp_path: P
     assert type(loaded) is type(method)
     assert loaded.config == method.config
     assert loaded.generate(QUESTIONS, GENERATE) == before
+
+
+def test_operations_of_an_answer_are_what_a_profiler_counts(method: Method[Any]) -> None:
+    method.backbone.model.set_attn_implementation("eager")  # the profiler knows no fused attention of a CPU
+    with FlopCounterMode(display=False) as counter:
+        (answer,) = method.generate(QUESTIONS[-1:], GENERATE, seed=0)
+    formula = AnswerFlops.of(method)
+    found = formula.of_counts(answer.num_prompt_tokens, answer.decode_steps, answer.num_latents)
+    assert found == pytest.approx(counter.get_total_flops(), rel=0.005)

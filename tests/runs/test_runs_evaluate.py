@@ -166,7 +166,7 @@ def test_the_manifest_places_the_evaluation_in_a_table(run: Run) -> None:
     assert set(manifest.data) == {"synth/train", "synth/test"}
     assert manifest.config["eval"]["limit"] == 4
     assert manifest.train["optimiser_steps"] == 2
-    assert manifest.evaluation.keys() == {"seconds", "answers", "flops", "peak_memory_bytes"}
+    assert manifest.evaluation.keys() == {"seconds", "answers", "peak_memory_bytes"}
     assert all(value > 0 for value in manifest.evaluation.values())
     other = read_manifest(evaluate(run, plan(run.config, "synth", limit=4)))
     assert other.setting != manifest.setting

@@ -18,8 +18,9 @@ LEGEND = """\
   for several.
 - #L is the chain length: latent steps plus explicit reasoning tokens, without markers, answer and EOS. Its 95 %
   interval is Student's t, over questions for a single run, over seeds for several.
-- Compression is the mean #L of the reference named with each table / mean #L, with the interval of #L, the reference
-  taken as exact; a dash stands where #L is 0 or there is no reference.
+- Compression is the mean #L of the reference named with each table / mean #L; its 95 % interval is Student's t, over
+  questions (each with its own reference) for a single run, over seeds for several; a dash stands where #L is 0 or there
+  is no reference.
 - Answer tokens and decode steps are means per answer.
 - No answer, timeout (of the checker), truncated (at a cap) and too long (prompt beyond the context: counted as wrong,
   left out of lengths) are % of answers.

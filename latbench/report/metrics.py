@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import comb, fsum
 from pathlib import Path
+from statistics import fmean
 
 from latbench.report.measures import Measures
-from latbench.report.statistics import Interval, mean_interval, wilson_interval
+from latbench.report.statistics import Interval, mean_interval, ratio_of_means, wilson_interval
 from latbench.runs.records import Evaluation, Manifest, Record
 
 
@@ -31,7 +32,8 @@ class Summary:
             samples; t-interval over questions.
         answer_tokens: mean answer tokens without EOS.
         decode_steps: mean forward passes after the prompt, forced markers included.
-        gold_chain_length: mean tokens of the gold chains under the run's tokenizer; None where the data have none.
+        lengths, gold_lengths: by question, #L (mean over samples), and tokens of the gold chain under the run's
+            tokenizer (empty where the data have none).
         no_answer, timeout: share of answers with that status; truncated, prompt_too_long: with that stop reason
             (`length` for truncated).
         answers_per_second: over the whole evaluation; None where the manifest has no cost.
@@ -50,9 +52,10 @@ class Summary:
     pass_at_k: Interval
     maj_at_k: Interval
     chain_length: Interval | None
+    lengths: Mapping[str, float]
     answer_tokens: float | None
     decode_steps: float | None
-    gold_chain_length: float | None
+    gold_lengths: Mapping[str, float]
     no_answer: float
     timeout: float
     truncated: float
@@ -75,6 +78,9 @@ def summarise(evaluation: Evaluation) -> Summary:
     n, samples = len(questions), len(records) // len(questions)
     num_correct = [sum(record.status == "correct" for record in answers) for answers in questions.values()]
     decoded = [record for record in records if record.stop_reason != "prompt_too_long"]
+    answered = by_question(decoded)
+    lengths = {question: fmean(one.chain_length for one in answers) for question, answers in answered.items()}
+    gold = {question: float(answers[0].gold_chain_length) for question, answers in answered.items()}
     seconds, answers = manifest.evaluation.get("seconds"), manifest.evaluation.get("answers")
 
     def share(condition: Callable[[Record], bool]) -> float:
@@ -90,10 +96,11 @@ def summarise(evaluation: Evaluation) -> Summary:
         accuracy=wilson_interval(sum(num_correct) / samples, n),
         pass_at_k=wilson_interval(fsum(pass_at_k(samples, correct, samples) for correct in num_correct), n),
         maj_at_k=wilson_interval(fsum(map(maj_at_k, questions.values())), n),
-        chain_length=_interval_over_questions(decoded),
+        chain_length=mean_interval(list(lengths.values())).clipped(low=0) if lengths else None,
+        lengths=lengths,
         answer_tokens=_mean([record.num_answer_tokens for record in decoded]),
         decode_steps=_mean([record.decode_steps for record in decoded]),
-        gold_chain_length=_mean([record.gold_chain_length for record in decoded]) or None,
+        gold_lengths=gold if any(gold.values()) else {},
         no_answer=share(lambda record: record.status == "no_answer"),
         timeout=share(lambda record: record.status == "timeout"),
         truncated=share(lambda record: record.stop_reason == "length"),
@@ -162,22 +169,16 @@ def maj_at_k(answers: Sequence[Record]) -> float:
     return sum(tied) / len(tied) if tied else 0.0
 
 
-def compression(reference: float | None, chain_length: Interval | None) -> Interval | None:
-    """Mean #L of the reference / mean #L; None where there is no reference or #L is 0.
+def compression(reference: Mapping[str, float], own: Mapping[str, float]) -> Interval | None:
+    """Mean #L of the reference / mean #L, with an interval over questions, of which each is its own pair.
 
-    The interval is that of #L, the reference taken as exact; where #L may be 0, compression is unbounded.
+    Args:
+        reference, own: #L by question; questions that one of them lacks are left out.
+    Returns: None where there is no reference, or #L is 0.
     """
-    if not reference or chain_length is None or chain_length.value <= 0:
-        return None
-    high = reference / chain_length.low if chain_length.low > 0 else float("inf")
-    return Interval(reference / chain_length.value, reference / chain_length.high, high)
-
-
-def _interval_over_questions(records: Sequence[Record]) -> Interval | None:
-    means = [
-        fsum(record.chain_length for record in answers) / len(answers) for answers in by_question(records).values()
-    ]
-    return mean_interval(means).clipped(low=0) if means else None
+    asked = [question for question in own if question in reference]
+    found = ratio_of_means([reference[question] for question in asked], [own[question] for question in asked])
+    return found.clipped(low=0) if found is not None and found.value > 0 else None
 
 
 def _mean(values: Sequence[float]) -> float | None:

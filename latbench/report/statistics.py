@@ -58,6 +58,22 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> In
     return Interval(mean, mean - half, mean + half)
 
 
+def ratio_of_means(values: Sequence[float], others: Sequence[float]) -> Interval | None:
+    """Mean of values / mean of others, pair by pair of the same question, with a t-interval (Cochran, Sampling
+    Techniques, 1977, section 2.11): the deviation of value - ratio * other, over the mean of others.
+
+    Returns: None where the others sum to nothing; unbounded for a single pair.
+    Raises: ValueError: no pair, or not as many of both.
+    """
+    total = fsum(others)
+    if total <= 0:
+        return None
+    ratio = fsum(values) / total
+    rest = mean_interval([value - ratio * other for value, other in zip(values, others, strict=True)])
+    half = (rest.high - rest.low) / 2 * len(others) / total
+    return Interval(ratio, ratio - half, ratio + half)
+
+
 def median_ratio(values: Sequence[float], reference: Sequence[float]) -> float:
     """Median over rounds of value / reference of the same round, so that a slow round slows both.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import fsum, inf
+from statistics import fmean
 from typing import TypeVar
 
 from latbench.report.measures import Measures
@@ -23,7 +24,7 @@ class Row:
     """One run on one task, in CSV column order; None is an empty field. Accuracy and rates are fractions.
 
     `reference` names what compression refers to, `reference_length` is its mean #L; the interval of a row is Wilson's
-    for accuracy and Student's over questions for #L. See `metrics.Summary` for the rest.
+    for accuracy and Student's over questions for #L and compression. See `metrics.Summary` for the rest.
     """
 
     task: str
@@ -60,6 +61,8 @@ class Row:
     maj_at_k_high: float
     chain_length_low: float | None
     chain_length_high: float | None
+    compression_low: float | None
+    compression_high: float | None
     reference: str
     reference_length: float | None
     test_set: str
@@ -98,8 +101,8 @@ class Cell:
 
     @property
     def compression(self) -> Interval | None:
-        """Mean #L of the reference / mean #L of the cell, see `metrics.compression`."""
-        return compression(self.rows[0].reference_length, self.chain_length)
+        """Mean #L of the reference / mean #L, see `metrics.compression`; None where there is none."""
+        return self.interval("compression", high=inf)
 
     def interval(self, name: str, high: float = 1) -> Interval | None:
         """A column that has `_low` and `_high`: one run as it is, several as their mean and t-interval in 0..high."""
@@ -150,14 +153,14 @@ def sections(cells: Iterable[Cell]) -> list[list[Cell]]:
     return list(_grouped(cells, lambda cell: cell.section).values())
 
 
-def _reference(summary: Summary, summaries: Sequence[Summary]) -> tuple[str, float | None]:
-    """Name and mean #L of what compression refers to: gold chains, else the explicit baseline on the same questions.
+def _reference(summary: Summary, summaries: Sequence[Summary]) -> tuple[str, Mapping[str, float]]:
+    """Name of what compression refers to, and its #L by question: gold chains, else the explicit baseline.
 
-    Where several cells of the baseline qualify, the one nearest to the run (layout, training data), then the one with
-    the default settings and the most seeds is taken, and its seeds are averaged.
+    Where several cells of the baseline on the same questions qualify, the one nearest to the run (layout, training
+    data), then the one with the default settings and the most seeds is taken, and its seeds are averaged.
     """
-    if summary.gold_chain_length:
-        return "gold chain", summary.gold_chain_length
+    if summary.gold_lengths:
+        return "gold chain", summary.gold_lengths
     own = summary.manifest
     candidates = [
         other
@@ -168,7 +171,7 @@ def _reference(summary: Summary, summaries: Sequence[Summary]) -> tuple[str, flo
         and (other.manifest.task, other.manifest.split, other.manifest.backbone) == (own.task, own.split, own.backbone)
     ]
     if not candidates:
-        return "", None
+        return "", {}
 
     def distance(group: list[Summary]) -> tuple[bool, bool, bool, int, Identity]:
         other = group[0].manifest
@@ -176,13 +179,14 @@ def _reference(summary: Summary, summaries: Sequence[Summary]) -> tuple[str, flo
         return *far, -len(group), identity(group[0])
 
     nearest = min(_grouped(candidates, identity).values(), key=distance)
-    lengths = [other.chain_length.value for other in nearest if other.chain_length is not None]
-    return "run " + ", ".join(sorted(other.manifest.run for other in nearest)), fsum(lengths) / len(lengths)
+    shared = set.intersection(*(set(other.lengths) for other in nearest))
+    lengths = {question: fmean(other.lengths[question] for other in nearest) for question in shared}
+    return "run " + ", ".join(sorted(other.manifest.run for other in nearest)), lengths
 
 
-def _row(summary: Summary, reference: str, reference_length: float | None) -> Row:
+def _row(summary: Summary, reference: str, reference_lengths: Mapping[str, float]) -> Row:
     manifest, length = summary.manifest, summary.chain_length
-    ratio = compression(reference_length, length)
+    ratio = compression(reference_lengths, summary.lengths)
     return Row(
         task=manifest.task,
         split=manifest.split,
@@ -218,8 +222,10 @@ def _row(summary: Summary, reference: str, reference_length: float | None) -> Ro
         maj_at_k_high=summary.maj_at_k.high,
         chain_length_low=length.low if length else None,
         chain_length_high=length.high if length else None,
+        compression_low=ratio.low if ratio else None,
+        compression_high=ratio.high if ratio else None,
         reference=reference,
-        reference_length=reference_length,
+        reference_length=fmean(reference_lengths.values()) if reference_lengths else None,
         test_set=summary.test_set,
         diagnostics=manifest.diagnostics,
         measures=summary.measures,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import combinations
-from math import inf
 from typing import Any
 
 import pytest
@@ -34,7 +33,7 @@ def test_counts_rates_and_costs_of_a_small_run(make: Any, record: Any) -> None:
     assert (summary.no_answer, summary.timeout, summary.truncated, summary.prompt_too_long) == (0.25, 0.25, 0.25, 0)
     assert summary.answers_per_second == 2.0
     assert (summary.train_flops, summary.train_passes) == (2e12, 1.5)
-    assert summary.gold_chain_length is None
+    assert summary.gold_lengths == {}
 
 
 def test_accuracy_is_the_mean_over_samples_then_questions_which_are_the_trials(make: Any, record: Any) -> None:
@@ -55,7 +54,7 @@ def test_a_question_beyond_the_context_counts_as_wrong_but_not_as_short(make: An
     assert summary.accuracy.value == 0.5
     assert summary.prompt_too_long == 0.5
     assert summary.chain_length is not None
-    assert (summary.chain_length.value, summary.decode_steps, summary.gold_chain_length) == (4, 9, 8)
+    assert (summary.chain_length.value, summary.decode_steps, summary.gold_lengths) == (4, 9, {"a": 8})
     nothing = summarise(make([long], run="two"))
     assert (nothing.chain_length, nothing.decode_steps, nothing.accuracy.value) == (None, None, 0)
 
@@ -140,12 +139,16 @@ def test_majority_vote(record: Any, answers: str, credit: float) -> None:
 
 
 def test_compression_is_a_dash_without_reference_or_reasoning() -> None:
-    assert compression(None, Interval(4, 3, 5)) is None
-    assert compression(0.0, Interval(4, 3, 5)) is None
-    assert compression(12, Interval(0, 0, 0)) is None
-    assert compression(12, None) is None
+    assert compression({}, {"a": 4, "b": 2}) is None
+    assert compression({"a": 0, "b": 0}, {"a": 4, "b": 2}) is None
+    assert compression({"a": 12, "b": 8}, {"a": 0, "b": 0}) is None
+    assert compression({"a": 12, "b": 8}, {}) is None
 
 
-def test_compression_takes_the_interval_of_the_length() -> None:
-    assert compression(12, Interval(4, 3, 6)) == Interval(3, 2, 4)
-    assert compression(12, Interval(4, 0, 6)) == Interval(3, 2, inf)
+def test_compression_is_paired_by_question() -> None:
+    assert compression({"b": 8, "a": 12, "c": 4}, {"a": 6, "b": 4}) == Interval(2, 2, 2)  # halves each
+    found = compression({"a": 12, "b": 8}, {"a": 4, "b": 4})
+    assert found is not None
+    assert found.value == 2.5
+    assert found.low == 0  # two questions: 12.7 deviations of the mean
+    assert found.high == pytest.approx(2.5 + 12.7062047 * 2 / 4)

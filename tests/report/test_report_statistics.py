@@ -5,12 +5,13 @@ from __future__ import annotations
 from itertools import product
 from math import inf, isclose
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from latbench.report.statistics import Interval, mcnemar_exact, mean_interval, wilson_interval
+from latbench.report.statistics import Interval, mcnemar_exact, mean_interval, ratio_of_means, wilson_interval
 
 
 @settings(deadline=None, derandomize=True)
@@ -76,6 +77,20 @@ def test_t_interval_of_lengths_is_that_of_the_bootstrap() -> None:
     width = interval.high - interval.low
     assert abs(interval.low - resampled.low) < 0.03 * width
     assert abs(interval.high - resampled.high) < 0.03 * width
+
+
+def test_interval_of_a_ratio_is_that_of_the_bootstrap() -> None:
+    rng = np.random.default_rng(0)
+    own = rng.integers(3, 12, 1000)
+    gold = 2 * own + rng.integers(0, 9, 1000)
+    found = ratio_of_means(gold.tolist(), own.tolist())
+    again = stats.bootstrap(
+        (gold, own), lambda a, b, axis: a.mean(axis) / b.mean(axis), paired=True, vectorized=True, rng=rng
+    ).confidence_interval
+    assert found is not None
+    assert found.value == gold.mean() / own.mean()
+    assert found.low == pytest.approx(again.low, abs=0.005)
+    assert found.high == pytest.approx(again.high, abs=0.005)
 
 
 def test_clipping_keeps_the_estimate() -> None:

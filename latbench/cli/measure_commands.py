@@ -1,0 +1,248 @@
+"""Commands that look into a run's answers: trace, inspect, parallelism, paths, reliance, cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from latbench.cli.options import (
+    RUNS,
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    LimitOption,
+    OneTaskOption,
+    RunArgument,
+    RunsOption,
+    SamplesOption,
+    SetOption,
+    SplitOption,
+    eval_changes,
+)
+from latbench.console import (
+    FAILED,
+    note,
+    print_json,
+    say,
+    use_data_dir,
+)
+from latbench.runs.run import Run, find_run, load_run
+
+if TYPE_CHECKING:
+    from latbench.runs.plan import EvalConfig
+
+commands = typer.Typer()
+
+
+@commands.command()
+def trace(
+    run: RunArgument = None,
+    task: OneTaskOption = None,
+    split: SplitOption = "test",
+    limit: LimitOption = None,
+    samples: SamplesOption = None,
+    settings: SetOption = None,
+    device: DeviceOption = None,
+    runs_dir: RunsOption = RUNS,
+    data_dir: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Store each latent step of a run's answers beside its records; repeats continue where they stopped."""
+    from latbench.runs.trace import NoLatentStepsError, Traces
+    from latbench.runs.trace import trace as trace_run
+
+    use_data_dir(data_dir)
+    target = load_run(find_run(run, runs_dir), device=device)
+    wanted = _plan(target, task, split, limit, samples, settings)
+    try:
+        found = Traces.open(trace_run(target, wanted))
+    except NoLatentStepsError as error:
+        note(f"error: {error}")
+        raise typer.Exit(FAILED) from None
+    if as_json:
+        print_json({"folder": found.folder, "n": found.header.n, "num_latents": found.num_latents})
+        return
+    say(f"{found.folder}: {found.num_latents} latent steps of {found.header.n} answers")
+    note(f"next: latbench inspect {target.folder}")
+
+
+@commands.command()
+def inspect(
+    run: RunArgument = None,
+    question: Annotated[str | None, typer.Option(help="A question, of the split or any other.")] = None,
+    index: Annotated[int | None, typer.Option(min=0, help="Question of the split, from 0; the first.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Tokens per latent step.")] = 5,
+    task: OneTaskOption = None,
+    split: SplitOption = "test",
+    limit: LimitOption = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Answers per question; the first is shown.")] = None,
+    settings: SetOption = None,
+    device: DeviceOption = None,
+    runs_dir: RunsOption = RUNS,
+    data_dir: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one answer with its latent steps as their top tokens; from its trace where that is stored."""
+    from latbench.report import inspect_run as report
+
+    if question is not None and index is not None:
+        raise ValueError("--question and --index name two questions; give one of them")
+    use_data_dir(data_dir)
+    target = load_run(find_run(run, runs_dir), device=device)
+    wanted = _plan(target, task, split, limit, samples, settings)
+    found = report.inspect(target, wanted, index=index or 0, text=question, top=top)
+    if as_json:
+        print_json(asdict(found))
+    else:
+        say(report.render(found).rstrip("\n"))
+
+
+@commands.command()
+def parallelism(
+    run: RunArgument = None,
+    paths_file: Annotated[
+        Path | None, typer.Option("--paths", help="File of `latbench paths`; the paths that the task knows by default.")
+    ] = None,
+    max_paths: Annotated[int, typer.Option(min=2, help="Most paths of a question, the gold chain among them.")] = 16,
+    threshold: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Probability from which a quantity counts, of known graphs.")
+    ] = 0.1,
+    task: OneTaskOption = None,
+    split: SplitOption = "test",
+    limit: LimitOption = None,
+    samples: SamplesOption = None,
+    settings: SetOption = None,
+    runs_dir: RunsOption = RUNS,
+    data_dir: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how much of explicit chains a run's latent steps hold, from its stored trace."""
+    from latbench.report.measure_tables import measure_text
+    from latbench.report.measures import Measures
+    from latbench.runs.parallelism import parallelism as measure
+
+    use_data_dir(data_dir)
+    target = load_run(find_run(run, runs_dir))
+    wanted = _plan(target, task, split, limit, samples, settings)
+    path, found = measure(target, wanted, paths_file=paths_file, max_paths=max_paths, threshold=threshold)
+    if as_json:
+        print_json({"file": path, **asdict(found)})
+        return
+    say(measure_text(Measures(parallelism=found)).rstrip("\n"))
+    if found.paths is None:
+        note("no question has two known paths, so there is no N_eff; sample them from a cot run with `latbench paths`")
+    note(f"written: {path}")
+
+
+@commands.command()
+def paths(
+    run: RunArgument = None,
+    task: OneTaskOption = None,
+    split: SplitOption = "test",
+    limit: LimitOption = None,
+    samples: SamplesOption = None,
+    settings: SetOption = None,
+    device: DeviceOption = None,
+    runs_dir: RunsOption = RUNS,
+    data_dir: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Sample distinct correct chains of each question from a run of `cot`, for `latbench parallelism --paths`."""
+    from latbench.runs.paths import SAMPLING, sample_paths
+    from latbench.runs.plan import plan
+
+    use_data_dir(data_dir)
+    target = load_run(find_run(run, runs_dir), device=device)
+    changes = {**SAMPLING, **eval_changes(settings, samples)}
+    wanted = plan(target.config, task or target.config.task_name, split=split, limit=limit, changes=changes)
+    path, found = sample_paths(target, wanted)
+    counts = [len(chains) for chains in found.by_id.values()]
+    if as_json:
+        print_json({"file": path, "source": found.source, "questions": len(counts), "paths": sum(counts)})
+        return
+    say(f"{path}: {sum(counts)} distinct correct chains of {len(counts)} questions")
+    note(f"next: latbench parallelism RUN --paths {path}")
+
+
+@commands.command()
+def reliance(
+    run: RunArgument = None,
+    interventions: Annotated[
+        str | None, typer.Option(help="Comma-separated: zeros, noise, other, cut<k>; by default these with k to 8.")
+    ] = None,
+    task: OneTaskOption = None,
+    split: SplitOption = "test",
+    limit: LimitOption = None,
+    samples: SamplesOption = None,
+    settings: SetOption = None,
+    device: DeviceOption = None,
+    runs_dir: RunsOption = RUNS,
+    data_dir: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how far a run relies on its latent steps: the same questions again with replaced latents."""
+    from latbench.report.measure_tables import measure_text
+    from latbench.report.measures import Measures, effects
+    from latbench.runs.reliance import DEFAULT
+    from latbench.runs.reliance import reliance as measure
+
+    use_data_dir(data_dir)
+    target = load_run(find_run(run, runs_dir), device=device)
+    wanted = _plan(target, task, split, limit, samples, settings)
+    names = [name.strip() for name in interventions.split(",")] if interventions else DEFAULT
+    path, found = measure(target, wanted, names)
+    if as_json:
+        print_json({"file": path, **asdict(found), "effects": [asdict(effect) for effect in effects(found)]})
+        return
+    say(measure_text(Measures(reliance=found)).rstrip("\n"))
+    note(f"written: {path}")
+
+
+@commands.command()
+def cost(
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN...", help="Folders or names; the first is the reference.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of turns; medians are shown.")] = 5,
+    task: OneTaskOption = None,
+    split: SplitOption = "test",
+    limit: LimitOption = None,
+    samples: SamplesOption = None,
+    settings: SetOption = None,
+    device: DeviceOption = None,
+    runs_dir: RunsOption = RUNS,
+    data_dir: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what an answer costs: operations, and time at batch 1 and full batch, runs taking turns."""
+    from latbench.report.formats import markdown_table
+    from latbench.report.measure_tables import Measured, measure_tables
+    from latbench.report.measures import Measures
+    from latbench.runs.cost import cost as measure
+
+    use_data_dir(data_dir)
+    names: Sequence[str | None] = runs or [None]
+    targets = [load_run(find_run(name, runs_dir), device=device) for name in names]
+    wanted = [_plan(target, task, split, limit, samples, settings) for target in targets]
+    found = measure(list(zip(targets, wanted, strict=True)), rounds=rounds)
+    if as_json:
+        print_json({"costs": [{"file": path, **asdict(one)} for path, one in found]})
+        return
+    lines = [Measured({"run": one.header.run}, [Measures(cost=one)]) for _, one in found]
+    for table in measure_tables(lines):
+        say(f"{table.title}\n\n{markdown_table(table)}")
+    note("written: " + ", ".join(str(path) for path, _ in found))
+
+
+def _plan(
+    run: Run, task: str | None, split: str, limit: int | None, samples: int | None, settings: list[str] | None
+) -> EvalConfig:
+    """The evaluation that a trace or an inspection looks into."""
+    from latbench.runs.plan import plan
+
+    name, changes = task or run.config.task_name, eval_changes(settings, samples)
+    return plan(run.config, name, split=split, limit=limit, changes=changes)

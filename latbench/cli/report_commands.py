@@ -1,0 +1,140 @@
+"""Commands that show results: leaderboard, compare, list; and lm-evaluation-harness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from latbench import registry
+from latbench.cli.options import RUNS, JsonOption, RunsOption
+from latbench.console import (
+    FAILED,
+    evaluation_folder,
+    note,
+    print_json,
+    say,
+    stale_files,
+)
+
+if TYPE_CHECKING:
+    pass
+
+commands = typer.Typer()
+
+
+@commands.command()
+def leaderboard(
+    folders: Annotated[list[Path] | None, typer.Argument(metavar="[FOLDER]...", help="./runs by default.")] = None,
+    formats: Annotated[str, typer.Option("--format", help="Comma-separated: md, csv, latex, html.")] = "md",
+    out: Annotated[Path | None, typer.Option(help="Folder to write to instead of standard output.")] = None,
+    reported: Annotated[bool, typer.Option("--reported", help="Add the numbers that papers report, as such.")] = False,
+    all_records: Annotated[bool, typer.Option("--all-records", help="Every record, in files beside the page.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Fail where scores, metrics, identities or files do not recompute.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print or write the tables and the page, from records alone; or check a submission."""
+    from latbench.report import leaderboard as report
+
+    names = [name.strip() for name in formats.split(",")]
+    if check:
+        _check_submission(folders or [RUNS], names if out is not None else [], out, reported, as_json)
+        return
+    if len(names) > 1 and out is None and not as_json:
+        raise ValueError(f"--format {formats} names several formats; give --out DIR, or one format for standard output")
+    if all_records and (out is None or "html" not in names):
+        raise ValueError("--all-records writes files beside the page; add --format html --out DIR")
+    board = report.leaderboard(folders or [RUNS], names, out, reported=reported, all_records=all_records)
+    for notice in board.notices:
+        note(notice)
+    if as_json:
+        print_json({"tables": board.text_by_format, "files": board.paths, "notices": board.notices})
+    elif out is None:
+        say(board.text_by_format[names[0]].rstrip("\n"))
+    else:
+        note("written: " + ", ".join(map(str, board.paths)))
+
+
+def _check_submission(
+    folders: Sequence[Path], formats: Sequence[str], out: Path | None, reported: bool, as_json: bool
+) -> None:
+    """Say what does not recompute, also of the files in `out`, and fail where there is anything."""
+    from latbench.report import check
+    from latbench.report.leaderboard import FORMATS
+    from latbench.report.leaderboard import leaderboard as report
+
+    problems, num_checked = check.check(folders)
+    if out is not None:
+        texts = report(folders, formats, reported=reported).text_by_format
+        problems += stale_files({out / FORMATS[name].file_name: text for name, text in texts.items()})
+    problems = list(dict.fromkeys(problems))
+    if as_json:
+        print_json({"evaluations": num_checked, "problems": problems})
+    for problem in problems:
+        note(f"refused: {problem}")
+    if problems:
+        raise typer.Exit(FAILED)
+    note(f"checked: {num_checked} evaluations, everything recomputes")
+
+
+@commands.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="Folder of an evaluation or of a run with one, or a run's name.")],
+    b: Annotated[str, typer.Argument(help="The other one.")],
+    runs_dir: RunsOption = RUNS,
+    as_json: JsonOption = False,
+) -> None:
+    """Paired test of two evaluations, and the questions on which they differ."""
+    from latbench.report import compare as report
+    from latbench.runs.records import read_evaluation
+
+    found = report.compare(*(read_evaluation(evaluation_folder(name, runs_dir)) for name in (a, b)))
+    if as_json:
+        print_json(asdict(found))
+    else:
+        say(report.render(found).rstrip("\n"))
+
+
+@commands.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(help="methods, tasks, presets or runs.")],
+    runs_dir: RunsOption = RUNS,
+    as_json: JsonOption = False,
+) -> None:
+    """Methods, tasks, presets or runs at hand."""
+    from latbench.runs.listing import LISTINGS
+
+    if what not in LISTINGS:
+        raise registry.unknown("list", what, LISTINGS)
+    found = LISTINGS[what](runs_dir)
+    if as_json:
+        print_json({what: found})
+        return
+    width = max(map(len, found), default=0)
+    for name, text in found.items():
+        say(f"{name:{width}}  {text}".rstrip())
+
+
+@commands.command(
+    "lm-eval",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def lm_eval(context: typer.Context) -> None:
+    """lm-evaluation-harness with any run: --model latbench --model_args run=RUN, and its own arguments."""
+    try:
+        from latbench.integrations import lm_eval_adapter
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != "lm_eval":
+            raise
+        note("error: lm-evaluation-harness is not installed; run `pip install 'latbench[lm-eval]'`")
+        raise typer.Exit(FAILED) from None
+    try:
+        lm_eval_adapter.main(context.args)
+    except SystemExit as end:  # of its own parser
+        raise typer.Exit(end.code if isinstance(end.code, int) else FAILED * bool(end.code)) from None

@@ -1,0 +1,215 @@
+"""Commands that make runs: quickstart, train, eval, sweep, rerun."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from latbench import tree
+from latbench.cli.options import (
+    RUNS,
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    LimitOption,
+    MethodOption,
+    ModelOption,
+    PresetOption,
+    ResumeOption,
+    RunsOption,
+    SamplesOption,
+    SeedOption,
+    SetOption,
+    TaskOption,
+    eval_changes,
+)
+from latbench.console import (
+    FAILED,
+    figures,
+    find_target,
+    left_out,
+    note,
+    options_tree,
+    print_json,
+    say,
+    slots,
+    use_data_dir,
+)
+
+if TYPE_CHECKING:
+    pass
+
+commands = typer.Typer()
+
+
+@commands.command()
+def quickstart(
+    every: Annotated[bool, typer.Option("--all", help="Every method with a tiny preset.")] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 1,
+    steps: Annotated[int | None, typer.Option(min=1, help="Cap on training steps.")] = None,
+    limit: LimitOption = None,
+    settings: SetOption = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of table and plot; the runs' folder by default.")] = None,
+    runs_dir: RunsOption = RUNS,
+    as_json: JsonOption = False,
+) -> None:
+    """Train and evaluate the embedded default, and print its leaderboard: CPU, offline, minutes."""
+    from latbench.runs import quickstart as start
+
+    changes = dict(tree.flatten(tree.parse_overrides(settings or [])))
+    if steps is not None:
+        changes["train.max_steps"] = steps
+    configs = start.quickstart_configs(every=every, seeds=range(seeds), settings=changes)
+    done = start.quickstart(configs, runs_dir=runs_dir, out=out or runs_dir, limit=limit)
+    for notice in done.board.notices:
+        note(notice)
+    if as_json:
+        print_json({"evaluations": done.evaluations, "files": done.paths})
+    else:
+        say(done.board.text_by_format["md"].rstrip("\n"))
+        note("written: " + ", ".join(map(str, done.paths)))
+
+
+@commands.command()
+def train(
+    method: MethodOption = None,
+    task: TaskOption = None,
+    model: ModelOption = None,
+    preset: PresetOption = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with a configuration tree.")] = None,
+    settings: SetOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    resume: ResumeOption = False,
+    runs_dir: RunsOption = RUNS,
+    data_dir: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a method; the embedded tiny backbone and synth unless told otherwise."""
+    from latbench.config import parse
+    from latbench.runs.train import train as train_run
+
+    use_data_dir(data_dir)
+    options = {"method.name": method, "task.name": task, "model.id": model, "seed": seed, "model.device": device}
+    given = options_tree(config, options)
+    run = train_run(parse(given, preset=preset, overrides=settings or []), runs_dir=runs_dir, resume=resume)
+    costs = run.report["costs"]
+    for sentence in left_out(run.report):
+        note(sentence)
+    if as_json:
+        print_json({"run": run.folder, **run.report})
+    else:
+        say(f"{run.folder}: {costs['optimiser_steps']} steps, {costs['seconds']:.0f} s")
+        note(f"next: latbench eval --run {run.folder}")
+
+
+@commands.command("eval")
+def evaluate(
+    tasks: Annotated[str | None, typer.Option(help="Comma-separated; the run's own task by default.")] = None,
+    run: Annotated[str | None, typer.Option(help="Folder or name; the latest trained run by default.")] = None,
+    model: ModelOption = None,
+    method: MethodOption = None,
+    preset: PresetOption = None,
+    split: Annotated[str, typer.Option(help="Split of the tasks.")] = "test",
+    limit: LimitOption = None,
+    samples: SamplesOption = None,
+    settings: SetOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    runs_dir: RunsOption = RUNS,
+    data_dir: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Evaluate a run, or a method over a model as it comes; repeats continue where they stopped."""
+    from latbench.report.metrics import summarise
+    from latbench.runs.evaluate import evaluate as evaluate_run
+    from latbench.runs.evaluate import questions
+    from latbench.runs.plan import plan
+    from latbench.runs.records import read_evaluation
+
+    use_data_dir(data_dir)
+    changes = eval_changes(settings, samples) | ({} if seed is None else {"seed": seed})
+    options = {"model.id": model, "method.name": method}
+    fixed: dict[str, Any] = {}  # of a run by its training; a method over a model as it comes is set up here
+    if model is not None or method is not None:
+        fixed = {key: changes.pop(key) for key in list(changes) if key.split(".")[0] in ("model", "method")}
+    target = find_target(run, options, settings=fixed, preset=preset, device=device, runs_dir=runs_dir)
+    names = [name.strip() for name in tasks.split(",")] if tasks else [target.config.task_name]
+    plans = [plan(target.config, name, split=split, limit=limit, changes=changes) for name in names]
+    asked = [questions(wanted) for wanted in plans]  # refuses absent data before anything is answered
+    folders = [evaluate_run(target, wanted, given) for wanted, given in zip(plans, asked, strict=True)]
+    summaries = [summarise(read_evaluation(folder)) for folder in folders]
+    if as_json:
+        print_json({"evaluations": [figures(summary) for summary in summaries]})
+        return
+    for folder, summary in zip(folders, summaries, strict=True):
+        say(f"{folder}: accuracy {summary.accuracy.value:.4f} on {summary.n} questions")
+
+
+@commands.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="methods, tasks, seeds, settings, base.")],
+    resume: ResumeOption = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes at once; one per GPU, or one, by default.")] = None,
+    runs_dir: RunsOption = RUNS,
+    data_dir: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train and evaluate a grid of runs; what is complete is skipped, a failed run stops no other."""
+    from latbench.progress import progress
+    from latbench.runs.executor import LocalExecutor
+    from latbench.runs.sweep import members, read_sweep, run_sweep
+
+    use_data_dir(data_dir)
+    config = read_sweep(file)
+    with progress("sweep", total=len(members(config, runs_dir))) as advance:
+        done = run_sweep(
+            config,
+            LocalExecutor(slots(jobs)),
+            runs_dir=runs_dir,
+            resume=resume,
+            on_end=lambda result: advance(1),
+        )
+        advance(len(done.skipped))
+    ended = [result.job.name for result in done.results if not result.failed]
+    if as_json:
+        failed = [{"run": result.job.name, "log": result.job.log, "error": result.last_line} for result in done.failed]
+        print_json({"skipped": done.skipped, "complete": ended, "failed": failed})
+    else:
+        say(f"{len(ended)} runs done, {len(done.skipped)} complete before, {len(done.failed)} failed")
+    for result in done.failed:
+        note(f"failed: {result.job.name}: {result.last_line} (log: {result.job.log})")
+    if done.failed:
+        raise typer.Exit(FAILED)
+
+
+@commands.command()
+def rerun(
+    result: Annotated[Path, typer.Argument(help="Folder with manifest and records.")],
+    check: Annotated[
+        bool, typer.Option("--check", help="Fail where the accuracy leaves the result's interval.")
+    ] = False,
+    runs_dir: RunsOption = RUNS,
+    data_dir: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Repeat a result from its manifest and compare the records."""
+    from latbench.runs.rerun import rerun as repeat
+
+    use_data_dir(data_dir)
+    found = repeat(result, runs_dir=runs_dir)
+    if as_json:
+        print_json({**asdict(found), "reproduced": found.reproduced})
+    else:
+        say(
+            f"{found.num_identical} of {found.n} records identical; accuracy {found.accuracy_now:.4f}, was "
+            f"{found.accuracy_before:.4f} (95 % {found.interval.low:.4f} to {found.interval.high:.4f})"
+        )
+    for difference in found.differences:
+        note(f"not the same: {difference}")
+    if check and not found.reproduced:
+        note(f"not reproduced: see {found.folder}")
+        raise typer.Exit(FAILED)

@@ -104,11 +104,14 @@ class Coconut(Method[CoconutConfig]):
         ]
 
     def prepare(self, stage: Stage, examples: Sequence[Example], folder: Path) -> None:
-        """Refuse data without a chain to replace; the final stage needs none."""
-        if stage.index <= self.config.max_stage and not any(example.steps for example in examples):
+        """Refuse a curriculum beyond the longest chain; the final stage needs none."""
+        longest = max((len(example.steps) for example in examples), default=0)
+        if stage.index <= self.config.max_stage and longest < self.config.max_stage:
+            shorter = f"method.max_stage={longest} or " if longest else ""
             raise ValueError(
-                f"method {self.name!r} replaces reasoning steps, but none of {len(examples)} examples has one; "
-                f"use other data, or set method.first_stage={self.config.max_stage + 1} for no curriculum"
+                f"method {self.name!r} replaces up to method.max_stage={self.config.max_stage} reasoning steps, but "
+                f"none of {len(examples)} examples has more than {longest}; set {shorter}"
+                f"method.first_stage={self.config.max_stage + 1} for no curriculum"
             )
 
     def skip_reason(self, example: Example, stage: Stage) -> str | None:

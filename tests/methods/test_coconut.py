@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -334,14 +335,17 @@ def test_generation_equals_recomputing_every_step(name: str) -> None:
 # input that cannot be used
 
 
-def test_data_without_steps_are_refused_where_steps_are_replaced(tmp_path: Path) -> None:
-    rows = [EXAMPLES[2]] * 3
+def test_a_curriculum_beyond_the_longest_chain_is_refused(tmp_path: Path) -> None:
     method = built(make_backbone("llama"))
-    sentence = r"method 'coconut' replaces reasoning steps, but none of 3 examples has one; use other data, or set .*=4"
-    with pytest.raises(ValueError, match=sentence):
-        train_method(method, rows, TrainConfig(), folder=tmp_path, seed=0)
-    method.prepare(at(method, "stage1"), EXAMPLES, tmp_path)
-    method.prepare(at(method, "final"), rows, tmp_path)
+    silent, two_steps = [EXAMPLES[2]] * 3, [replace(EXAMPLES[0], steps=("1", "2"))] * 3
+    for rows, way_out in (
+        (silent, "examples has more than 0; set method.first_stage=4 for"),
+        (two_steps, "examples has more than 2; set method.max_stage=2 or method.first_stage=4 for"),
+    ):
+        with pytest.raises(ValueError, match=f"max_stage=3 reasoning steps, but none of 3 {way_out} no curriculum"):
+            train_method(method, rows, TrainConfig(), folder=tmp_path, seed=0)
+    method.prepare(at(method, "stage1"), [replace(EXAMPLES[0], steps=("1", "2", "3"))], tmp_path)
+    method.prepare(at(method, "final"), silent, tmp_path)
 
 
 def test_latents_count_towards_the_context() -> None:

@@ -343,7 +343,7 @@ def test_a_curriculum_beyond_the_longest_chain_is_refused(tmp_path: Path) -> Non
         (two_steps, "examples has more than 2; set method.max_stage=2 or method.first_stage=4 for"),
     ):
         with pytest.raises(ValueError, match=f"max_stage=3 reasoning steps, but none of 3 {way_out} no curriculum"):
-            train_method(method, rows, TrainConfig(), folder=tmp_path, seed=0)
+            train_method(method, rows, TrainConfig(), folder=tmp_path / way_out, seed=0)
     method.prepare(at(method, "stage1"), [replace(EXAMPLES[0], steps=("1", "2", "3"))], tmp_path)
     method.prepare(at(method, "final"), silent, tmp_path)
 

@@ -64,6 +64,7 @@ class ModelConfig:
     num_layers: Positive = 2
     num_heads: Positive = 4
     mlp_size: Positive = 384
+    words: str | None = None  # a task whose words get tokens of their own in the embedded tokenizer, such as graphs
 
     def __post_init__(self) -> None:
         pairs = 2 * self.num_heads  # rotary embeddings turn pairs of a head's dimensions
@@ -76,7 +77,8 @@ class ModelConfig:
     def name(self) -> str:
         """Short name, fit for a table and a file name; a run's checkpoint has the name of the run."""
         if self.id == TINY:
-            return f"{TINY}-{self.hidden_size}x{self.num_layers}"
+            words = f"-{self.words}" if self.words else ""
+            return f"{TINY}{words}-{self.hidden_size}x{self.num_layers}"
         path = Path(self.id)
         name = path.resolve().parent.name if path.name == "checkpoint" else path.name
         clean = re.sub(r"[^A-Za-z0-9._]+", "_", name) or "model"
@@ -159,7 +161,11 @@ CARRIED_OUT = frozenset(
 )
 # Keys younger than committed results, with the value that every run before them had: at that value they are no part of
 # an identity, so that run ids and settings stay what they were.
-YOUNGER: dict[str, Any] = {"train.reset_optimizer": True, "generate.thinking_speed": None}
+YOUNGER: dict[str, Any] = {
+    "train.reset_optimizer": True,
+    "generate.thinking_speed": None,
+    "model.words": None,
+}
 _SECTIONS: dict[str, type] = {"model": ModelConfig, "train": TrainConfig, "generate": GenerateConfig}
 _SHARED = ("seed", "task", "model")  # by a run and the one it starts from
 _DATA = ("split", "num_examples", "drop_contaminated")  # of `train`: shared too unless `start.train` says otherwise

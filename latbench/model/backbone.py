@@ -38,7 +38,14 @@ from latbench.model.layout import (
     rollout_batch,
     sequence_batch,
 )
-from latbench.model.loading import add_markers, from_hub, refuse_linear_attention, resolve_device, with_lora
+from latbench.model.loading import (
+    add_markers,
+    from_hub,
+    refuse_linear_attention,
+    resolve_device,
+    task_words,
+    with_lora,
+)
 from latbench.model.tiny import tiny_config, tiny_tokenizer
 from latbench.task import Example
 
@@ -138,8 +145,9 @@ class Backbone(nn.Module):
         device = resolve_device(config.device)
         torch.manual_seed(seed)  # fresh weights
         if config.id == TINY:
-            tokenizer = tiny_tokenizer()
-            shape = tiny_config(config.hidden_size, config.num_layers, config.num_heads, config.mlp_size)
+            tokenizer = tiny_tokenizer(task_words(config.words))
+            sizes = config.hidden_size, config.num_layers, config.num_heads, config.mlp_size
+            shape = tiny_config(*sizes, vocab_size=len(tokenizer))
             model = AutoModelForCausalLM.from_config(shape, attn_implementation=config.attention)
         else:
             model, tokenizer = from_hub(config)

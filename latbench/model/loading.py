@@ -20,8 +20,10 @@ from transformers import (
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
+from latbench import registry
 from latbench.config import LoraConfig, ModelConfig
 from latbench.model.layout import CLOSE_MARKER, OPEN_MARKER
+from latbench.task import Task
 
 ATTENTION_TYPES = {"full_attention", "sliding_attention"}
 
@@ -39,6 +41,16 @@ def resolve_device(device: str) -> torch.device:
             f"model.device is {device!r} but this machine has {torch.cuda.device_count()} CUDA devices; use cpu or auto"
         )
     return resolved
+
+
+def task_words(task: str | None) -> tuple[str, ...]:
+    """Words of a task for the embedded tokenizer. Raises: ValueError: an unknown task, or one that names no words."""
+    if task is None:
+        return ()
+    cls: type[Task[Any]] = registry.get_task_entry(task).cls
+    if not cls.words:
+        raise ValueError(f"model.words is {task!r}, a task that names no words of its own; leave it out")
+    return cls.words
 
 
 def from_hub(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

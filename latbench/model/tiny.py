@@ -1,7 +1,8 @@
 """The embedded tiny backbone: a Llama of under a million parameters and its own tokenizer, both built in code.
 
 The tokenizer has one token for each word and symbol of the `synth` task and for each of the 256 bytes, so that it
-encodes any UTF-8 text and decodes it to the same text. Numbers are read digit by digit.
+encodes any UTF-8 text and decodes it to the same text. Numbers are read digit by digit. With `model.words` the words
+of another task have tokens of their own as well.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ WORDS = (  # of several bytes; digits and operators are bytes already, the same 
 )
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """The embedded tokenizer: `n0=3+4; ` is 6 tokens, `<<3+4=7>>` 7; 297 entries, no BOS.
+def tiny_tokenizer(words: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
+    """The embedded tokenizer: `n0=3+4; ` is 6 tokens, `<<3+4=7>>` 7; 297 entries and those of `words`, no BOS.
 
     Decoding is the exact inverse of encoding for any text; text that spells a special token becomes that token.
     Each call returns a new object: adding tokens to one leaves the others as they are.
     """
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(_tokenizer_json()),
+        tokenizer_object=Tokenizer.from_str(_tokenizer_json(words)),
         pad_token=PAD,
         eos_token=EOS,
         extra_special_tokens=[THINK_OPEN, THINK_CLOSE],
@@ -50,7 +51,7 @@ def tiny_config(
     """Configuration of the embedded Llama: tied embeddings, rotary positions, a context of 4096.
 
     Args:
-        vocab_size: None takes the size of `tiny_tokenizer()`.
+        vocab_size: None takes the size of `tiny_tokenizer()` without further words.
     Raises: ValueError: the heads do not divide `hidden_size` into even parts, which rotary positions need.
     """
     if hidden_size % (2 * num_heads):
@@ -76,21 +77,22 @@ def tiny_config(
 
 
 @cache
-def _tokenizer_json() -> str:
+def _tokenizer_json(words: tuple[str, ...]) -> str:
     """The tokenizer as JSON, special tokens included.
 
     A byte-level BPE without merges: `ignore_merges` takes a piece that is in the vocabulary whole, every other piece
     falls apart into its bytes. The pieces are cut out by one regular expression made of the words themselves.
     """
+    every = (*WORDS, *words)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())  # 256 printable characters, one per byte; "Ġ" is the space
-    pieces = [*SPECIAL_TOKENS, *alphabet, *(word.replace(" ", "Ġ") for word in WORDS)]
+    pieces = [*SPECIAL_TOKENS, *alphabet, *(word.replace(" ", "Ġ") for word in every)]
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
-    longest_first = sorted(WORDS, key=len, reverse=True)  # n12 before n1
-    words = Regex("|".join(re.escape(word) for word in longest_first))
+    longest_first = sorted(every, key=len, reverse=True)  # n12 before n1
+    pattern = Regex("|".join(re.escape(word) for word in longest_first))
     tokenizer = Tokenizer(BPE(vocab=vocabulary, merges=[], ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(words, behavior="isolated"),
+            pre_tokenizers.Split(pattern, behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

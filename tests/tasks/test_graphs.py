@@ -15,7 +15,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from latbench.config import ModelConfig
 from latbench.data import DATA_DIR
+from latbench.model.backbone import Backbone
+from latbench.model.loading import task_words
 from latbench.model.tiny import CONTEXT, tiny_tokenizer
 from latbench.task import Example, TaskConfig
 from tasks.graphs import CONCEPTS, ENTITIES, SPLIT_SHARES, Graph, Graphs, GraphsConfig, canonical, question, statement
@@ -213,24 +216,30 @@ def test_scoring_is_that_of_prosqa() -> None:
         assert found[3:] == ["incorrect", "incorrect", "no_answer"]
 
 
-def test_the_embedded_backbone_has_room_for_a_whole_problem() -> None:
-    tokenizer = tiny_tokenizer()
+@pytest.mark.parametrize(("words", "mean", "most"), [(None, 1050, 1700), ("graphs", 204, 310)])
+def test_the_embedded_backbone_has_room_for_a_whole_problem(words: str | None, mean: float, most: int) -> None:
+    tokenizer = tiny_tokenizer(task_words(words))
+    texts = [" ".join([e.question, *e.steps, e.answer]) for e in load(num_train=400)]
+    lengths = [len(tokenizer.encode(text)) for text in texts]
+    assert fmean(lengths) == pytest.approx(mean, rel=0.03)
+    assert max(lengths) < most < CONTEXT
+    assert [tokenizer.decode(tokenizer.encode(text)) for text in texts] == texts
 
-    def mean_and_most(**settings: Any) -> tuple[float, int]:
-        lengths = [
-            len(tokenizer.encode(" ".join([e.question, *e.steps, e.answer]))) for e in load(num_train=400, **settings)
-        ]
-        return fmean(lengths), max(lengths)
 
-    usual, small, smallest = (
-        mean_and_most(),
-        mean_and_most(num_nodes=12, min_steps=2),
-        mean_and_most(num_nodes=8, min_steps=2),
-    )
-    assert usual[0] == pytest.approx(1050, rel=0.03)
-    assert usual[1] < 1700 < CONTEXT
-    assert small[0] == pytest.approx(400, rel=0.05)
-    assert smallest[0] == pytest.approx(250, rel=0.05)
+def test_words_of_a_task_are_single_tokens_of_the_embedded_backbone() -> None:
+    config = ModelConfig(words="graphs", hidden_size=16, num_heads=2)
+    backbone = Backbone.load(config)
+    assert backbone.name == "tiny-graphs-16x2"
+    text = "Every grimpus is a impus. Is Sam a impus or Max?"
+    pieces = ["Every ", "grimpus", " is a ", "impus", ". ", "Is ", "Sam", " a ", "impus", " or ", "Max", "?"]
+    assert [backbone.tokenizer.decode([token]) for token in backbone.encode(text)] == pieces
+    assert len(backbone.tokenizer) == backbone.model.get_input_embeddings().weight.shape[0] == 297 + len(Graphs.words)
+
+
+@pytest.mark.parametrize(("words", "sentence"), [("gsm8k", "names no words of its own"), ("graph", "graphs")])
+def test_a_task_without_words_is_refused(words: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        Backbone.load(ModelConfig(words=words))
 
 
 # the published problems

@@ -411,23 +411,25 @@ def test_the_curriculum_learns_sums_of_two_steps(tmp_path: Path) -> None:
 
 def small(preset: str, folder: Path) -> RunConfig:
     """The preset with a tiny model of its architecture, short data, and two optimiser steps in every stage."""
-    usual = tree.preset("coconut", preset)["method"]
+    whole = tree.preset("coconut", preset)
+    usual, embedded = whole["method"], "id" not in whole["model"]
+    task = {"name": whole["task"]["name"]}
     names = [*(f"stage{k}" for k in range(usual.get("first_stage", 0), usual["max_stage"] + 1)), "final"]
     changes: dict[str, Any] = {
         "method": {"name": "coconut"},
-        "task": {"name": "synth", "num_train": 32, "num_test": 3},
+        "task": {"num_train": 300, "num_test": 3} | (task if embedded else {"name": "synth", "max_ops": 6}),
         "train": {"batch_size": 2, "accumulation": 2, "stages": {name: {"steps": 2} for name in names}},
         "generate": {"max_new_tokens": 4, "batch_size": 4},
     }
-    if "start" in tree.preset("coconut", preset):
+    if "start" in whole:
         changes["start"] = {"train": {"max_steps": 2, "batch_size": 2, "accumulation": 1}}
     architecture = "gpt2" if "gpt2" in preset else "llama"
-    changes["model"] = small_model(None if preset == "tiny" else architecture, folder)
+    changes["model"] = small_model(None, folder) if embedded else small_model(architecture, folder)
     return parse(changes, preset=preset)
 
 
 PRESETS = [  # the others differ from these in numbers, or in their start
-    pytest.param(name, marks=[] if name in ("tiny", "colar-llama1b") else pytest.mark.slow)
+    pytest.param(name, marks=[] if name in ("tiny", "graphs", "colar-llama1b") else pytest.mark.slow)
     for name in tree.presets("coconut")
 ]
 
@@ -440,6 +442,6 @@ def test_every_stage_of_a_preset_trains_and_the_run_answers(preset: str, tmp_pat
         assert getattr(config.method, key) == (tuple(value) if isinstance(value, list) else value)
     run = train(config, runs_dir=tmp_path / "runs")
     assert run.report["report"]["optimiser_steps"] == 2 * len(config.train.stages)
-    records = read_evaluation(evaluate(run, plan(run.config, "synth", limit=3))).records
+    records = read_evaluation(evaluate(run, plan(run.config, run.config.task_name, limit=3))).records
     num_latents = config.method.latents_per_step * config.method.max_stage
     assert [record.num_latents for record in records] == [num_latents] * 3 * config.generate.samples

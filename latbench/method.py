@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from latbench.config import GenerateConfig
 from latbench.decoding.loop import Generation, Prompt, decode
-from latbench.decoding.rule import StepRule
-from latbench.decoding.sampling import row_keys
+from latbench.decoding.rule import FixedLatents, StepRule
+from latbench.decoding.sampling import Sampling, row_keys
 from latbench.decoding.trace import LabelLatents
 from latbench.model.backbone import Backbone
 from latbench.model.layout import Batch
@@ -150,6 +150,28 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
     def build_auxiliary(self) -> None:
         """Create the helper models that training needs in `self.auxiliary`; called before training, and on a load that
         asks for them. Inference does without."""
+
+    def check_room(self, num_latents: int, name: str) -> None:
+        """Raises: ValueError: so many latent steps, which configuration key `name` asks for, exceed the context."""
+        if num_latents >= self.backbone.context:
+            raise ValueError(
+                f"{name} is {num_latents} latents, more than the context of {self.backbone.name} "
+                f"({self.backbone.context} positions) holds; lower it"
+            )
+
+    def fixed_rule(
+        self, num_latents: int, config: GenerateConfig, next_embeds: Callable[[Tensor], Tensor] | None = None
+    ) -> FixedLatents:
+        """As many latent steps as training took, then sampled text.
+
+        Raises: ValueError: more than `generate.max_latents`, which would end the thought early.
+        """
+        if num_latents > config.max_latents:
+            raise ValueError(
+                f"{self.name!r} takes {num_latents} latent steps, but generate.max_latents is {config.max_latents}; "
+                "raise it"
+            )
+        return FixedLatents(self.backbone, num_latents, next_embeds, sampling=Sampling.from_config(config))
 
     def prepare(self, stage: Stage, examples: Sequence[Example], folder: Path) -> None:
         """Called before a stage, also on resume; may write what the stage reads (soft labels) into `folder`, and

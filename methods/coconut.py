@@ -27,7 +27,7 @@ from pydantic.dataclasses import dataclass
 from latbench.config import Fraction, GenerateConfig, Positive, PositiveFloat
 from latbench.decoding.loop import unroll
 from latbench.decoding.rule import FixedLatents, StepRule
-from latbench.decoding.sampling import Sampling, uniform
+from latbench.decoding.sampling import uniform
 from latbench.method import Losses, LossTerm, Method, MethodConfig, Stage
 from latbench.model.backbone import Backbone
 from latbench.model.layout import Batch
@@ -63,12 +63,7 @@ class Coconut(Method[CoconutConfig]):
 
     def __init__(self, backbone: Backbone, config: CoconutConfig) -> None:
         super().__init__(backbone, config)
-        most = self.num_latents(config.max_stage)
-        if most >= backbone.context:
-            raise ValueError(
-                f"method.latents_per_step * method.max_stage is {most} latents, more than the context of "
-                f"{backbone.name} ({backbone.context} positions) holds; lower one of them"
-            )
+        self.check_room(self.num_latents(config.max_stage), "method.latents_per_step * method.max_stage")
 
     # curriculum
 
@@ -146,6 +141,4 @@ class Coconut(Method[CoconutConfig]):
 
     def rule(self, config: GenerateConfig) -> StepRule:
         """c * S latents, as in the final stage."""
-        return FixedLatents(
-            self.backbone, self.num_latents(self.config.max_stage), sampling=Sampling.from_config(config)
-        )
+        return self.fixed_rule(self.num_latents(self.config.max_stage), config)

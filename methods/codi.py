@@ -11,7 +11,8 @@ answer, and a layer's deviation, over the rows of a micro-batch, divides the dis
 
 Differs from the code (specs/codi.md): one teacher pass gives its loss and the states to distil, where the code runs two
 that differ in their dropout masks alone; the teacher has both markers; answers that do not start with a digit and long
-rows stay in; padding is masked in every pass.
+rows stay in; padding is masked in every pass; the markers' rows are trained under LoRA, as the paper says (the code
+freezes them, but does not ask its teacher for one).
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from torch import Tensor, nn
 from latbench.config import GenerateConfig, NonNegativeFloat, Positive
 from latbench.decoding.loop import unroll
 from latbench.decoding.rule import FixedLatents, StepRule
-from latbench.decoding.sampling import Sampling
 from latbench.method import Losses, Method, MethodConfig, Stage
 from latbench.model.backbone import Backbone
 from latbench.model.layout import IGNORE_INDEX, Batch
@@ -60,6 +60,7 @@ class Codi(Method[CodiConfig]):
 
     def __init__(self, backbone: Backbone, config: CodiConfig) -> None:
         super().__init__(backbone, config)
+        self.check_room(config.num_latents, "method.num_latents")
         if config.projection:
             size, inner = backbone.hidden_size, config.projection_size or backbone.hidden_size
             layers = [nn.Linear(size, inner), nn.GELU(), nn.Linear(inner, size)]
@@ -142,4 +143,4 @@ class Codi(Method[CodiConfig]):
 
     def rule(self, config: GenerateConfig) -> StepRule:
         """K latents, the close marker, then the answer."""
-        return FixedLatents(self.backbone, self.config.num_latents, self.project, Sampling.from_config(config))
+        return self.fixed_rule(self.config.num_latents, config, self.project)

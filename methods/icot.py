@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
+from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
@@ -60,6 +61,14 @@ class Icot(Method[IcotConfig]):
         share = self.config.removal_share / len(removed)
         removing = [Stage(name=f"remove{s}", index=s, share=share) for s in removed]
         return [*removing, Stage(name="final", index=self.config.max_removed, share=1 - self.config.removal_share)]
+
+    def prepare(self, stage: Stage, examples: Sequence[Example], folder: Path) -> None:
+        """Refuse data without a chain to remove."""
+        if not any(example.steps for example in examples):
+            raise ValueError(
+                f"method {self.name!r} removes the tokens of a chain, but none of {len(examples)} examples has one; "
+                "use other data, or method 'direct'"
+            )
 
     def skip_reason(self, example: Example, stage: Stage) -> str | None:
         """The same examples in every stage: the whole chain counts even where it is removed."""

@@ -23,8 +23,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from latbench.config import GenerateConfig, Positive
-from latbench.decoding.rule import FixedLatents, StepRule
-from latbench.decoding.sampling import Sampling
+from latbench.decoding.rule import StepRule
 from latbench.method import Losses, Method, MethodConfig, Stage
 from latbench.model.backbone import Backbone
 from latbench.model.layout import IGNORE_INDEX, Batch, Pieces, sequence_batch
@@ -48,6 +47,7 @@ class Pause(Method[PauseConfig]):
 
     def __init__(self, backbone: Backbone, config: PauseConfig) -> None:
         super().__init__(backbone, config)
+        self.check_room(config.num_pauses, "method.num_pauses")
         # one token in GPT-2, Llama 3, Qwen and the embedded tokenizer; the mean row of its parts where it is several
         ids = backbone.tokenizer.encode(INITIAL, add_special_tokens=False)
         with torch.no_grad():
@@ -86,12 +86,7 @@ class Pause(Method[PauseConfig]):
 
     def rule(self, config: GenerateConfig) -> StepRule:
         """M latent steps that all feed the pause."""
-        return FixedLatents(
-            self.backbone,
-            self.config.num_pauses,
-            next_embeds=lambda hidden: self.pause.expand_as(hidden),
-            sampling=Sampling.from_config(config),
-        )
+        return self.fixed_rule(self.config.num_pauses, config, lambda hidden: self.pause.expand_as(hidden))
 
     def _pieces(self, example: Example) -> Pieces:
         """The example with M placeholders, whose id is not read, for its chain."""

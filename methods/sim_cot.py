@@ -89,12 +89,13 @@ class SimCot(Coconut):
         return cast(StepDecoder, self.auxiliary["decoder"])
 
     def prepare(self, stage: Stage, examples: Sequence[Example], folder: Path) -> None:
-        """Refuse data without steps."""
+        """Refuse data without steps, and a curriculum beyond the longest chain."""
         if not any(example.steps for example in examples):
             raise ValueError(
                 f"method {self.name!r} decodes latents into reasoning steps, but none of {len(examples)} examples has "
                 "one; use other data, or method 'direct'"
             )
+        super().prepare(stage, examples, folder)
 
     def skip_reason(self, example: Example, stage: Stage) -> str | None:
         """The decoder's sequences must fit too."""

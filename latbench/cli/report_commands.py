@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -19,9 +19,6 @@ from latbench.console import (
     say,
     stale_files,
 )
-
-if TYPE_CHECKING:
-    pass
 
 commands = typer.Typer()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -38,9 +38,6 @@ from latbench.console import (
     slots,
     use_data_dir,
 )
-
-if TYPE_CHECKING:
-    pass
 
 commands = typer.Typer()
 

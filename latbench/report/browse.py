@@ -76,11 +76,14 @@ def asked_config(manifest: Manifest) -> EvalConfig:
     config, errors = tree.validate("task", registry.get_task_entry(given["task"]["name"]).config, settings)
     if errors:
         raise ValueError(f"its task no longer takes these settings: {errors[0]}")
+    limit = given.get("limit")
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise ValueError(f"its manifest names an impossible limit ({limit!r}); evaluate the run again")
     return EvalConfig(
         task_name=given["task"]["name"],
         task=config,
         split=manifest.split,
-        limit=given.get("limit"),
+        limit=limit,
         generate=GenerateConfig(),
         seed=manifest.seed,
     )

@@ -16,6 +16,7 @@ from typing import Any
 from latbench.config import GenerateConfig, RunConfig
 from latbench.report.browse import asked_config
 from latbench.report.leaderboard import FORMATS, LeaderboardResult, find_evaluations, leaderboard
+from latbench.report.measures import read_measures
 from latbench.report.metrics import problem
 from latbench.report.page import RECORD_FILES
 from latbench.report.reported import TITLE
@@ -55,7 +56,7 @@ def check_evaluation(folder: Path) -> list[str]:
         return [f"{folder}: {evaluation.num_bad_lines} lines are no records; evaluate again"]
     if reason := problem(evaluation):
         return [f"{folder}: {reason}"]
-    return [f"{folder}: {sentence}" for sentence in _problems(evaluation)]
+    return [f"{folder}: {sentence}" for sentence in (*_problems(evaluation), *read_measures(evaluation)[1])]
 
 
 def check_tables(folder: Path) -> list[str]:

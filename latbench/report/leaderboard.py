@@ -158,7 +158,7 @@ def load(folders: Sequence[Path], look: Callable[[Evaluation], None] | None = No
         if reason := problem(evaluation):
             notices.append(f"left out: {folder}: {reason}")
         else:
-            measures, unusable = read_measures(folder, evaluation.manifest)
+            measures, unusable = read_measures(evaluation)
             notices += unusable
             summaries.append(replace(summarise(evaluation), measures=measures))
             if look is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import fsum
 from statistics import median
 from typing import TypeVar
@@ -13,6 +15,7 @@ from latbench.report.measures import CostFile, Effect, Graph, Measures, Parallel
 from latbench.report.statistics import Interval, mean_interval
 
 T = TypeVar("T")
+INTERVALS = "Intervals (95 %) are over questions for one run, over seeds for several."
 RELIANCE_TITLE = """\
 Latent reliance: accuracy (%) on the first answer to each question with the latents replaced, their number that of the
 untouched run (cut: the close marker comes after so many). Change: points against the untouched run, 95 % intervals;
@@ -74,9 +77,9 @@ def _compression(cells: Sequence[Measured]) -> Table:
     found = [(cell, cell.parallelism) for cell in cells]
     lines = [
         _Line(cell, files, labels)
-        for cell, files in found
+        for cell, every in found
         for labels in (False, True)
-        if (any(one.label_ecr for one in files) if labels else files)
+        for files in _alike([one for one in every if one.label_ecr or not labels], partial(_paths_known, labels=labels))
     ]
     ks = sorted({rate.k for line in lines for one in line.found for rate in (*one.ecr, *one.label_ecr)})
     columns: dict[str, Callable[[_Line], str]] = {
@@ -89,10 +92,12 @@ def _compression(cells: Sequence[Measured]) -> Table:
         columns[f"ECR@{k}"] = lambda line, k=k: _over_seeds([rate.value for rate in line.rates(k)])  # type: ignore[misc]
         columns[f"chance@{k}"] = lambda line, k=k: _chances(line.rates(k))  # type: ignore[misc]
     if any(line.paths for line in lines):
+        known = [line for line in lines if line.paths]
+        columns |= _telling_apart("paths", known, lambda line: _paths_known(line.found[0], labels=line.labels))
         columns |= {
             "M": lambda line: _num_paths(line.paths),
-            "N_eff": lambda line: _over_seeds([paths.n_eff for paths in line.paths]),
-            "N_eff random": lambda line: _over_seeds([paths.n_eff_random for paths in line.paths]),
+            "N_eff": lambda line: _over_paths(line.paths, [paths.n_eff for paths in line.paths]),
+            "N_eff random": lambda line: _over_paths(line.paths, [paths.n_eff_random for paths in line.paths]),
             "ratio": lambda line: _over_seeds([paths.ratio for paths in line.paths], digits=3),
         }
     return _table(_compression_title(lines), lines, columns)
@@ -109,15 +114,20 @@ def _compression_title(lines: Sequence[_Line]) -> str:
     )
     return (
         "Compression and parallelism, from the latent steps of the first answers: what they mixed, what the LM head "
-        "reads in a hidden state that is fed, or the labels that training made of gold chains. ECR@K: tokens of a "
+        "reads where hidden states are fed, or the labels that training made of gold chains. ECR@K: tokens of a "
         "latent's segment of the gold chain (r tokens on average) among its K largest entries; chance: with segments "
-        f"shuffled across examples / across examples at the same step.{paths}"
+        f"shuffled across examples / across examples at the same step.{paths} {INTERVALS}"
     )
 
 
 def _chances(rates: Sequence[Rate]) -> str:
     anywhere, in_place = _mean([r.chance for r in rates]), _mean([r.chance_in_place for r in rates])
     return DASH if anywhere is None else f"{number_text(anywhere, '.2f')} / {number_text(in_place, '.2f')}"
+
+
+def _over_paths(found: Sequence[Paths], values: Sequence[Interval]) -> str:
+    """An effective number of paths: at least one, at most all."""
+    return _over_seeds(values, bounds=(1, max((paths.max_paths for paths in found), default=1)))
 
 
 def _num_paths(found: Sequence[Paths]) -> str:
@@ -127,18 +137,20 @@ def _num_paths(found: Sequence[Paths]) -> str:
 
 def _graphs(cells: Sequence[Measured]) -> Table:
     graphs = [(cell, [one.graph for one in cell.parallelism if one.graph is not None]) for cell in cells]
-    lines = [(cell, found) for cell, found in graphs if found]
+    lines = [(cell, found) for cell, every in graphs for found in _alike(every, _threshold)]
 
     def share(name: str) -> Callable[[tuple[Measured, list[Graph]]], str]:
         return lambda line: _percents([getattr(graph, name) for graph in line[1]])
 
     columns: dict[str, Callable[[tuple[Measured, list[Graph]]], str]] = {
         **_leading(cells, lambda line: line[0]),
+        **_telling_apart("threshold", lines, lambda line: _threshold(line[1][0])),
         "seeds": lambda line: str(len(line[1])),
         "carried": share("share_carried"),
         "by chance": share("chance_carried"),
         "two at once": share("share_parallel"),
         "two by chance": share("chance_parallel"),
+        "by step": lambda line: _by_step(line[1]),
         "settled": share("settled"),
         "early": share("early"),
         "needed first": share("in_order"),
@@ -146,16 +158,28 @@ def _graphs(cells: Sequence[Measured]) -> Table:
         "needed last": share("reversed"),
         "gold order": share("gold_order"),
     }
-    thresholds = ", ".join(dict.fromkeys(f"{graph.threshold:g}" for _, found in lines for graph in found))
+    thresholds = ", ".join(dict.fromkeys(_threshold(graph) for _, found in lines for graph in found))
     title = (
         "Latent steps against the known graph (%). A quantity carries probability at a step where all tokens of its "
         f"value have {thresholds} at least, and is settled from then on. Carried: of the quantities that could be "
         "computed next; two at once: of the steps at which two or more could; both also with the graph of another "
         "question. Settled: of all quantities; early: before all that they need. Needed first, together, last: of "
         "pairs of quantities one of which needs the other. Gold order: of pairs settled apart. Quantities whose value "
-        "is written elsewhere too are left out."
+        f"is written elsewhere too are left out. By step: carried / computable, means. {INTERVALS}"
     )
     return _table(title, lines, columns)
+
+
+def _by_step(found: Sequence[Graph], shown: int = 8) -> str:
+    """Quantities carried / computable at latent step 1, 2 ..., as means; the first steps alone."""
+
+    def mean(rows: Sequence[Sequence[float]], step: int) -> str:
+        return number_text(_mean([row[step] for row in rows if step < len(row)]), ".1f")
+
+    carried, computable = [one.carried for one in found], [one.computable for one in found]
+    steps = max(map(len, computable), default=0)
+    parts = [f"{mean(carried, step)}/{mean(computable, step)}" for step in range(min(steps, shown))]
+    return ", ".join(parts + ["..."] * (steps > shown)) or DASH
 
 
 def _reliance(cells: Sequence[Measured]) -> Table:
@@ -177,17 +201,15 @@ def _reliance(cells: Sequence[Measured]) -> Table:
 
 
 def _cost(cells: Sequence[Measured]) -> Table:
-    every = [(cell, [one.cost for one in cell.seeds if one.cost is not None]) for cell in cells]
-    lines = [(cell, found) for cell, found in every if found]
+    costs = [(cell, [one.cost for one in cell.seeds if one.cost is not None]) for cell in cells]
+    lines = [(cell, found) for cell, every in costs for found in _alike(every, _circumstances)]
 
     def mean(value: Callable[[CostFile], float | None], spec: str) -> Callable[[tuple[Measured, list[CostFile]]], str]:
         return lambda line: number_text(_mean([number for one in line[1] if (number := value(one)) is not None]), spec)
 
-    def shared(value: Callable[[CostFile], object]) -> str:
-        return ", ".join(dict.fromkeys(str(value(one)) for _, found in lines for one in found))
-
     columns: dict[str, Callable[[tuple[Measured, list[CostFile]]], str]] = {
         **_leading(cells, lambda line: line[0]),
+        **_telling_apart("circumstances", lines, lambda line: _circumstances(line[1][0])),
         "seeds": lambda line: str(len(line[1])),
         "FLOPs": mean(lambda one: one.flops, ".2e"),
         "ms, batch 1": mean(lambda one: 1000 * median(one.seconds_single), ".1f"),
@@ -198,16 +220,39 @@ def _cost(cells: Sequence[Measured]) -> Table:
     }
     title = (
         "Cost of an answer: floating-point operations by the formula of runs/cost.py; milliseconds at batch 1 and at "
-        f"full batch ({shared(lambda one: one.batch_size)}), medians of {shared(lambda one: len(one.seconds_full))} "
-        f"rounds on {shared(_machine)}; ratios to a run measured in the same rounds "
-        f"({shared(lambda one: one.reference)}); peak memory of the evaluation's process. Means over seeds."
+        f"full batch, medians of rounds ({'; '.join(dict.fromkeys(_circumstances(line[1][0]) for line in lines))}); "
+        "ratios to the reference, which took turns with the run; peak memory of the evaluation's process. Means over "
+        "seeds."
     )
     return _table(title, lines, columns)
 
 
-def _machine(found: CostFile) -> str:
+def _circumstances(found: CostFile) -> str:
     gpus = found.hardware.get("gpus") or []
-    return ", ".join(map(str, gpus)) or f"{found.hardware.get('cores')} cores of {found.hardware.get('cpu')}"
+    machine = ", ".join(map(str, gpus)) or f"{found.hardware.get('cores')} cores of {found.hardware.get('cpu')}"
+    return f"batch {found.batch_size} on {machine} beside {re.sub(r'-s[0-9]+$', '', found.reference)}"
+
+
+def _paths_known(found: ParallelismFile, *, labels: bool) -> str:
+    """Of labels none are looked at."""
+    return f"{found.paths.source}, at most {found.paths.cap}" if found.paths and not labels else ""
+
+
+def _threshold(found: Graph) -> str:
+    return f"{found.threshold:g}"
+
+
+def _alike(found: Sequence[T], how: Callable[[T], str]) -> list[list[T]]:
+    """What was measured alike, together: nothing else may be averaged."""
+    groups: dict[str, list[T]] = {}
+    for one in found:
+        groups.setdefault(how(one), []).append(one)
+    return list(groups.values())
+
+
+def _telling_apart(name: str, lines: Sequence[T], how: Callable[[T], str]) -> dict[str, Callable[[T], str]]:
+    """A column that says how each line was measured, where that is not the same for all."""
+    return {name: lambda line: how(line) or DASH} if len({how(line) for line in lines}) > 1 else {}
 
 
 def _leading(cells: Sequence[Measured], cell_of: Callable[[T], Measured]) -> dict[str, Callable[[T], str]]:

@@ -6,7 +6,7 @@ one setting and one set of questions: with other records beside it, it is refuse
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass as config_dataclass
 
 from latbench.files import write_whole
 from latbench.report.statistics import Interval, mcnemar_exact, mean_interval, median_ratio, wilson_interval
-from latbench.runs.records import SAME_ANSWERS, Manifest, Record
+from latbench.runs.records import SAME_ANSWERS, Evaluation, Manifest, Record
 from latbench.task import STRICT, Status
 
 PARALLELISM, RELIANCE, COST = "parallelism.json", "reliance.json", "cost.json"
@@ -158,7 +158,7 @@ class RelianceFile:
 
     Args:
         num_latents: of the untouched run, all questions together.
-        replaced: by name of the intervention (`runs.reliance.INTERVENTIONS`).
+        replaced: by name of the intervention (see runs/reliance.py).
     """
 
     header: Header
@@ -262,7 +262,7 @@ def effects(found: RelianceFile) -> list[Effect]:
     return made
 
 
-def verdicts(records: list[Record]) -> str:
+def verdicts(records: Sequence[Record]) -> str:
     """Letters of the first answer to each question, in the order of the records."""
     return "".join(LETTERS[record.status] for record in records if record.sample == 0)
 
@@ -302,13 +302,17 @@ def read_measure(folder: Path, kind: type[F], of: Manifest) -> F | None:
     return found
 
 
-def read_measures(folder: Path, of: Manifest) -> tuple[Measures, list[str]]:
+def read_measures(evaluation: Evaluation) -> tuple[Measures, list[str]]:
     """What was measured of an evaluation, and a sentence on each file that cannot be used."""
+    folder, of = evaluation.folder, evaluation.manifest
     notices = []
     found: dict[str, Any] = {}
     for name, kind in (("parallelism", ParallelismFile), ("reliance", RelianceFile), ("cost", CostFile)):
         try:
             found[name] = read_measure(folder, kind, of)
+            if name == "reliance" and found[name] and found[name].untouched != verdicts(evaluation.records):
+                found[name] = None
+                raise ValueError(f"{folder / RELIANCE} is of other verdicts than the records; measure again")
         except (ValueError, OSError) as error:
             notices.append(f"not shown: {error}")
     return Measures(**found), notices

@@ -33,7 +33,7 @@ class Summary:
         answer_tokens: mean answer tokens without EOS.
         decode_steps: mean forward passes after the prompt, forced markers included.
         lengths, gold_lengths: by question, #L (mean over samples), and tokens of the gold chain under the run's
-            tokenizer (empty where the data have none).
+            tokenizer (of those that have one).
         no_answer, timeout: share of answers with that status; truncated, prompt_too_long: with that stop reason
             (`length` for truncated).
         answers_per_second: over the whole evaluation; None where the manifest has no cost.
@@ -81,6 +81,7 @@ def summarise(evaluation: Evaluation) -> Summary:
     answered = by_question(decoded)
     lengths = {question: fmean(one.chain_length for one in answers) for question, answers in answered.items()}
     gold = {question: float(answers[0].gold_chain_length) for question, answers in answered.items()}
+    gold = {question: length for question, length in gold.items() if length > 0}  # of some questions none is known
     seconds, answers = manifest.evaluation.get("seconds"), manifest.evaluation.get("answers")
 
     def share(condition: Callable[[Record], bool]) -> float:
@@ -100,7 +101,7 @@ def summarise(evaluation: Evaluation) -> Summary:
         lengths=lengths,
         answer_tokens=_mean([record.num_answer_tokens for record in decoded]),
         decode_steps=_mean([record.decode_steps for record in decoded]),
-        gold_lengths=gold if any(gold.values()) else {},
+        gold_lengths=gold,
         no_answer=share(lambda record: record.status == "no_answer"),
         timeout=share(lambda record: record.status == "timeout"),
         truncated=share(lambda record: record.stop_reason == "length"),

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latbench.report.measures import Rate
-from latbench.report.statistics import Interval, mean_interval
+from latbench.report.statistics import ratio_of_means
 
 Ints = NDArray[np.integer]
 Floats = NDArray[np.floating]
@@ -94,6 +94,8 @@ def compression_rate(rows: Sequence[tuple[Steps, Sequence[int], Sequence[int]]],
         raise ValueError("ECR needs at least one latent step")
     hits = [int(segment_hits(*row, k).sum()) for row in rows]
     counts = [len(steps) for steps, _, _ in rows]
+    found = ratio_of_means(hits, counts)
+    assert found is not None, "there is a latent"
     longest = max(int(np.diff(cuts).max()) for _, _, cuts in rows)
     place = np.concatenate([np.arange(count) for count in counts])
     top = np.concatenate([_padded(_top(steps, k), k) for steps, _, _ in rows])
@@ -101,22 +103,10 @@ def compression_rate(rows: Sequence[tuple[Steps, Sequence[int], Sequence[int]]],
     tokens = np.concatenate([np.asarray(chain, dtype=np.int64)[cuts[0] : cuts[-1]] for _, chain, cuts in rows])
     return Rate(
         k=k,
-        value=ratio_interval(hits, counts).clipped(0, longest),
+        value=found.clipped(0, longest),
         chance=_shuffled(top, tokens) / len(top),
         chance_in_place=fsum(_shuffled(top[place == t], tokens[owner == t]) for t in range(max(counts))) / len(top),
     )
-
-
-def ratio_interval(numerators: Sequence[float], denominators: Sequence[float]) -> Interval:
-    """Sum of one / sum of the other, with Student's interval over the items (linearised, the delta method).
-
-    Raises: ValueError: the denominators sum to 0.
-    """
-    total = fsum(denominators)
-    if total == 0:
-        raise ValueError("a ratio needs a denominator other than 0")
-    value, mean = fsum(numerators) / total, total / len(denominators)
-    return mean_interval([value + (a - value * b) / mean for a, b in zip(numerators, denominators, strict=True)])
 
 
 def spans(length: int, parts: int) -> list[tuple[int, int]]:

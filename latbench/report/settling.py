@@ -23,8 +23,8 @@ from math import fsum
 import numpy as np
 
 from latbench.report.measures import Graph
-from latbench.report.parallelism import Floats, Steps, ratio_interval
-from latbench.report.statistics import Interval
+from latbench.report.parallelism import Floats, Steps
+from latbench.report.statistics import Interval, ratio_of_means
 
 THRESHOLD = 0.1  # of the probability
 
@@ -171,7 +171,8 @@ def _parallel(seen: Sequence[Settling]) -> Interval | None:
 
 
 def _ratio(numerators: Sequence[int], denominators: Sequence[int]) -> Interval | None:
-    return ratio_interval(numerators, denominators).clipped(0, 1) if sum(denominators) else None
+    found = ratio_of_means(numerators, denominators)
+    return None if found is None else found.clipped(0, 1)
 
 
 def _value(interval: Interval | None) -> float | None:

@@ -20,13 +20,12 @@ from latbench.decoding.loop import Prompt
 from latbench.method import Method
 from latbench.progress import progress
 from latbench.report.measures import CostFile, Header, write_measure
-from latbench.report.metrics import problem
 from latbench.runs.environment import hardware
-from latbench.runs.evaluate import questions
+from latbench.runs.evaluate import answered
 from latbench.runs.lock import is_main_process, locked
 from latbench.runs.manifest import new_manifest
-from latbench.runs.plan import EvalConfig, eval_folder
-from latbench.runs.records import SAME_ANSWERS, Record, read_evaluation
+from latbench.runs.plan import EvalConfig
+from latbench.runs.records import Record
 from latbench.runs.run import Run
 
 NUM_SINGLE = 16  # questions of a round that are answered one by one
@@ -78,26 +77,16 @@ class _Measured:
     @classmethod
     def of(cls, run: Run, wanted: EvalConfig) -> _Measured:
         """Raises: ValueError: no complete evaluation of these very questions."""
-        folder = eval_folder(run, wanted)
-        try:
-            before = read_evaluation(folder)
-        except ValueError as error:
-            raise ValueError(f"{error}; evaluate the run first with `latbench eval`") from None
-        if reason := problem(before):
-            raise ValueError(f"{folder}: {reason}")
-        task, examples = questions(wanted)
-        manifest = new_manifest(run, wanted, task.fingerprint(wanted.split), examples)
-        for name in SAME_ANSWERS:
-            if getattr(manifest, name) != getattr(before.manifest, name):
-                raise ValueError(f"{folder} holds answers of another {name}; evaluate the run again")
-        prompts = [Prompt(id=example.id, text=example.question) for example in examples]
+        found = answered(run, wanted)
+        manifest = new_manifest(run, wanted, found.task.fingerprint(wanted.split), found.examples)
+        prompts = [Prompt(id=example.id, text=example.question) for example in found.examples]
         return cls(
             run=run,
             wanted=wanted,
-            folder=folder,
+            folder=found.folder,
             header=Header.of(manifest, wanted.seed),
-            records=before.records,
-            peak_memory_bytes=before.manifest.evaluation.get("peak_memory_bytes"),
+            records=found.evaluation.records,
+            peak_memory_bytes=found.evaluation.manifest.evaluation.get("peak_memory_bytes"),
             prompts=prompts,
         )
 
@@ -146,7 +135,8 @@ class AnswerFlops:
 
     layers, lm_head, own: twice the weights in matrix products, of the transformer's layers, of the LM head, and of the
     method's own modules, which run once per latent step; attention: 4 * layers * heads * head size, for scores and
-    values of one query and key. Norms, softmax and embeddings are left out; a prompt's queries meet all its keys.
+    values of one query and key. Norms, softmax, embeddings and their mixing are left out; a prompt's queries meet
+    all its keys.
     """
 
     layers: int

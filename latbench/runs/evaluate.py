@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latbench import registry
 from latbench.progress import progress
+from latbench.report.metrics import problem
 from latbench.runs.lock import is_main_process, locked
 from latbench.runs.manifest import known_manifest, new_manifest
 from latbench.runs.plan import EvalConfig, eval_folder
-from latbench.runs.records import RECORDS, Manifest, Record, append_records, parse_record, write_manifest
+from latbench.runs.records import (
+    RECORDS,
+    SAME_ANSWERS,
+    Evaluation,
+    Manifest,
+    Record,
+    append_records,
+    parse_record,
+    read_evaluation,
+    write_manifest,
+)
 from latbench.runs.run import Run
 from latbench.task import Example, Task
 
@@ -36,14 +47,45 @@ def evaluate(run: Run, wanted: EvalConfig, asked: tuple[Task[Any], list[Example]
     folder = eval_folder(run, wanted)
     with locked(folder):
         fresh = new_manifest(run, wanted, task.fingerprint(wanted.split), examples)
-        known = known_manifest(folder, fresh)
         chunk = wanted.generate.chunk
         chunks = [examples[start : start + chunk] for start in range(0, len(examples), chunk)]
         num_done = keep_whole_chunks(folder / RECORDS, chunks, wanted.generate.samples)
+        known = known_manifest(folder, fresh, nothing_to_add=num_done == len(chunks))
         if known is None or not known.complete or num_done < len(chunks):
             state = replace(known or fresh, complete=False)
             _run_chunks(run, wanted, task, chunks, num_done, state, folder)
     return folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """A complete evaluation on file, with what was asked."""
+
+    folder: Path
+    evaluation: Evaluation
+    task: Task[Any]
+    examples: Sequence[Example]
+
+
+def answered(run: Run, wanted: EvalConfig) -> Answered:
+    """The complete evaluation of a run on these very questions.
+
+    Raises: ValueError: there is none, it cannot be counted, or it is of another run, setting or other questions.
+    """
+    folder = eval_folder(run, wanted)
+    try:
+        found = read_evaluation(folder)
+    except ValueError as error:
+        raise ValueError(f"{error}; evaluate the run first with `latbench eval`") from None
+    if reason := problem(found):
+        raise ValueError(f"{folder}: {reason}")
+    task, examples = questions(wanted)
+    now = new_manifest(run, wanted, task.fingerprint(wanted.split), examples)
+    for name in SAME_ANSWERS:
+        there, here = getattr(found.manifest, name), getattr(now, name)
+        if there != here:
+            raise ValueError(f"{folder} holds answers of another {name} ({there}, now {here}); evaluate the run again")
+    return Answered(folder=folder, evaluation=found, task=task, examples=examples)
 
 
 def questions(wanted: EvalConfig) -> tuple[Task[Any], list[Example]]:
@@ -98,7 +140,11 @@ def _run_chunks(
     folder: Path,
 ) -> None:
     """Answer, score and append chunk by chunk; the manifest follows each."""
+    import torch
+
     method = run.method
+    if method.backbone.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(method.backbone.device)  # of what the process did before
     state = replace(state, backbone=method.backbone.name, layout=method.backbone.layout.name)
     write_manifest(folder, state)
     finished = sum(len(chunk) for chunk in chunks[:num_done])

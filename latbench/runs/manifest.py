@@ -74,9 +74,11 @@ def questions_hash(prompts: Sequence[Example]) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def known_manifest(folder: Path, fresh: Manifest) -> Manifest | None:
+def known_manifest(folder: Path, fresh: Manifest, *, nothing_to_add: bool) -> Manifest | None:
     """The manifest already there, if it is of the same evaluation.
 
+    Args:
+        nothing_to_add: all records stand there; then they may be those of another version of the code.
     Raises: ValueError: it is of another one, or records stand there without a manifest.
     """
     if not (folder / MANIFEST).exists():
@@ -84,7 +86,7 @@ def known_manifest(folder: Path, fresh: Manifest) -> Manifest | None:
             raise ValueError(f"{folder} holds records without {MANIFEST}; remove the folder to evaluate anew")
         return None
     known = read_manifest(folder)
-    if known.complete:  # nothing will be added to it
+    if known.complete and nothing_to_add:
         fresh = replace(fresh, git_commit=known.git_commit, versions=known.versions)
     for name, there, here in (
         ("setting", known.setting, fresh.setting),

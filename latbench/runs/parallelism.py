@@ -92,9 +92,9 @@ def parallelism(
         top_k=top_k,
         num_latents=sum(len(answer.steps) for answer in answers),
         tokens_per_latent=_tokens_per_latent(own),
-        ecr=_rates(own, vocab, top_k),
+        ecr=_rates(own, vocab),
         label_tokens_per_latent=_tokens_per_latent(labels),
-        label_ecr=_rates(labels, vocab, vocab),
+        label_ecr=_rates(labels, vocab),
         paths=_paths(answers, known, method.backbone, max_paths, min(top_k, MASS_TOP_K), wanted.seed),
         graph=_graph(task, answers, layout, threshold, wanted.seed),
     )
@@ -162,8 +162,10 @@ def _tokens_per_latent(rows: Sequence[Row]) -> float | None:
     return sum(len(chain) for _, chain, _ in rows) / count if count else None
 
 
-def _rates(rows: Sequence[Row], vocab: int, top_k: int) -> list[Rate]:
-    return [compression_rate(rows, k) for k in sizes(vocab, top_k)] if rows else []
+def _rates(rows: Sequence[Row], vocab: int) -> list[Rate]:
+    """At the sizes that a step's entries reach: beyond them, ECR@K would only repeat."""
+    widest = max((int((steps.weights > 0).sum(-1).max()) for steps, _, _ in rows), default=0)
+    return [compression_rate(rows, k) for k in sizes(vocab, widest)]
 
 
 # N_eff

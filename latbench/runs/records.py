@@ -191,9 +191,9 @@ def read_manifest(folder: Path) -> Manifest:
         if isinstance(row, dict) and isinstance(version := row.get("schema_version"), int) and version > SCHEMA_VERSION:
             raise ValueError(f"its schema_version {version} is newer than {SCHEMA_VERSION}, update latbench")
         manifest = _from_row(Manifest, row)
-        costs = [*manifest.train.items(), *manifest.evaluation.items()]
+        costs = [*manifest.train.items(), *manifest.evaluation.items(), *manifest.diagnostics.items()]
         if wrong := [name for name, cost in costs if type(cost) not in (int, float)]:
-            raise ValueError(f"cost {wrong[0]} is not a number")
+            raise ValueError(f"{wrong[0]} is not a number")
         data: Mapping[str, Any] = manifest.data
         return replace(manifest, data={name: _from_row(Fingerprint, value) for name, value in data.items()})
     except FileNotFoundError:

@@ -27,12 +27,11 @@ from latbench.decoding.rule import LatentRule
 from latbench.decoding.sampling import row_keys
 from latbench.progress import progress
 from latbench.report.measures import LETTERS, Header, RelianceFile, read_measure, verdicts, write_measure
-from latbench.report.metrics import problem
-from latbench.runs.evaluate import questions
+from latbench.runs.evaluate import answered
 from latbench.runs.lock import is_main_process, locked
 from latbench.runs.manifest import new_manifest
-from latbench.runs.plan import EvalConfig, eval_folder
-from latbench.runs.records import TRACE, Evaluation, read_evaluation
+from latbench.runs.plan import EvalConfig
+from latbench.runs.records import TRACE, Evaluation
 from latbench.runs.run import Run
 from latbench.runs.trace import Traces
 from latbench.task import Example, Task
@@ -55,36 +54,27 @@ def reliance(run: Run, wanted: EvalConfig, names: Sequence[str] = DEFAULT) -> tu
     for name in names:
         if name not in DEFAULT and not _CUT.fullmatch(name):
             raise ValueError(f"unknown intervention {name!r}; choose among zeros, noise, other, cut<k> such as cut4")
-    folder = eval_folder(run, wanted)
-    before, traces = _untouched(folder)
+    found = answered(run, wanted)
+    folder, before, task, examples = found.folder, found.evaluation, found.task, found.examples
+    traces = Traces.open(folder / TRACE, of=before.manifest)
     rule = run.method.rule(wanted.generate)
     if not isinstance(rule, LatentRule):
         raise ValueError(f"method {run.config.method_name!r} takes no latent steps; measure one that does")
-    task, examples = questions(wanted)
     counts = [len(traces.get(index).entropy) for index in range(len(examples))]
+    if counts != [record.num_latents for record in before.records if record.sample == 0]:
+        raise ValueError(f"{folder / TRACE} holds other thoughts than the records beside it; trace the run again")
     header = Header.of(new_manifest(run, wanted, task.fingerprint(wanted.split), examples), wanted.seed)
     with locked(folder):
-        found = _known(folder, before, header, sum(counts))
-        open_names = [name for name in dict.fromkeys(names) if name not in found.replaced]
+        file = _known(folder, before, header, sum(counts))
+        open_names = [name for name in dict.fromkeys(names) if name not in file.replaced]
         open_names = [name for name in open_names if not _CUT.fullmatch(name) or int(name[3:]) < max(counts)]
         work = Work(run, wanted, task, examples, rule, traces, counts)
         with progress("interventions", total=len(open_names) * len(examples)) as advance:
             for name in open_names:
                 letters = work.verdicts(name, advance)
-                found = replace(found, replaced={**found.replaced, name: letters})
-                write_measure(folder, found)
-        return write_measure(folder, found), found
-
-
-def _untouched(folder: Path) -> tuple[Evaluation, Traces]:
-    """The evaluation with its trace. Raises: ValueError: one is missing, damaged, or of other answers."""
-    try:
-        before = read_evaluation(folder)
-    except ValueError as error:
-        raise ValueError(f"{error}; evaluate the run first with `latbench eval`") from None
-    if reason := problem(before):
-        raise ValueError(f"{folder}: {reason}")
-    return before, Traces.open(folder / TRACE, of=before.manifest)
+                file = replace(file, replaced={**file.replaced, name: letters})
+                write_measure(folder, file)
+        return write_measure(folder, file), file
 
 
 def _known(folder: Path, before: Evaluation, header: Header, num_latents: int) -> RelianceFile:

@@ -30,6 +30,7 @@ class Agreement:
 
     folder: Path
     n: int
+    same_questions: bool
     num_identical: int
     accuracy_before: float
     accuracy_now: float
@@ -38,8 +39,9 @@ class Agreement:
 
     @property
     def reproduced(self) -> bool:
-        """Whether the accuracy lies within the interval of the result; other hardware rounds differently."""
-        return self.interval.low <= self.accuracy_now <= self.interval.high
+        """Whether the same questions were asked and the accuracy lies within the interval of the result; other hardware
+        rounds differently."""
+        return self.same_questions and self.interval.low <= self.accuracy_now <= self.interval.high
 
 
 def rerun(result: Path, *, runs_dir: Path) -> Agreement:
@@ -92,6 +94,7 @@ def _agreement(before: Evaluation, now: Evaluation) -> Agreement:
     return Agreement(
         folder=now.folder,
         n=n,
+        same_questions=before.manifest.questions_sha256 == now.manifest.questions_sha256,
         num_identical=sum(there.get((record.id, record.sample)) == record for record in before.records),
         accuracy_before=correct / n,
         accuracy_now=sum(record.status == "correct" for record in now.records) / len(now.records),

@@ -4,7 +4,7 @@
                                 trace.json                the header; written last: the trace is complete
 
 A chunk holds, for all latent steps of its rows (question by question, each with its samples) one after another, ids
-int32 and weights float16 (latent, top_k), entropy and norm float32 (latent,), embeds float16 (latent, hidden), and
+int32 and weights float32 (latent, top_k), entropy and norm float32 (latent,), embeds float16 (latent, hidden), and
 counts int64 (row,), the latent steps of each row. Where the method can read its latents as text, the metadata has the
 texts too, a JSON list per row.
 """
@@ -165,9 +165,9 @@ def _tensors(answers: Sequence[Generation]) -> dict[str, Tensor]:
     counts = torch.tensor([len(row.entropy) for row in traces], dtype=torch.int64)
     taken = [row for row in traces if len(row.entropy)] or traces[:1]
     whole = {name: torch.cat([getattr(row, name) for row in taken]) for name in _COLUMNS}
-    for name in ("weights", "embeds"):
-        half = whole[name].half()
-        whole[name] = half if half.isfinite().all() else whole[name].float()  # some models' embeddings are huge
+    whole["weights"] = whole["weights"].float()  # half precision would lose the tail of a certain step
+    half = whole["embeds"].half()
+    whole["embeds"] = half if half.isfinite().all() else whole["embeds"].float()  # some models' embeddings are huge
     return {name: tensor.contiguous() for name, tensor in whole.items()} | {"counts": counts}
 
 

@@ -82,7 +82,8 @@ class FlopMeter:
     the gradient of the weights where they are trained. Full training of a model with N weights in matrix products thus
     costs 6 * N per position; with LoRA the frozen weights cost 4. The LM head counts on the positions it runs on.
     Attention: 4 * layers * heads * head size * queries * keys per row forward, three times that with gradients; all
-    keys count, the causal half that is masked included. Norms, softmax, embeddings and the optimiser are left out, a
+    keys count, the causal half that is masked included. Norms, softmax, embeddings and their mixing, products outside
+    of linear layers, the optimiser, and what a method prepares before a stage (soft labels) are left out; a
     forward pass repeated by gradient checkpointing counts once more.
     """
 

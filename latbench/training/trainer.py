@@ -186,11 +186,9 @@ def _fitting(method: Method[Any], stage: Stage, examples: Sequence[Example]) -> 
         else:
             reasons[reason] += 1
     if not fitting:
-        why = f" ({reasons.most_common(1)[0][0]})" if reasons else ""
-        raise ValueError(
-            f"none of {len(examples)} training examples fits stage {stage.name!r}{why}; "
-            "use shorter data, a larger train.num_examples, or a model with a longer context"
-        )
+        why = reasons.most_common(1)[0][0] if reasons else "there is none"
+        advice = "use shorter data or a model with a longer context" if "context" in why else "use other data"
+        raise ValueError(f"none of {len(examples)} training examples fits stage {stage.name!r} ({why}); {advice}")
     return fitting, dict(sorted(reasons.items()))
 
 

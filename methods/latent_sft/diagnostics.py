@@ -29,8 +29,9 @@ from methods.latent_sft.sequences import Role, RoleTokens, encoder_tokens
 if TYPE_CHECKING:
     from methods.latent_sft.method import LatentSFT
 
-BATCH = 64
-ANSWER = GenerateConfig(batch_size=BATCH, max_new_tokens=64)
+BATCH = 64  # examples, fewer where they are longer than
+TOKENS = 16_384  # in all
+ANSWER = 64  # tokens at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,9 @@ def diagnose(method: LatentSFT, held_out: HeldOut) -> Stage1Diagnostics:
     """Diagnostics of the encoder and decoder as they are now, on examples that the method can train on."""
     method.eval()  # the trainer turns training on again, step by step
     examples = _fitting(method, held_out)
-    seen = [_look(method, examples[start : start + BATCH]) for start in range(0, len(examples), BATCH)]
+    longest = max(len(method.backbone.layout.encode(example)) for example in examples)
+    batch = max(1, min(BATCH, TOKENS // longest))
+    seen = [_look(method, examples[start : start + batch]) for start in range(0, len(examples), batch)]
     losses, slots, is_segment = (
         torch.cat([getattr(part, name) for part in seen]) for name in ("losses", "slots", "is_segment")
     )
@@ -124,7 +127,8 @@ def _look(method: LatentSFT, examples: Sequence[Example]) -> _Seen:
 def _oracle(method: LatentSFT, held_out: HeldOut, examples: Sequence[Example], latents: Sequence[Tensor]) -> float:
     """Accuracy of greedy answers after these latents."""
     prompts = [Prompt(id=example.id, text=example.question) for example in examples]
-    given = Intervened(method.rule(ANSWER), [len(row) for row in latents], latents)
-    generations = method.generate(prompts, ANSWER, rule=given)
+    counts = [len(row) for row in latents]
+    config = GenerateConfig(batch_size=BATCH, max_new_tokens=ANSWER, max_latents=max(counts))
+    generations = method.generate(prompts, config, rule=Intervened(method.rule(config), counts, latents))
     pairs = [(generation.text, example) for generation, example in zip(generations, examples, strict=True)]
     return sum(score.status == "correct" for score in held_out.task.score_many(pairs)) / len(examples)

@@ -7,11 +7,13 @@ produce the latents itself, by the KL divergence to the encoder's mixtures (soft
 marker and answer. At inference the model's own mixture is fed back until its clean argmax is the close marker.
 
 Where v1 of the paper (October 2025), v2 (January 2026) and the released code differ, the default is the code of v2 and
-the option says what v1 does (specs/latent_sft.md 11). Deliberate differences: adapters go on through the steps of
-stage 1 instead of being merged and started anew; the last epoch is taken, not the best on test data; the compress slot
-has an embedding of its own instead of LoRA on the encoder's table; inference noise is clamped as training noise is;
-soft labels are kept as float16 (the code's bfloat16 has three bits less). As in the paper the decoder's token tables
-stay as they are, rows of added markers included: start from a run that has trained them (`start: {method: cot}`).
+the option says what v1 does (specs/latent_sft.md 11). Deliberate differences: adapters go on through the steps of stage
+1 and into stage 2 instead of being merged and started anew; the last epoch is taken, not the best on test data; the
+compress slot has an embedding of its own instead of LoRA on the encoder's table; inference noise is clamped as training
+noise is; soft labels are kept as float16 (the code's bfloat16 has three bits less). The sources do not say what loss
+the ablation in hidden space has: mean squared error in units of each dimension's spread is our choice. As in the paper
+the decoder's token tables stay as they are, rows of added markers included: start from a run that has trained them
+(`start: {method: cot}`).
 """
 
 from __future__ import annotations
@@ -283,6 +285,8 @@ class LatentSFT(Method[LatentSFTConfig]):
 
     def rule(self, config: GenerateConfig) -> LatentRule:
         """Feed back the model's own superposition until its clean argmax is the close marker."""
+        if self.config.latent_space == "hidden" and config.latent_noise > 0:
+            raise ValueError("generate.latent_noise is noise on mixtures; leave it 0 with method.latent_space=hidden")
         return SuperpositionRule(self.backbone, self.config, config)
 
 

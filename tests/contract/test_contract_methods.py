@@ -32,7 +32,7 @@ EXAMPLES = [
     for number in range(1, 6)
 ]
 QUESTIONS = [example.question for example in EXAMPLES]
-GENERATE = GenerateConfig(max_new_tokens=12, max_latents=6, batch_size=3)
+GENERATE = GenerateConfig(max_new_tokens=12, max_latents=10, batch_size=3)
 
 
 @pytest.fixture(params=registry.method_names())

@@ -369,7 +369,7 @@ def test_latents_count_towards_the_context() -> None:
     [
         (
             {"latents_per_step": 200},
-            r"is 600 latents, more than the context of llama \(256 positions\) holds; lower one",
+            r"is 600 latents, more than the context of llama \(256 positions\) holds; lower it",
         ),
         ({"first_stage": 5}, r"method.first_stage must be at most method.max_stage \+ 1 = 4, .* got 5; lower it"),
     ],

@@ -283,3 +283,10 @@ def test_a_few_examples_are_learnt_by_heart_without_their_chains(tmp_path: Path)
     found = method.generate([example.question for example in EXAMPLES], GenerateConfig(max_new_tokens=40))
     assert [generation.text for generation in found] == [example.answer for example in EXAMPLES]
     assert [generation.num_reasoning_tokens for generation in found] == [0] * 4
+
+
+def test_data_without_a_chain_are_refused(tmp_path: Path) -> None:
+    method = Icot(make_backbone("llama"), IcotConfig())
+    silent = [replace(example, steps=()) for example in EXAMPLES]
+    with pytest.raises(ValueError, match=r"'icot' removes the tokens of a chain, but none of 4 examples has one"):
+        train_method(method, silent, TrainConfig(), folder=tmp_path, seed=0)

@@ -246,3 +246,11 @@ def test_a_few_examples_are_learnt_by_heart(tmp_path: Path) -> None:
     train_method(method, EXAMPLES, TrainConfig(epochs=40, batch_size=4, lr=1e-2), folder=tmp_path, seed=0)
     found = method.generate([example.question for example in EXAMPLES], GenerateConfig(max_new_tokens=8))
     assert [generation.text for generation in found] == [example.answer for example in EXAMPLES]
+
+
+def test_more_pauses_than_the_cap_or_the_context_are_refused(backbone_of: Callable[..., Backbone]) -> None:
+    backbone = backbone_of("llama")
+    with pytest.raises(ValueError, match=r"takes 6 latent steps, but generate.max_latents is 5; raise it"):
+        built(backbone, num_pauses=6).rule(GenerateConfig(max_latents=5))
+    with pytest.raises(ValueError, match=r"method.num_pauses is 600 latents, more than the context of llama"):
+        built(backbone, num_pauses=600)

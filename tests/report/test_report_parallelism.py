@@ -17,13 +17,11 @@ from latbench.report.parallelism import (
     mean_references,
     path_parallelism,
     path_score,
-    ratio_interval,
     segment_hits,
     sizes,
     span_mass,
     spans,
 )
-from latbench.report.statistics import mean_interval
 
 TOLERANCE = 1e-6  # of the specification's six digits
 UNIT = np.eye(2)
@@ -193,9 +191,3 @@ def test_k_stays_below_a_quarter_of_the_vocabulary_and_what_was_kept() -> None:
     assert sizes(297, 50) == [1, 5, 10, 50]
     assert sizes(200, 50) == [1, 5, 10]
     assert sizes(50000, 7) == [1, 5]
-
-
-def test_the_interval_of_a_ratio_is_that_of_a_mean_where_denominators_are_equal() -> None:
-    found = ratio_interval([2, 4, 9], [4, 4, 4])
-    expected = mean_interval([0.5, 1, 2.25])
-    assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))

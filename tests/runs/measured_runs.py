@@ -21,7 +21,7 @@ from latbench.runs.train import train
 SETTINGS = (
     "train.max_steps=3", "train.batch_size=4", "task.num_train=40", "task.num_test=20", "task.num_validation=4",
     "task.min_ops=2", "task.max_ops=4", "task.order=canonical", "task.step_names=false",
-    "generate.chunk=8", "generate.max_new_tokens=6", "generate.max_latents=5", "model.hidden_size=16",
+    "generate.chunk=8", "generate.max_new_tokens=6", "generate.max_latents=6", "model.hidden_size=16",
     "model.num_heads=2", "model.num_layers=1", "model.mlp_size=16", "model.dtype=float64",
 )  # fmt: skip
 METHODS = {

@@ -215,7 +215,8 @@ def manifest_text(**changes: Any) -> str:
         (manifest_text(extra=1), "fields differ"),
         (manifest_text(n="2"), "n is of the wrong kind"),
         (manifest_text(data={"synth/test": 3}), "fields differ from those of a fingerprint"),
-        (manifest_text(evaluation={"seconds": "long"}), "cost seconds is not a number"),
+        (manifest_text(evaluation={"seconds": "long"}), "seconds is not a number"),
+        (manifest_text(diagnostics={"loss": None}), "loss is not a number"),
         (manifest_text(schema_version=SCHEMA_VERSION + 1, extra=1), "update latbench"),
     ],
 )

@@ -69,7 +69,7 @@ def test_command_and_table(runs: dict[str, Run], capsys: pytest.CaptureFixture[s
     assert len(one["seconds_single"]) == 1
     run = runs["coconut"]
     folder = eval_folder(run, wanted_of(run))
-    found = read_measures(folder, read_evaluation(folder).manifest)[0].cost
+    found = read_measures(read_evaluation(folder))[0].cost
     line = measure_text(Measures(cost=found)).splitlines()[-1]
     assert "1.00" in line
 
@@ -96,10 +96,9 @@ def test_what_cannot_be_measured_is_refused(
 def test_a_damaged_file_is_not_shown(coconut: Run, tmp_path: Path) -> None:
     wanted = wanted_of(coconut)
     ((path, one),) = cost([(coconut, wanted)], rounds=2, num_single=1)
-    manifest = read_evaluation(path.parent).manifest
     row = json.loads(path.read_text())
     path.write_text(json.dumps({**row, "reference_full": row["reference_full"][:1]}))
-    found, notices = read_measures(path.parent, manifest)
+    found, notices = read_measures(read_evaluation(path.parent))
     assert found.cost is None
     assert "not every round" in notices[0]
     assert "latbench cost" in notices[0]

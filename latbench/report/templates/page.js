@@ -157,7 +157,7 @@ function mixture(step, number) {
   bars.setAttribute("aria-hidden", "true"); // the line below says the same
   const words = tokens.map(([text, weight]) => `${visible(text)} ${weight.toFixed(2)}`).join("  ");
   return element("li", {}, element("span", { class: "number" }, String(number)), bars,
-    element("span", { class: "entropy", title: "entropy of the step's distribution" }, `${entropy.toFixed(2)} nats`),
+    element("span", { class: "entropy", title: "entropy of the LM head's distribution at this step" }, `${entropy.toFixed(2)} nats`),
     element("span", { class: "tokens" }, words));
 }
 
@@ -173,7 +173,7 @@ function showRecord(into, record, questions) {
   made.push(...part("Question", question || "The task's data were not at hand when this page was made."), ...part("Gold steps", steps));
   if (record.steps && record.steps.length) {
     const more = record.latents - record.steps.length;
-    made.push(element("h4", {}, "Latent steps: the largest entries of each superposition"),
+    made.push(element("h4", {}, "Latent steps: the largest entries of what was mixed, or of what the LM head reads"),
       element("ol", { class: "steps" }, ...record.steps.map((step, index) => mixture(step, index + 1))));
     if (more > 0) made.push(element("p", { class: "hint" }, `and ${more} more`));
   } else if (record.latents) {

@@ -54,7 +54,7 @@ def answer(method: LatentSFT, example: Example, z: torch.Tensor) -> str:
     parts = [torch.tensor(method.prompt_ids(example.question)), torch.tensor(layout.close)]
     embeds = torch.cat([backbone.embed(parts[0]), z, backbone.embed(parts[1])])
     ids: list[int] = []
-    while len(ids) < ANSWER.max_new_tokens:
+    while len(ids) < ANSWER:
         positions = torch.arange(len(embeds))[None]
         token = int(backbone.causal(embeds[None], positions, select=positions == len(embeds) - 1).logits.argmax())
         if token == layout.eos:

@@ -42,7 +42,6 @@ def test_hidden_states_are_read_through_the_head_and_mixtures_as_they_are(runs: 
     mixed = parallelism(runs["latent_sft"], wanted_of(runs["latent_sft"]))[1]
     assert mixed.read_through == "mixture"
     assert [rate.k for rate in mixed.label_ecr] == [1, 5]  # it mixes eight entries
-    assert mixed.label_ecr[2].value == mixed.label_ecr[3].value, "eight entries have weight"
     assert mixed.label_tokens_per_latent == pytest.approx(2, abs=0.2)
 
 

@@ -37,8 +37,9 @@ class Summary:
         no_answer, timeout: share of answers with that status; truncated, prompt_too_long: with that stop reason
             (`length` for truncated).
         answers_per_second: over the whole evaluation; None where the manifest has no cost.
-        train_flops, train_passes: of training, the run it started from included: operations, and passes over the
-            training examples; None where the manifest has no cost.
+        train_flops, train_tokens, train_seconds, train_passes: of training, the run it started from included:
+            operations, tokens without padding, wall time, and passes over the training examples; None where the
+            manifest has no cost.
         measures: what stands beside the records, where the caller has read it.
     """
 
@@ -62,6 +63,8 @@ class Summary:
     prompt_too_long: float
     answers_per_second: float | None
     train_flops: float | None
+    train_tokens: float | None
+    train_seconds: float | None
     train_passes: float | None
     measures: Measures = field(default_factory=Measures)
 
@@ -108,6 +111,8 @@ def summarise(evaluation: Evaluation) -> Summary:
         prompt_too_long=share(lambda record: record.stop_reason == "prompt_too_long"),
         answers_per_second=answers / seconds if answers and seconds else None,
         train_flops=manifest.train.get("flops"),
+        train_tokens=manifest.train.get("tokens_seen"),
+        train_seconds=manifest.train.get("seconds"),
         train_passes=manifest.train.get("epochs"),
     )
 

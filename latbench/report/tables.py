@@ -50,6 +50,8 @@ class Row:
     truncated: float
     answers_per_second: float | None
     train_flops: float | None
+    train_tokens: float | None
+    train_seconds: float | None
     train_passes: float | None
     prompt_too_long: float
     samples: int
@@ -211,6 +213,8 @@ def _row(summary: Summary, reference: str, reference_lengths: Mapping[str, float
         truncated=summary.truncated,
         answers_per_second=summary.answers_per_second,
         train_flops=summary.train_flops,
+        train_tokens=summary.train_tokens,
+        train_seconds=summary.train_seconds,
         train_passes=summary.train_passes,
         prompt_too_long=summary.prompt_too_long,
         samples=summary.samples,

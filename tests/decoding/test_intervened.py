@@ -19,7 +19,7 @@ from latbench.method import Method
 from latbench.model.backbone import Backbone
 
 QUESTIONS = ["n0 = 3 + 4 ;n0 ?", "x", "a longer question of many bytes", "7", "n1 = 5 - 2 ;n2 = n1 + 1 ;n2 ?"]
-GENERATE = GenerateConfig(max_new_tokens=8, max_latents=6, batch_size=3)
+GENERATE = GenerateConfig(max_new_tokens=8, max_latents=10, batch_size=3)
 
 
 def wide(backbone: Backbone) -> Backbone:

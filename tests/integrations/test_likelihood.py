@@ -17,7 +17,7 @@ from latbench.method import Method
 from latbench.model.backbone import Backbone
 from latbench.model.layout import pad
 
-CONFIG = GenerateConfig(max_new_tokens=5, max_latents=4, batch_size=3)
+CONFIG = GenerateConfig(max_new_tokens=5, max_latents=10, batch_size=3)
 QUESTIONS = ["n0=3+4; n0?", "n0=2; n1=n0*7; n1=?", "a?"]
 CHOICES = ["9", "40", "41", " a longer one", "4"]  # 40 and 41 share all but the last token
 PAIRS = [(question, choice) for question in QUESTIONS for choice in CHOICES]

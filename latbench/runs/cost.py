@@ -21,9 +21,8 @@ from latbench.method import Method
 from latbench.progress import progress
 from latbench.report.measures import CostFile, Header, write_measure
 from latbench.runs.environment import hardware
-from latbench.runs.evaluate import answered
+from latbench.runs.evaluate import Answered, answered
 from latbench.runs.lock import is_main_process, locked
-from latbench.runs.manifest import new_manifest
 from latbench.runs.plan import EvalConfig
 from latbench.runs.records import Record
 from latbench.runs.run import Run
@@ -46,7 +45,7 @@ def cost(
         raise ValueError("cost is measured in one process; start it without a launcher")
     if not runs:
         raise ValueError("no run to measure; name one")
-    measured = [_Measured.of(run, wanted) for run, wanted in runs]
+    measured = [_Measured(run, wanted, answered(run, wanted)) for run, wanted in runs]
     with progress("rounds", total=(rounds + 1) * len(measured)) as advance:
         for number in range(rounds + 1):
             for one in measured:
@@ -54,53 +53,38 @@ def cost(
                 advance(1)
     found = []
     for one in measured:
-        with locked(one.folder):
+        with locked(one.answered.folder):
             file = one.file(reference=measured[0], num_single=num_single)
-            found.append((write_measure(one.folder, file), file))
+            found.append((write_measure(one.answered.folder, file), file))
     return found
 
 
-@dataclass(kw_only=True)
+@dataclass
 class _Measured:
-    """One run with its questions and the seconds per answer of the rounds so far."""
+    """One run with its evaluation on file and the seconds per answer of the rounds so far."""
 
     run: Run
     wanted: EvalConfig
-    folder: Path
-    header: Header
-    records: Sequence[Record]
-    peak_memory_bytes: float | None
-    prompts: Sequence[Prompt]
+    answered: Answered
     single: list[float] = field(default_factory=list)
     full: list[float] = field(default_factory=list)
 
-    @classmethod
-    def of(cls, run: Run, wanted: EvalConfig) -> _Measured:
-        """Raises: ValueError: no complete evaluation of these very questions."""
-        found = answered(run, wanted)
-        manifest = new_manifest(run, wanted, found.task.fingerprint(wanted.split), found.examples)
-        prompts = [Prompt(id=example.id, text=example.question) for example in found.examples]
-        return cls(
-            run=run,
-            wanted=wanted,
-            folder=found.folder,
-            header=Header.of(manifest, wanted.seed),
-            records=found.evaluation.records,
-            peak_memory_bytes=found.evaluation.manifest.evaluation.get("peak_memory_bytes"),
-            prompts=prompts,
-        )
-
     def time(self, num_single: int, *, keep: bool) -> None:
         """One round."""
-        batch = min(self.wanted.generate.batch_size, len(self.prompts))
-        single = self._seconds(self.prompts[:num_single], batch_size=1)
-        full = self._seconds(self.prompts[:batch], batch_size=batch)
+        single = self._seconds(num_single, batch_size=1)
+        full = self._seconds(self.full_batch, batch_size=self.full_batch)
         if keep:
             self.single.append(single)
             self.full.append(full)
 
-    def _seconds(self, prompts: Sequence[Prompt], batch_size: int) -> float:
-        """Per answer, tokenising and reading the texts back included."""
+    @property
+    def full_batch(self) -> int:
+        """Questions of a full batch."""
+        return min(self.wanted.generate.batch_size, len(self.answered.examples))
+
+    def _seconds(self, num: int, batch_size: int) -> float:
+        """Per answer to the first so many questions, tokenising and reading the texts back included."""
+        prompts = [Prompt(id=example.id, text=example.question) for example in self.answered.examples[:num]]
         config = replace(self.wanted.generate, batch_size=batch_size)
         start = time.perf_counter()
         self.run.method.generate(prompts, config, seed=self.wanted.seed)
@@ -109,18 +93,19 @@ class _Measured:
     def file(self, *, reference: _Measured, num_single: int) -> CostFile:
         """What is stored."""
         formula = AnswerFlops.of(self.run.method)
-        decoded = [record for record in self.records if record.stop_reason != "prompt_too_long"]
+        before = self.answered.evaluation
+        decoded = [record for record in before.records if record.stop_reason != "prompt_too_long"]
         return CostFile(
-            header=self.header,
+            header=Header.of(self.answered.now, self.wanted.seed),
             flops=statistics.fmean(map(formula.of_record, decoded)) if decoded else None,
-            num_single=min(num_single, len(self.prompts)),
-            batch_size=min(self.wanted.generate.batch_size, len(self.prompts)),
+            num_single=min(num_single, len(self.answered.examples)),
+            batch_size=self.full_batch,
             seconds_single=self.single,
             seconds_full=self.full,
             reference=reference.run.folder.name,
             reference_single=reference.single,
             reference_full=reference.full,
-            peak_memory_bytes=self.peak_memory_bytes,
+            peak_memory_bytes=before.manifest.evaluation.get("peak_memory_bytes"),
             hardware=hardware(),
         )
 

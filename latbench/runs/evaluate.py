@@ -59,10 +59,11 @@ def evaluate(run: Run, wanted: EvalConfig, asked: tuple[Task[Any], list[Example]
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """A complete evaluation on file, with what was asked."""
+    """A complete evaluation on file, with what was asked; `now` is the manifest that it would get today."""
 
     folder: Path
     evaluation: Evaluation
+    now: Manifest
     task: Task[Any]
     examples: Sequence[Example]
 
@@ -85,7 +86,7 @@ def answered(run: Run, wanted: EvalConfig) -> Answered:
         there, here = getattr(found.manifest, name), getattr(now, name)
         if there != here:
             raise ValueError(f"{folder} holds answers of another {name} ({there}, now {here}); evaluate the run again")
-    return Answered(folder=folder, evaluation=found, task=task, examples=examples)
+    return Answered(folder=folder, evaluation=found, now=now, task=task, examples=examples)
 
 
 def questions(wanted: EvalConfig) -> tuple[Task[Any], list[Example]]:

@@ -29,7 +29,6 @@ from latbench.progress import progress
 from latbench.report.measures import LETTERS, Header, RelianceFile, read_measure, verdicts, write_measure
 from latbench.runs.evaluate import answered
 from latbench.runs.lock import is_main_process, locked
-from latbench.runs.manifest import new_manifest
 from latbench.runs.plan import EvalConfig
 from latbench.runs.records import TRACE, Evaluation
 from latbench.runs.run import Run
@@ -63,7 +62,7 @@ def reliance(run: Run, wanted: EvalConfig, names: Sequence[str] = DEFAULT) -> tu
     counts = [len(traces.get(index).entropy) for index in range(len(examples))]
     if counts != [record.num_latents for record in before.records if record.sample == 0]:
         raise ValueError(f"{folder / TRACE} holds other thoughts than the records beside it; trace the run again")
-    header = Header.of(new_manifest(run, wanted, task.fingerprint(wanted.split), examples), wanted.seed)
+    header = Header.of(found.now, wanted.seed)
     with locked(folder):
         file = _known(folder, before, header, sum(counts))
         open_names = [name for name in dict.fromkeys(names) if name not in file.replaced]

@@ -22,7 +22,7 @@ class Agreement:
     """A result and its repetition.
 
     Args:
-        folder: of the repetition; n: answers compared.
+        folder: of the repetition; n: answers compared; same_questions: both were asked the same.
         num_identical: records equal in every field.
         accuracy_before, accuracy_now: shares of correct answers; interval: Wilson's, of the former.
         differences: what else is not the same: data, versions.

@@ -197,9 +197,13 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
         """
         return None
 
-    def label_latents(self, examples: Sequence[Example]) -> list[LabelLatents | None]:
-        """The latents that a helper model of the training makes of gold chains, for metrics.
+    def label_latents(
+        self, examples: Sequence[Example], cuts: Sequence[Sequence[int]] | None = None
+    ) -> list[LabelLatents | None]:
+        """The latents that a helper model of the training makes of the examples' chains, for metrics.
 
+        Args:
+            cuts: of each chain, the bounds of its segments, 0 .. tokens; None: those of the training.
         Returns: one for each example; None where the method has no such model, or it cannot read this chain.
         """
         return [None] * len(examples)

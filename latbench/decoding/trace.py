@@ -33,15 +33,16 @@ class LatentTrace:
 
 @dataclass
 class LabelLatents:
-    """What a helper model makes of one gold chain.
+    """What a helper model makes of one chain.
 
     Args:
-        ids, weights: (latent, top_k) by falling weight; cuts: (latent + 1,) bounds in the chain of the segments that
-            the latents stand for.
+        ids, weights: (latent, top_k) by falling weight; embeds: (latent, hidden) float32, the mixtures; cuts:
+            (latent + 1,) bounds in the chain of the segments that the latents stand for. On the CPU.
     """
 
     ids: Tensor
     weights: Tensor
+    embeds: Tensor
     cuts: list[int]
 
 

@@ -14,8 +14,8 @@ from latbench.report.tables import Cell, Row, cells, sections
 DASH = "–"
 IDENTITY_COLUMNS = {"backbone": "backbone", "layout": "layout", "train_data": "training data"}
 LEGEND = """\
-- Accuracy (%) is pass@1; it, pass@k and maj@k have a 95 % interval: Wilson's for a single run, Student's t over seeds
-  for several.
+- Accuracy (%) is pass@1; it, pass@k (unbiased, of so many of the k answers to a question) and maj@k (of all k) have a
+  95 % interval: Wilson's for a single run, Student's t over seeds for several.
 - #L is the chain length: latent steps plus explicit reasoning tokens, without markers, answer and EOS. Its 95 %
   interval is Student's t, over questions for a single run, over seeds for several.
 - Compression is the mean #L of the reference named with each table / mean #L; its 95 % interval is Student's t, over
@@ -151,7 +151,8 @@ def _columns(section: Sequence[Cell]) -> dict[str, Callable[[Cell], str]]:
     columns["accuracy"] = lambda cell: interval_text(cell.accuracy, 100)
     if any(row.samples > 1 for cell in section for row in cell.rows):
         columns["k"] = lambda cell: str(cell.rows[0].samples)
-        columns["pass@k"] = lambda cell: interval_text(cell.interval("pass_at_k"), 100)
+        for k in sorted({k for cell in section for row in cell.rows for k in row.pass_at} - {1}):
+            columns[f"pass@{k}"] = lambda cell, k=k: interval_text(cell.pass_at(k), 100)  # type: ignore[misc]
         columns["maj@k"] = lambda cell: interval_text(cell.interval("maj_at_k"), 100)
     return {
         **columns,
@@ -198,7 +199,8 @@ def _percent(value: float | None) -> str:
 
 def _csv_field(value: object) -> object:
     if isinstance(value, Mapping):
-        return json.dumps(value) if value else ""
+        found = {name: one.value if isinstance(one, Interval) else one for name, one in value.items()}
+        return json.dumps(found) if found else ""
     return f"{value:.6g}" if isinstance(value, float) else value
 
 

@@ -13,7 +13,7 @@ from latbench.report.browse import Choice
 from latbench.report.formats import to_csv, to_markdown
 from latbench.report.latex import to_latex
 from latbench.report.measures import read_measures
-from latbench.report.metrics import Summary, problem, summarise
+from latbench.report.metrics import Summary, problem, readable, summarise
 from latbench.report.page import record_files, to_html
 from latbench.report.reported import Reported, find_reported, read_reported, reported_markdown
 from latbench.report.tables import Cell, Row, cells, identity, rows
@@ -149,12 +149,17 @@ def load(folders: Sequence[Path], look: Callable[[Evaluation], None] | None = No
         raise ValueError(f"no evaluation found under {where}; name its folder, or make one with `latbench eval`")
     for folder in found:
         try:
-            evaluation = read_evaluation(folder)
+            stored = read_evaluation(folder)
         except (ValueError, OSError) as error:
             notices.append(f"left out: {error}")
             continue
-        if evaluation.num_bad_lines:
-            notices.append(f"{folder}: {evaluation.num_bad_lines} unreadable lines were passed over")
+        evaluation = readable(stored)
+        if stored.num_bad_lines:
+            lost = f"; what is left, {len(evaluation.records)} records, has a table of its own"
+            notices.append(
+                f"{folder}: {stored.num_bad_lines} unreadable lines were passed over"
+                + lost * (evaluation is not stored)
+            )
         if reason := problem(evaluation):
             notices.append(f"left out: {folder}: {reason}")
         else:

@@ -72,6 +72,10 @@ class _Line:
     def paths(self) -> list[Paths]:
         return [] if self.labels else [one.paths for one in self.found if one.paths is not None]
 
+    @property
+    def label_references(self) -> list[Paths]:
+        return [] if self.labels else [one.label_references for one in self.found if one.label_references is not None]
+
 
 def _compression(cells: Sequence[Measured]) -> Table:
     found = [(cell, cell.parallelism) for cell in cells]
@@ -100,6 +104,11 @@ def _compression(cells: Sequence[Measured]) -> Table:
             "N_eff random": lambda line: _over_paths(line.paths, [paths.n_eff_random for paths in line.paths]),
             "ratio": lambda line: _over_seeds([paths.ratio for paths in line.paths], digits=3),
         }
+    if any(line.label_references for line in lines):
+        columns |= {
+            "N_eff, labels": lambda line: _over_paths(line.label_references, [p.n_eff for p in line.label_references]),
+            "ratio, labels": lambda line: _over_seeds([paths.ratio for paths in line.label_references], digits=3),
+        }
     return _table(_compression_title(lines), lines, columns)
 
 
@@ -108,7 +117,8 @@ def _compression_title(lines: Sequence[_Line]) -> str:
     sources = "; ".join(dict.fromkeys(f"{one.source}, {one.num_questions} questions" for one in every))
     paths = (
         f" N_eff: effective number of the M known paths ({sources}), of which the {max(one.top_k for one in every)} "
-        "largest entries of a step count; beside it that of random matchings, and the mean ratio."
+        "largest entries of a step count; beside it that of random matchings, and the mean ratio. Reference latents "
+        "are mean embeddings of a path's spans; labels: what the encoder of the training makes of these."
         if every
         else ""
     )

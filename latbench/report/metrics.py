@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import comb, fsum
 from pathlib import Path
 from statistics import fmean
@@ -26,8 +26,8 @@ class Summary:
         test_set: hash over the question ids and the fingerprint of the test data; equal means the same questions.
         n: questions; samples: answers per question.
         accuracy: pass@1, the mean over samples, then over questions.
-        pass_at_k, maj_at_k: with k = samples, see the functions of these names; like accuracy with a Wilson interval
-            at n trials (the samples of a question are not independent trials).
+        pass_at: pass@k by k, 1, 2, 4 ... and samples; maj_at_k: with k = samples; see the functions; like accuracy
+            with a Wilson interval at n trials (the samples of a question are not independent trials).
         chain_length: mean #L (latent steps plus explicit reasoning tokens, without markers, answer and EOS), first over
             samples; t-interval over questions.
         answer_tokens: mean answer tokens without EOS.
@@ -50,7 +50,7 @@ class Summary:
     n: int
     samples: int
     accuracy: Interval
-    pass_at_k: Interval
+    pass_at: Mapping[int, Interval]
     maj_at_k: Interval
     chain_length: Interval | None
     lengths: Mapping[str, float]
@@ -98,7 +98,10 @@ def summarise(evaluation: Evaluation) -> Summary:
         n=n,
         samples=samples,
         accuracy=wilson_interval(sum(num_correct) / samples, n),
-        pass_at_k=wilson_interval(fsum(pass_at_k(samples, correct, samples) for correct in num_correct), n),
+        pass_at={
+            k: wilson_interval(fsum(pass_at_k(samples, correct, k) for correct in num_correct), n)
+            for k in _budgets(samples)
+        },
         maj_at_k=wilson_interval(fsum(map(maj_at_k, questions.values())), n),
         chain_length=mean_interval(list(lengths.values())).clipped(low=0) if lengths else None,
         lengths=lengths,
@@ -138,6 +141,18 @@ def problem(evaluation: Evaluation) -> str | None:
     return None
 
 
+def readable(evaluation: Evaluation) -> Evaluation:
+    """An evaluation that was complete before some of its lines were lost, as one of the questions that lost none.
+
+    Fewer questions are another test set, so that tables keep it apart from those that have all.
+    """
+    manifest, counts = evaluation.manifest, Counter(record.id for record in evaluation.records)
+    if not (counts and manifest.complete and evaluation.num_bad_lines and len(evaluation.records) < manifest.n):
+        return evaluation
+    whole = [record for record in evaluation.records if counts[record.id] == max(counts.values())]
+    return replace(evaluation, records=whole, manifest=replace(manifest, n=len(whole)))
+
+
 def by_question(records: Iterable[Record]) -> dict[str, list[Record]]:
     """Records by question id, in file order."""
     questions: dict[str, list[Record]] = {}
@@ -156,6 +171,11 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     if not 1 <= k <= num_samples:
         raise ValueError(f"k must be in 1..{num_samples} (answers per question), got {k}")
     return 1 - comb(num_samples - num_correct, k) / comb(num_samples, k)
+
+
+def _budgets(samples: int) -> list[int]:
+    """The k of pass@k that are shown: powers of two, and all samples."""
+    return sorted({samples, *(1 << power for power in range(samples.bit_length()))})
 
 
 def maj_at_k(answers: Sequence[Record]) -> float:

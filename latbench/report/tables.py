@@ -55,9 +55,6 @@ class Row:
     train_passes: float | None
     prompt_too_long: float
     samples: int
-    pass_at_k: float
-    pass_at_k_low: float
-    pass_at_k_high: float
     maj_at_k: float
     maj_at_k_low: float
     maj_at_k_high: float
@@ -68,6 +65,7 @@ class Row:
     reference: str
     reference_length: float | None
     test_set: str
+    pass_at: Mapping[int, Interval]  # pass@k by k
     diagnostics: Mapping[str, float]  # what the method reported about its own training
     measures: Measures = field(default_factory=Measures)  # from the files beside the records; no column
 
@@ -108,11 +106,12 @@ class Cell:
 
     def interval(self, name: str, high: float = 1) -> Interval | None:
         """A column that has `_low` and `_high`: one run as it is, several as their mean and t-interval in 0..high."""
-        values = self._values(name)
-        if len(values) > 1:
-            return mean_interval(values).clipped(0, high)
-        bounds = [*values, *self._values(name + "_low"), *self._values(name + "_high")]
-        return Interval(*bounds) if bounds else None
+        columns = zip(*(self._values(name + end) for end in ("", "_low", "_high")), strict=True)
+        return _over_seeds([Interval(*bounds) for bounds in columns], high)
+
+    def pass_at(self, k: int) -> Interval | None:
+        """pass@k with its interval; None where fewer answers were given."""
+        return _over_seeds([row.pass_at[k] for row in self.rows if k in row.pass_at], 1)
 
     def mean(self, name: str) -> float | None:
         """Mean of a column over the runs that have it; None where none has."""
@@ -126,6 +125,12 @@ class Cell:
 
     def _values(self, name: str) -> list[float]:
         return [value for row in self.rows if (value := getattr(row, name)) is not None]
+
+
+def _over_seeds(found: Sequence[Interval], high: float) -> Interval | None:
+    if len(found) > 1:
+        return mean_interval([one.value for one in found]).clipped(0, high)
+    return found[0] if found else None
 
 
 def identity(item: Summary | Row) -> Identity:
@@ -218,9 +223,6 @@ def _row(summary: Summary, reference: str, reference_lengths: Mapping[str, float
         train_passes=summary.train_passes,
         prompt_too_long=summary.prompt_too_long,
         samples=summary.samples,
-        pass_at_k=summary.pass_at_k.value,
-        pass_at_k_low=summary.pass_at_k.low,
-        pass_at_k_high=summary.pass_at_k.high,
         maj_at_k=summary.maj_at_k.value,
         maj_at_k_low=summary.maj_at_k.low,
         maj_at_k_high=summary.maj_at_k.high,
@@ -231,6 +233,7 @@ def _row(summary: Summary, reference: str, reference_lengths: Mapping[str, float
         reference=reference,
         reference_length=fmean(reference_lengths.values()) if reference_lengths else None,
         test_set=summary.test_set,
+        pass_at=summary.pass_at,
         diagnostics=manifest.diagnostics,
         measures=summary.measures,
     )

@@ -1,8 +1,9 @@
 """Compression and parallelism of a run from its stored trace, against gold chains, known paths and known graphs.
 
-Reference latents of a path are the mean input embeddings of its spans' tokens, for every method. A step's distribution
-is what it mixed; of methods that feed something else, what the LM head reads in the hidden state. Both are kept by
-their largest entries alone (`generate.trace_top_k`, 50; the specification of N_eff counts 100).
+Reference latents of a path are the mean input embeddings of its spans' tokens, for every method; where a helper model
+of the training makes latents of chains (`Method.label_latents`), also those it makes of the same spans. A step's
+distribution is what it mixed; of methods that feed something else, what the LM head reads in the hidden state. Both are
+kept by their largest entries alone (`generate.trace_top_k`, 50; the specification of N_eff counts 100).
 
 Where all paths are orders of the same steps, as in `synth`, N_eff is close to M for any good chain, one in a single
 order included: its matching takes a step wherever it stands. There the graph measures tell (settling.py), and N_eff
@@ -12,8 +13,9 @@ against random matchings says no more than that latents lie near the embeddings 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from math import fsum
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +40,7 @@ from latbench.report.parallelism import (
     mean_references,
     path_parallelism,
     sizes,
+    spans,
 )
 from latbench.report.settling import THRESHOLD, Known, superposition, told_apart
 from latbench.report.statistics import mean_interval
@@ -55,6 +58,7 @@ MAX_PATHS = 16  # of a question
 LABEL_BATCH = 256
 
 Row = tuple[Steps, Sequence[int], Sequence[int]]  # steps, chain, cuts: see `parallelism.segment_hits`
+References = Callable[["_Problem"], Sequence[Floats | None]]  # reference latents of each path: (reference, hidden)
 
 
 def parallelism(
@@ -85,6 +89,12 @@ def parallelism(
     own = [row for row in own if len(row[0])]
     labels = _label_rows(method, examples)
     top_k = traces.header.top_k
+    problems = _problems(answers, known, layout, max_paths, wanted.seed)
+    counted = min(top_k, MASS_TOP_K)
+
+    def paths(references: References) -> Paths | None:
+        return _paths(problems, references, known.source, max_paths, counted)
+
     found = ParallelismFile(
         header=Header.of(manifest, wanted.seed),
         read_through=_read_through(method, wanted),
@@ -95,7 +105,8 @@ def parallelism(
         ecr=_rates(own, vocab),
         label_tokens_per_latent=_tokens_per_latent(labels),
         label_ecr=_rates(labels, vocab),
-        paths=_paths(answers, known, method.backbone, max_paths, min(top_k, MASS_TOP_K), wanted.seed),
+        paths=paths(partial(_mean_references, table=_Embeddings(method.backbone))),
+        label_references=paths(partial(_label_references, method=method)),
         graph=_graph(task, answers, layout, threshold, wanted.seed),
     )
     with locked(folder):
@@ -171,27 +182,54 @@ def _rates(rows: Sequence[Row], vocab: int) -> list[Rate]:
 # N_eff
 
 
-def _paths(
-    answers: Sequence[_Answer], known: KnownPaths, backbone: Backbone, cap: int, top_k: int, seed: int
-) -> Paths | None:
-    """Means over the questions with latent steps and two paths or more; None where there is none."""
-    table: Mapping[int, Floats] = _Embeddings(backbone)
+@dataclass(frozen=True)
+class _Problem:
+    """A question with latent steps and two paths or more, as examples that have them for their chains."""
+
+    key: str
+    steps: Steps
+    paths: Sequence[Example]
+    chains: Sequence[Sequence[int]]
+
+
+def _problems(answers: Sequence[_Answer], known: KnownPaths, layout: Layout, cap: int, seed: int) -> list[_Problem]:
     found = []
-    with progress("paths", total=len(answers)) as advance:
-        for answer in answers:
-            key = f"{seed} {answer.example.id}"
-            others = known.by_id.get(answer.example.id, ())
-            paths = chosen(answer.example.steps, others, cap, key) if len(answer.steps) else []
-            chains = [chain for path in paths if (chain := backbone.layout.steps(path))]
-            if len(chains) > 1:
-                pairs = [(c, mean_references(np.stack([table[i] for i in c]), len(answer.steps))) for c in chains]
-                found.append(path_parallelism(answer.steps, pairs, key, top_k=top_k))
+    for answer in answers:
+        example, key = answer.example, f"{seed} {answer.example.id}"
+        steps = chosen(example.steps, known.by_id.get(example.id, ()), cap, key) if len(answer.steps) else []
+        paths = [path for path in steps if layout.steps(path)]
+        if len(paths) > 1:
+            asked = [replace(example, steps=tuple(path)) for path in paths]
+            found.append(_Problem(key, answer.steps, asked, [layout.steps(path) for path in paths]))
+    return found
+
+
+def _mean_references(one: _Problem, table: Mapping[int, Floats]) -> list[Floats | None]:
+    return [mean_references(np.stack([table[token] for token in chain]), len(one.steps)) for chain in one.chains]
+
+
+def _label_references(one: _Problem, method: Method[Any]) -> list[Floats | None]:
+    """What the helper model makes of the spans that step 1 of N_eff cuts."""
+    parts = [spans(len(chain), min(len(one.steps), len(chain))) for chain in one.chains]
+    labels = method.label_latents(one.paths, [[0, *(end for _, end in bounds)] for bounds in parts])
+    return [None if label is None else label.embeds.numpy() for label in labels]
+
+
+def _paths(problems: Sequence[_Problem], references: References, source: str, cap: int, top_k: int) -> Paths | None:
+    """Means over the questions all of whose paths have references; None where there is none."""
+    found = []
+    with progress("paths", total=len(problems)) as advance:
+        for one in problems:
+            there = [latents for latents in references(one) if latents is not None]
+            if len(there) == len(one.chains):
+                pairs = list(zip(one.chains, there, strict=True))
+                found.append(path_parallelism(one.steps, pairs, one.key, top_k=top_k))
             advance(1)
     if not found:
         return None
     most = max(one.num_paths for one in found)
     return Paths(
-        source=known.source,
+        source=source,
         cap=cap,
         num_questions=len(found),
         mean_paths=fsum(one.num_paths for one in found) / len(found),

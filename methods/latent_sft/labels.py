@@ -172,15 +172,18 @@ def _fields(method: LatentSFT) -> dict[str, tuple[int, str]]:
     return {"ids": (k, "int32"), "probabilities": (k, "float16")}
 
 
-def encode_chains(method: LatentSFT, examples: Sequence[Example]) -> list[dict[str, Tensor]]:
-    """One row of labels per example; batches hold examples of similar length."""
+def encode_chains(
+    method: LatentSFT, examples: Sequence[Example], cuts: Sequence[Sequence[int]] | None = None
+) -> list[dict[str, Tensor]]:
+    """One row of labels per example; batches hold examples of similar length. cuts: see `encoder_tokens`."""
     r = method.config.tokens_per_latent
     pieces = [method.backbone.layout.encode(example) for example in examples]
     order = sorted(range(len(pieces)), key=lambda row: len(pieces[row]))
     rows: dict[int, dict[str, Tensor]] = {}
     for start in range(0, len(order), BATCH):
         chosen = order[start : start + BATCH]
-        tokens = encoder_tokens([pieces[row] for row in chosen], r)
+        bounds = None if cuts is None else [cuts[row] for row in chosen]
+        tokens = encoder_tokens([pieces[row] for row in chosen], r, bounds)
         with method.autocast():
             latents = method.latents(tokens.to(method.backbone.device)).to("cpu")
         counts = tokens.is_latent.sum(1).tolist()

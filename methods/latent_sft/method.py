@@ -184,25 +184,36 @@ class LatentSFT(Method[LatentSFTConfig]):
         return Latents(self.backbone.mix(ids, weights), ids, weights)
 
     @torch.no_grad()
-    def label_latents(self, examples: Sequence[Example]) -> list[LabelLatents | None]:
+    def label_latents(
+        self, examples: Sequence[Example], cuts: Sequence[Sequence[int]] | None = None
+    ) -> list[LabelLatents | None]:
         """The encoder's superposition of each segment; None in hidden space."""
         if self.config.latent_space == "hidden" or "encoder" not in self.auxiliary:
             return [None] * len(examples)
-        last = self.stages()[-1]
-        fits = [example for example in examples if self.skip_reason(example, last) is None]
-        made = {example.id: row for example, row in zip(fits, encode_chains(self, fits), strict=True)}
-        return [self._label(example, made.get(example.id)) for example in examples]
+        bounds = [self._cuts(example) for example in examples] if cuts is None else cuts
+        fits = [row for row, example in enumerate(examples) if self._encodes(example, len(bounds[row]) - 1)]
+        made = encode_chains(self, [examples[row] for row in fits], [bounds[row] for row in fits])
+        labels: list[LabelLatents | None] = [None] * len(examples)
+        for row, label in zip(fits, made, strict=True):
+            labels[row] = self._label(label, bounds[row])
+        return labels
 
-    def _label(self, example: Example, row: Mapping[str, Tensor] | None) -> LabelLatents | None:
-        if row is None:
-            return None
-        weights, order = row["probabilities"].float().sort(descending=True)
+    def _cuts(self, example: Example) -> list[int]:
         parts = segments(self.backbone.layout.steps(example.steps), self.config.tokens_per_latent)
-        return LabelLatents(
-            ids=row["ids"].gather(-1, order) if "ids" in row else order,
-            weights=weights,
-            cuts=[0, *accumulate(map(len, parts))],
-        )
+        return [0, *accumulate(map(len, parts))]
+
+    def _encodes(self, example: Example, num_latents: int) -> bool:
+        """Whether the encoder can read the chain with so many slots."""
+        pieces = self.backbone.layout.encode(example)
+        length = len(pieces.prompt) + len(pieces.steps) + num_latents + len(pieces.close)
+        return num_latents > 0 and self.backbone.beyond_context(length) is None
+
+    def _label(self, row: Mapping[str, Tensor], cuts: Sequence[int]) -> LabelLatents:
+        weights, order = row["probabilities"].float().sort(descending=True)
+        ids = row["ids"].gather(-1, order) if "ids" in row else order
+        device, entries = self.backbone.device, row.get("ids")
+        embeds = self.backbone.mix(None if entries is None else entries.to(device), row["probabilities"].to(device))
+        return LabelLatents(ids=ids, weights=weights, embeds=embeds.float().cpu(), cuts=list(cuts))
 
     def _scores(self, states: Tensor) -> Tensor:
         """(latents, vocab) scores of the encoder's states by the decoder's table, which gets no gradient."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -73,15 +74,21 @@ def segments(chain: Sequence[int], r: int) -> list[Sequence[int]]:
     return [chain[start : start + r] for start in range(0, len(chain), r)]
 
 
-def encoder_tokens(pieces: Sequence[Pieces], r: int) -> RoleTokens:
-    """The encoder's input; nothing is supervised, positions count every token."""
+def encoder_tokens(pieces: Sequence[Pieces], r: int, cuts: Sequence[Sequence[int]] | None = None) -> RoleTokens:
+    """The encoder's input; nothing is supervised, positions count every token.
+
+    Args:
+        cuts: of each chain, 0 .. T: the bounds of its segments, where they are not every r tokens.
+    """
     rows = []
-    for piece in pieces:
+    for index, piece in enumerate(pieces):
         row = _Row.prefix(piece.prompt)
-        for number, segment in enumerate(segments(piece.steps, r), start=1):
+        chain = piece.steps
+        parts = segments(chain, r) if cuts is None else [chain[start:end] for start, end in pairwise(cuts[index])]
+        for number, segment in enumerate(parts, start=1):
             row.add(segment, Role.SEGMENT, number - 1)
             row.add(PLACEHOLDER, Role.LATENT, number)
-        row.add(piece.close, Role.FINAL, len(segments(piece.steps, r)))
+        row.add(piece.close, Role.FINAL, len(parts))
         rows.append(row)
     return _padded(rows, supervised=(), two_track=False)
 

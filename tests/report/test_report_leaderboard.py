@@ -81,6 +81,21 @@ def test_what_cannot_be_counted_is_left_out_and_named(make: Any, record: Any, tm
             raise ValueError(notice)
 
 
+def test_a_cut_record_is_counted_and_the_other_questions_used_apart(make: Any, record: Any, tmp_path: Path) -> None:
+    make([record("a"), record("b")], run="whole")
+    answers = [record(name, sample=sample) for name in "abc" for sample in (0, 1)]
+    cut = make(answers, run="cut", seed=1)
+    path = cut.folder / RECORDS
+    path.write_bytes(path.read_bytes()[:-10])
+    result = leaderboard([tmp_path])
+    shown = {row.run: (row.n, row.samples, row.accuracy) for cell in result.cells for row in cell.rows}
+    assert shown == {"whole": (2, 1, 1), "cut": (2, 2, 1)}, "a question with half its answers is left out"
+    (notice,) = result.notices
+    assert notice.endswith("cut: 1 unreadable lines were passed over; what is left, 4 records, has a table of its own")
+    (unfinished,) = leaderboard([make(answers[:1], run="killed", n=3).folder]).notices
+    assert "incomplete, 1 of 3 records; resume" in unfinished
+
+
 def test_a_copy_of_a_run_is_not_another_seed(make: Any, record: Any, tmp_path: Path) -> None:
     run = make([record("a"), record("b", False)])
     shutil.copytree(run.folder, tmp_path / "z_copy")

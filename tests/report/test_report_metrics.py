@@ -25,7 +25,7 @@ def test_counts_rates_and_costs_of_a_small_run(make: Any, record: Any) -> None:
         )
     )
     assert (summary.n, summary.samples) == (4, 1)
-    assert summary.accuracy == summary.pass_at_k == summary.maj_at_k == wilson_interval(1, 4)
+    assert summary.accuracy == summary.pass_at[1] == summary.maj_at_k == wilson_interval(1, 4)
     assert summary.chain_length is not None
     assert summary.chain_length.value == (6 + 2 + 6 + 0) / 4
     assert summary.answer_tokens == (3 + 5 + 3 + 1) / 4
@@ -43,8 +43,18 @@ def test_accuracy_is_the_mean_over_samples_then_questions_which_are_the_trials(m
     )
     assert (summary.n, summary.samples) == (3, 2)
     assert summary.accuracy == wilson_interval(1.5, 3)
-    assert summary.pass_at_k.value == pytest.approx(2 / 3)
+    assert summary.pass_at[2].value == pytest.approx(2 / 3)
     assert summary.maj_at_k.value == pytest.approx(0.5)  # b is a tie
+
+
+def test_pass_at_k_is_shown_for_powers_of_two_and_all_samples(make: Any, record: Any) -> None:
+    solved = {"a": (True, False, False, False, False, True), "b": (False,) * 6}
+    summary = summarise(
+        make([record(id, ok, sample=i) for id, answers in solved.items() for i, ok in enumerate(answers)])
+    )
+    assert summary.pass_at[1].value == pytest.approx(summary.accuracy.value)
+    expected = {1: 1 / 6, 2: (1 - 6 / 15) / 2, 4: (1 - 1 / 15) / 2, 6: 1 / 2}
+    assert {k: one.value for k, one in summary.pass_at.items()} == pytest.approx(expected)
 
 
 def test_a_question_beyond_the_context_counts_as_wrong_but_not_as_short(make: Any, record: Any) -> None:

@@ -172,7 +172,14 @@ def test_other_test_sets_stand_in_tables_of_their_own(run: Any) -> None:
 def test_several_samples_show_pass_and_majority(run: Any) -> None:
     header, _, line = table_lines(to_markdown(rows([run("a", 3, samples=2)])))
     shown = dict(zip(header, line, strict=True))
-    assert (shown["k"], shown["pass@k"], shown["maj@k"]) == ("2", "75.0 [30.1, 95.4]", "75.0 [30.1, 95.4]")
+    assert (shown["k"], shown["pass@2"], shown["maj@k"]) == ("2", "75.0 [30.1, 95.4]", "75.0 [30.1, 95.4]")
+    assert "pass@1" not in header, "that is the accuracy"
+    header, _, *lines = table_lines(to_markdown(rows([run("b", 3, samples=2), run("c", 3, samples=4, setting="s2")])))
+    place = header.index("pass@4")
+    assert header[place - 1] == "pass@2"
+    shown = {line[place] for line in lines}
+    assert "–" in shown, "two answers have no pass@4"
+    assert len(shown) == 2
 
 
 def test_hostile_names_stay_inside_their_cell(run: Any) -> None:

@@ -16,11 +16,13 @@ from measured_runs import call, wanted_of
 
 from latbench.report.leaderboard import leaderboard
 from latbench.report.measures import PARALLELISM
+from latbench.report.parallelism import Steps, path_parallelism
 from latbench.runs.evaluate import questions
 from latbench.runs.parallelism import parallelism
 from latbench.runs.plan import eval_folder
-from latbench.runs.records import MANIFEST, read_records
+from latbench.runs.records import MANIFEST, TRACE, read_records
 from latbench.runs.run import Run
+from latbench.runs.trace import Traces
 from latbench.task import Example
 from methods.latent_sft.sequences import encoder_tokens
 from tasks.synth import Synth, SynthConfig
@@ -61,6 +63,55 @@ def test_labels_are_the_encoders_mixtures_of_the_true_segments(runs: dict[str, R
     assert runs["latent_sft"].method.label_latents(examples) == [None] * 3, "the encoder is loaded on request"
 
 
+def test_labels_of_other_segments_are_what_the_encoder_makes_of_these(runs: dict[str, Run]) -> None:
+    method = replace(runs["latent_sft"], auxiliary=True).method
+    example = questions(wanted_of(runs["latent_sft"]))[1][0]
+    pieces = method.backbone.layout.encode(example)
+    cuts = [0, 1, 4, len(pieces.steps)]
+    (label,) = method.label_latents([example], [cuts])
+    own = method.latents(encoder_tokens([pieces], 2, [cuts]))
+    assert label.cuts == cuts
+    torch.testing.assert_close(label.weights, own.weights.float(), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(label.embeds, own.embeds.float(), atol=1e-6, rtol=1e-4)
+    (usual,) = method.label_latents([example])
+    (same,) = method.label_latents([example], [usual.cuts])
+    assert torch.equal(same.weights, usual.weights)
+    (too_long,) = method.label_latents([replace(example, steps=example.steps * 2000)], [[0, 5]])
+    assert too_long is None
+
+
+def test_n_eff_with_the_encoders_latents_as_references(runs: dict[str, Run]) -> None:
+    """Step by step for one question; a run without an encoder has no such figure, in the file or in the table."""
+    run = runs["latent_sft"]
+    wanted = wanted_of(run)
+    found = parallelism(run, wanted)[1]
+    assert found.paths is not None
+    assert found.label_references is not None
+    assert found.label_references.n_eff_random == found.paths.n_eff_random, "the same matchings, whatever they match"
+    assert found.label_references.mean_paths == found.paths.mean_paths
+    assert parallelism(runs["coconut"], wanted_of(runs["coconut"]))[1].label_references is None
+
+    method = replace(run, auxiliary=True).method
+    traces = Traces.open(eval_folder(run, wanted) / TRACE)
+    task, examples = questions(wanted)
+    values = []
+    for index, example in enumerate(examples):
+        trace = traces.get(index)
+        paths = [example.steps, *(path for path in task.paths(example) if path != example.steps)][:16]
+        if len(paths) < 2 or not len(trace.ids):
+            continue
+        steps, pairs = Steps(trace.ids.numpy(), trace.weights.numpy(), trace.embeds.numpy()), []
+        for path in paths:
+            chain = method.backbone.layout.steps(path)
+            num = min(len(steps), len(chain))
+            cuts = [part * len(chain) // num for part in range(num + 1)]
+            pieces = method.backbone.layout.encode(replace(example, steps=tuple(path)))
+            pairs.append((chain, method.latents(encoder_tokens([pieces], 2, [cuts])).embeds.detach().float().numpy()))
+        values.append(path_parallelism(steps, pairs, "", top_k=found.label_references.top_k).n_eff)
+    assert found.label_references.num_questions == len(values)
+    assert found.label_references.n_eff.value == pytest.approx(sum(values) / len(values), rel=1e-4)
+
+
 def test_the_same_measure_twice_is_the_same_file_and_another_seed_of_draws_another(coconut: Run) -> None:
     path, found = parallelism(coconut, wanted_of(coconut))
     before = path.read_bytes()
@@ -77,7 +128,6 @@ def test_the_graph_tells_a_chain_in_one_order_from_a_superposition_and_n_eff_doe
     coconut: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Latents that are the gold chain: matching finds any order of its steps, the graph sees one."""
-    from latbench.report.parallelism import Steps
     from latbench.runs import parallelism as module
 
     examples = questions(wanted_of(coconut))[1]

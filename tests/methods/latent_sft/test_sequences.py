@@ -110,6 +110,13 @@ def test_segments_hold_r_tokens_and_the_last_what_is_left(length: int, r: int) -
     assert 1 <= len(parts[-1]) <= r
 
 
+def test_an_encoder_may_be_given_other_segments() -> None:
+    tokens = encoder_tokens([piece([1, 2], [3], [4, 5, 6, 7], [9], [8])], 2, cuts=[[0, 3, 4]])
+    assert shown(tokens, "L") == "1 2 3 4 5 6 L 7 L 9"
+    assert tokens.slots[0].tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 2, 2]
+    assert torch.equal(tokens.positions[0], torch.arange(10))
+
+
 def test_roles_ignore_what_the_ids_say() -> None:
     """The close marker in question and chain, EOS equal to padding, the padding's id inside the text."""
     hostile = piece([22, 0, 21], [21], [22, 0, 21, 22], [22], [0, 0])

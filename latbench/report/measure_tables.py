@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import fsum
+from math import fsum, inf
 from statistics import median
 from typing import TypeVar
 
 from latbench.report.formats import DASH, Table, interval_text, markdown_table, number_text
 from latbench.report.measures import CostFile, Effect, Graph, Measures, ParallelismFile, Paths, Rate, effects
-from latbench.report.statistics import Interval, mean_interval
+from latbench.report.statistics import Interval, over_seeds
 
 T = TypeVar("T")
 INTERVALS = "Intervals (95 %) are over questions for one run, over seeds for several."
@@ -285,12 +285,9 @@ def _percents(values: Sequence[Interval | float | None]) -> str:
 
 
 def _over_seeds(
-    values: Sequence[Interval], scale: float = 1, digits: int = 2, bounds: tuple[float, float] = (0, float("inf"))
+    values: Sequence[Interval], scale: float = 1, digits: int = 2, bounds: tuple[float, float] = (0, inf)
 ) -> str:
-    """One run with its own interval, several as their mean and t-interval."""
-    if len(values) < 2:
-        return interval_text(values[0] if values else None, scale, digits)
-    return interval_text(mean_interval([value.value for value in values]).clipped(*bounds), scale, digits)
+    return interval_text(over_seeds(values, *bounds), scale, digits)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -58,6 +58,13 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> In
     return Interval(mean, mean - half, mean + half)
 
 
+def over_seeds(found: Sequence[Interval], low: float = 0, high: float = inf) -> Interval | None:
+    """One run with its own interval, several as their mean and t-interval, cut to low..high; None for none."""
+    if len(found) > 1:
+        return mean_interval([one.value for one in found]).clipped(low, high)
+    return found[0] if found else None
+
+
 def ratio_of_means(values: Sequence[float], others: Sequence[float]) -> Interval | None:
     """Mean of values / mean of others, pair by pair of the same question, with a t-interval (Cochran, Sampling
     Techniques, 1977, section 2.11): the deviation of value - ratio * other, over the mean of others.

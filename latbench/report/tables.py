@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from latbench.report.measures import Measures
 from latbench.report.metrics import Summary, compression
-from latbench.report.statistics import Interval, mean_interval
+from latbench.report.statistics import Interval, over_seeds
 
 REFERENCE_METHOD = "cot"  # stands in for the gold chain where the data have none (DESIGN.md 6)
 
@@ -107,11 +107,11 @@ class Cell:
     def interval(self, name: str, high: float = 1) -> Interval | None:
         """A column that has `_low` and `_high`: one run as it is, several as their mean and t-interval in 0..high."""
         columns = zip(*(self._values(name + end) for end in ("", "_low", "_high")), strict=True)
-        return _over_seeds([Interval(*bounds) for bounds in columns], high)
+        return over_seeds([Interval(*bounds) for bounds in columns], high=high)
 
     def pass_at(self, k: int) -> Interval | None:
         """pass@k with its interval; None where fewer answers were given."""
-        return _over_seeds([row.pass_at[k] for row in self.rows if k in row.pass_at], 1)
+        return over_seeds([row.pass_at[k] for row in self.rows if k in row.pass_at], high=1)
 
     def mean(self, name: str) -> float | None:
         """Mean of a column over the runs that have it; None where none has."""
@@ -125,12 +125,6 @@ class Cell:
 
     def _values(self, name: str) -> list[float]:
         return [value for row in self.rows if (value := getattr(row, name)) is not None]
-
-
-def _over_seeds(found: Sequence[Interval], high: float) -> Interval | None:
-    if len(found) > 1:
-        return mean_interval([one.value for one in found]).clipped(0, high)
-    return found[0] if found else None
 
 
 def identity(item: Summary | Row) -> Identity:

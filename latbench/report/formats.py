@@ -184,13 +184,13 @@ def interval_text(interval: Interval | None, scale: float = 1, digits: int = 1) 
     """`value [low, high]`; a dash for None."""
     if interval is None:
         return DASH
-    value, low, high = (f"{scale * part:.{digits}f}" for part in (interval.value, interval.low, interval.high))
+    value, low, high = (f"{scale * part:z.{digits}f}" for part in (interval.value, interval.low, interval.high))
     return f"{value} [{low}, {high}]".replace("inf", "∞")
 
 
 def number_text(value: float | None, spec: str) -> str:
-    """A number in a format; a dash for None."""
-    return DASH if value is None else format(value, spec)
+    """A number in a format such as .2f, what rounds to zero without a sign; a dash for None."""
+    return DASH if value is None else format(value, "z" + spec)
 
 
 def _percent(value: float | None) -> str:

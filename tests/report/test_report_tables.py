@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from latbench.report.formats import DASH, to_csv, to_markdown
+from latbench.report.formats import DASH, interval_text, number_text, to_csv, to_markdown
 from latbench.report.metrics import Summary, summarise
 from latbench.report.statistics import Interval, mean_interval, wilson_interval
 from latbench.report.tables import Row, cells, rows, sections
@@ -191,3 +191,8 @@ def test_hostile_names_stay_inside_their_cell(run: Any) -> None:
 
 def test_every_row_field_but_the_measures_is_a_column(run: Any) -> None:
     assert to_csv([]).strip().split(",") == [field.name for field in fields(Row) if field.name != "measures"]
+
+
+def test_what_rounds_to_zero_has_no_sign() -> None:
+    assert [number_text(value, ".1f") for value in (-0.0, -0.04, -0.06, None)] == ["0.0", "0.0", "-0.1", "–"]
+    assert interval_text(Interval(-0.001, -0.2, 0.1)) == "0.0 [-0.2, 0.1]"

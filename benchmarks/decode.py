@@ -22,6 +22,7 @@ from dataclasses import replace
 from functools import partial
 
 import torch
+from stages import LARGE
 from tabulate import tabulate
 from torch import Tensor
 from transformers import DynamicCache
@@ -140,15 +141,20 @@ def endless(rule: LatentRule) -> LatentRule:
     return rule
 
 
-def latent_steps(sizes: Sequence[int]) -> list[list[object]]:
-    """Latent step over text step of every registered method with latent steps, one column per batch size."""
+def latent_steps(shape: dict[str, int], sizes: Sequence[int]) -> list[list[object]]:
+    """Latent step over text step of every registered method with latent steps, one column per batch size.
+
+    Args:
+        shape: of the backbone, where it is not that of the tiny preset.
+    """
     rows: list[list[object]] = []
     for name in registry.method_names():
-        config = parse({"method": {"name": name}, "start": None})
+        config = parse({"method": {"name": name}, "start": None, "model": shape})
         backbone = Backbone.load(config.model, seed=0)
         rule = registry.get_method(name).cls(backbone, config.method).eval().rule(config.generate)
         if isinstance(rule, LatentRule):
-            rows.append([name, *(f"{_latent_over_text(backbone, endless(rule), size):.2f}" for size in sizes)])
+            ratios = (f"{_latent_over_text(backbone, endless(rule), size):.2f}" for size in sizes)
+            rows.append([name, backbone.name, *ratios])
     return rows
 
 
@@ -207,9 +213,8 @@ def main() -> None:
     parser.add_argument("--large", action="store_true", help="also a 30 M model")
     parser.add_argument("--num", type=int, default=1000, help="questions for natural lengths")
     arguments = parser.parse_args()
-    configs = [ModelConfig()]
-    if arguments.large:
-        configs.append(replace(ModelConfig(), hidden_size=512, num_layers=8, num_heads=8, mlp_size=1536))
+    shapes = [{}, LARGE] if arguments.large else [{}]
+    configs = [replace(ModelConfig(), **shape) for shape in shapes]  # type: ignore[arg-type]
     table = [same_lengths(Backbone.load(config), size) for config in configs for size in arguments.batch_size]
     header = [
         "model",
@@ -225,7 +230,8 @@ def main() -> None:
     print(f"Same lengths, {NUM_TOKENS} tokens, {torch.get_num_threads()} threads, ms per step")
     print(tabulate(table, header))
     print("\nLatent step over text step, by method and batch size")
-    print(tabulate(latent_steps(arguments.batch_size), ["method", *arguments.batch_size]))
+    rows = [row for shape in shapes for row in latent_steps(shape, arguments.batch_size)]
+    print(tabulate(rows, ["method", "model", *arguments.batch_size]))
     print("\nProfile of our loop, batch 32, tiny model")
     print(profile(Backbone.load(ModelConfig())))
     if arguments.run:

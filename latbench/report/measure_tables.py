@@ -73,6 +73,10 @@ class _Line:
         return [] if self.labels else [one.paths for one in self.found if one.paths is not None]
 
     @property
+    def label_distances(self) -> list[list[float]]:
+        return [] if self.labels else [one.label_distance for one in self.found if one.label_distance]
+
+    @property
     def label_references(self) -> list[Paths]:
         return [] if self.labels else [one.label_references for one in self.found if one.label_references is not None]
 
@@ -95,6 +99,8 @@ def _compression(cells: Sequence[Measured]) -> Table:
     for k in ks:
         columns[f"ECR@{k}"] = lambda line, k=k: _over_seeds([rate.value for rate in line.rates(k)])  # type: ignore[misc]
         columns[f"chance@{k}"] = lambda line, k=k: _chances(line.rates(k))  # type: ignore[misc]
+    if any(line.label_distances for line in lines):
+        columns["apart from labels, by step"] = lambda line: _means_by_step(line.label_distances)
     if any(line.paths for line in lines):
         known = [line for line in lines if line.paths]
         columns |= _telling_apart("paths", known, lambda line: _paths_known(line.found[0], labels=line.labels))
@@ -122,11 +128,16 @@ def _compression_title(lines: Sequence[_Line]) -> str:
         if every
         else ""
     )
+    apart = (
+        " Apart from labels: total variation between a step and the label of the gold chain at its place."
+        if any(line.label_distances for line in lines)
+        else ""
+    )
     return (
         "Compression and parallelism, from the latent steps of the first answers: what they mixed, what the LM head "
         "reads where hidden states are fed, or the labels that training made of gold chains. ECR@K: tokens of a "
         "latent's segment of the gold chain (r tokens on average) among its K largest entries; chance: with segments "
-        f"shuffled across examples / across examples at the same step.{paths} {INTERVALS}"
+        f"shuffled across examples / across examples at the same step.{apart}{paths} {INTERVALS}"
     )
 
 
@@ -180,16 +191,24 @@ def _graphs(cells: Sequence[Measured]) -> Table:
     return _table(title, lines, columns)
 
 
-def _by_step(found: Sequence[Graph], shown: int = 8) -> str:
-    """Quantities carried / computable at latent step 1, 2 ..., as means; the first steps alone."""
+def _by_step(found: Sequence[Graph]) -> str:
+    """Quantities carried / computable at latent step 1, 2 ..."""
+    carried, computable = (_means([getattr(one, name) for one in found], ".1f") for name in ("carried", "computable"))
+    return _first_steps([f"{some}/{all_}" for some, all_ in zip(carried, computable, strict=True)])
 
-    def mean(rows: Sequence[Sequence[float]], step: int) -> str:
-        return number_text(_mean([row[step] for row in rows if step < len(row)]), ".1f")
 
-    carried, computable = [one.carried for one in found], [one.computable for one in found]
-    steps = max(map(len, computable), default=0)
-    parts = [f"{mean(carried, step)}/{mean(computable, step)}" for step in range(min(steps, shown))]
-    return ", ".join(parts + ["..."] * (steps > shown)) or DASH
+def _means_by_step(found: Sequence[Sequence[float]]) -> str:
+    return _first_steps(_means(found, ".2f"))
+
+
+def _means(rows: Sequence[Sequence[float]], spec: str) -> list[str]:
+    """Means over the rows that reach a step, of each step."""
+    steps = range(max(map(len, rows), default=0))
+    return [number_text(_mean([row[step] for row in rows if step < len(row)]), spec) for step in steps]
+
+
+def _first_steps(texts: Sequence[str], shown: int = 8) -> str:
+    return ", ".join([*texts[:shown], *["..."] * (len(texts) > shown)]) or DASH
 
 
 def _reliance(cells: Sequence[Measured]) -> Table:

@@ -135,7 +135,8 @@ class ParallelismFile:
         num_latents: steps looked at.
         tokens_per_latent: r, mean tokens of the gold chain per step; None where the data have no chains.
         ecr: of the run's own steps on the gold chain; label_ecr: of the latents that a helper model of the training
-            makes of the gold chains, with label_tokens_per_latent. Empty where there is nothing to look at.
+            makes of the gold chains, with label_tokens_per_latent; label_distance: total variation between the two at
+            latent step 1, 2 ..., means over the answers. Empty where there is nothing to look at.
         paths, graph: None where none are known; label_references: the paths, with the latents that the helper model
             makes of a path's spans as references in place of mean embeddings; None where it makes none.
     """
@@ -149,6 +150,7 @@ class ParallelismFile:
     ecr: list[Rate]
     label_tokens_per_latent: float | None
     label_ecr: list[Rate]
+    label_distance: list[float] = Field(default_factory=list)
     paths: Paths | None
     label_references: Paths | None = None
     graph: Graph | None

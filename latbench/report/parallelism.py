@@ -109,6 +109,23 @@ def compression_rate(rows: Sequence[tuple[Steps, Sequence[int], Sequence[int]]],
     )
 
 
+def mean_distances(pairs: Sequence[tuple[Steps, Steps]]) -> list[float]:
+    """Total variation between two distributions at latent step 1, 2 ..., as means over the pairs that both reach it.
+
+    Entries that were not kept count as apart: the distance of two mixtures of few entries is exact.
+    """
+    longest = max((min(len(one), len(other)) for one, other in pairs), default=0)
+    total, count = np.zeros(longest), np.zeros(longest)
+    for one, other in pairs:
+        num = min(len(one), len(other))
+        same = one.ids[:num, :, None] == other.ids[:num, None, :]
+        least = np.minimum(one.weights[:num, :, None], other.weights[:num, None, :])
+        total[:num] += 1 - np.where(same, least, 0).sum((1, 2))
+        count[:num] += 1
+    means: list[float] = (total / count).tolist()
+    return means
+
+
 def spans(length: int, parts: int) -> list[tuple[int, int]]:
     """Step 1 of N_eff: span s is tokens floor(s L / A) to floor((s + 1) L / A), the last excluded."""
     return [(part * length // parts, (part + 1) * length // parts) for part in range(parts)]

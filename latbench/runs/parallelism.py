@@ -37,6 +37,7 @@ from latbench.report.parallelism import (
     Steps,
     compression_rate,
     even_cuts,
+    mean_distances,
     mean_references,
     path_parallelism,
     sizes,
@@ -87,7 +88,8 @@ def parallelism(
     layout, vocab = method.backbone.layout, method.backbone.model.get_input_embeddings().weight.shape[0]
     own = [_row(answer, layout.steps(answer.example.steps)) for answer in answers if answer.example.steps]
     own = [row for row in own if len(row[0])]
-    labels = _label_rows(method, examples)
+    of_chains = _label_rows(method, examples)
+    labels = [row for row in of_chains if row]
     top_k = traces.header.top_k
     problems = _problems(answers, known, layout, max_paths, wanted.seed)
     counted = min(top_k, MASS_TOP_K)
@@ -105,6 +107,7 @@ def parallelism(
         ecr=_rates(own, vocab),
         label_tokens_per_latent=_tokens_per_latent(labels),
         label_ecr=_rates(labels, vocab),
+        label_distance=mean_distances([(a.steps, row[0]) for a, row in zip(answers, of_chains, strict=True) if row]),
         paths=paths(partial(_mean_references, table=_Embeddings(method.backbone))),
         label_references=paths(partial(_label_references, method=method)),
         graph=_graph(task, answers, layout, threshold, wanted.seed),
@@ -156,16 +159,19 @@ def _row(answer: _Answer, chain: Sequence[int]) -> Row:
     return answer.steps, chain, even_cuts(len(chain), len(answer.steps))
 
 
-def _label_rows(method: Method[Any], examples: Sequence[Example]) -> list[Row]:
-    """What a helper model makes of the gold chains, in the segments it made it of."""
-    rows: list[Row] = []
+def _label_rows(method: Method[Any], examples: Sequence[Example]) -> list[Row | None]:
+    """What a helper model makes of the gold chains, in the segments it made it of; None where it makes nothing."""
+    rows: list[Row | None] = []
     for start in range(0, len(examples), LABEL_BATCH):
         batch = examples[start : start + LABEL_BATCH]
         for example, label in zip(batch, method.label_latents(batch), strict=True):
-            if isinstance(label, LabelLatents):
-                steps = Steps(label.ids.cpu().numpy(), label.weights.cpu().numpy())
-                rows.append((steps, method.backbone.layout.steps(example.steps), label.cuts))
+            chain = method.backbone.layout.steps(example.steps)
+            rows.append(None if label is None else (_mixed(label), chain, label.cuts))
     return rows
+
+
+def _mixed(label: LabelLatents) -> Steps:
+    return Steps(label.ids.numpy(), label.weights.numpy())
 
 
 def _tokens_per_latent(rows: Sequence[Row]) -> float | None:

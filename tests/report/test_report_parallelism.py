@@ -14,6 +14,7 @@ from latbench.report.parallelism import (
     effective_number,
     even_cuts,
     greedy_matching,
+    mean_distances,
     mean_references,
     path_parallelism,
     path_score,
@@ -43,6 +44,16 @@ def random_steps(rng: np.random.Generator, num: int, vocab: int) -> Steps:
 )
 def test_effective_number_of_the_specification(scores: list[float], number: float) -> None:
     assert effective_number(np.array(scores, dtype=float)) == pytest.approx(number, abs=TOLERANCE)
+
+
+def test_distances_are_total_variations_by_step_over_the_pairs_that_reach_it() -> None:
+    one = distributions([0.5, 0.5, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0])
+    other = distributions([0.25, 0.25, 0.5, 0], [0, 1, 0, 0])
+    assert mean_distances([(one, other)]) == [0.5, 1]
+    assert mean_distances([(one, other), (one, one)]) == [0.25, 0.5, 0]
+    kept = Steps(one.ids[:, :1], one.weights[:, :1])
+    assert mean_distances([(one, kept)]) == [0.5, 0, 0], "what was not kept is apart"
+    assert mean_distances([]) == []
 
 
 def test_spans_and_matching_of_the_specification() -> None:

@@ -45,6 +45,8 @@ def test_hidden_states_are_read_through_the_head_and_mixtures_as_they_are(runs: 
     assert mixed.read_through == "mixture"
     assert [rate.k for rate in mixed.label_ecr] == [1, 5]  # it mixes eight entries
     assert mixed.label_tokens_per_latent == pytest.approx(2, abs=0.2)
+    assert found.label_distance == []
+    assert 0 < min(mixed.label_distance) <= max(mixed.label_distance) <= 1
 
 
 def test_labels_are_the_encoders_mixtures_of_the_true_segments(runs: dict[str, Run]) -> None:

@@ -155,11 +155,10 @@ def load(folders: Sequence[Path], look: Callable[[Evaluation], None] | None = No
             continue
         evaluation = readable(stored)
         if stored.num_bad_lines:
-            lost = f"; what is left, {len(evaluation.records)} records, has a table of its own"
-            notices.append(
-                f"{folder}: {stored.num_bad_lines} unreadable lines were passed over"
-                + lost * (evaluation is not stored)
-            )
+            notice = f"{folder}: {stored.num_bad_lines} unreadable lines were passed over"
+            if evaluation is not stored:
+                notice += f"; what is left, {len(evaluation.records)} records, has a table of its own"
+            notices.append(notice)
         if reason := problem(evaluation):
             notices.append(f"left out: {folder}: {reason}")
         else:

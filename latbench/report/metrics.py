@@ -149,7 +149,8 @@ def readable(evaluation: Evaluation) -> Evaluation:
     manifest, counts = evaluation.manifest, Counter(record.id for record in evaluation.records)
     if not (counts and manifest.complete and evaluation.num_bad_lines and len(evaluation.records) < manifest.n):
         return evaluation
-    whole = [record for record in evaluation.records if counts[record.id] == max(counts.values())]
+    samples = max(counts.values())
+    whole = [record for record in evaluation.records if counts[record.id] == samples]
     return replace(evaluation, records=whole, manifest=replace(manifest, n=len(whole)))
 
 

@@ -124,10 +124,12 @@ def _compression_title(lines: Sequence[_Line]) -> str:
     paths = (
         f" N_eff: effective number of the M known paths ({sources}), of which the {max(one.top_k for one in every)} "
         "largest entries of a step count; beside it that of random matchings, and the mean ratio. Reference latents "
-        "are mean embeddings of a path's spans; labels: what the encoder of the training makes of these."
+        "are mean embeddings of a path's spans."
         if every
         else ""
     )
+    if any(line.label_references for line in lines):
+        paths += " N_eff, labels: with what the encoder of the training makes of these spans as references."
     apart = (
         " Apart from labels: total variation between a step and the label of the gold chain at its place."
         if any(line.label_distances for line in lines)

@@ -48,6 +48,18 @@ def soft_label_kl(logits: Tensor, ids: Tensor | None, probabilities: Tensor) -> 
     return torch.sum(teacher * (teacher.clamp(min=1e-12).log() - student), dim=-1)
 
 
+def unlikelihood(logits: Tensor, token: int) -> Tensor:
+    """-ln(1 - p(token)), in float32 or wider: the unlikelihood loss of Welleck et al. (arXiv:1908.04319, section 3.1).
+
+    Args:
+        logits: (items, vocab), temperature 1; token: what should not come next.
+    Returns: (items,) in nats.
+    """
+    wide = _wide(logits)
+    others = wide.index_fill(-1, torch.tensor([token], device=wide.device), float("-inf"))
+    return wide.logsumexp(-1) - others.logsumexp(-1)
+
+
 def standardised_mse(states: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
     """Squared distance of hidden states in units of each dimension's spread, mean over dimensions.
 

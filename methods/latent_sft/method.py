@@ -11,9 +11,10 @@ the option says what v1 does (specs/latent_sft.md 11). Deliberate differences: a
 1 and into stage 2 instead of being merged and started anew; the last epoch is taken, not the best on test data; the
 compress slot has an embedding of its own instead of LoRA on the encoder's table; inference noise is clamped as training
 noise is; soft labels are kept as float16 (the code's bfloat16 has three bits less). The sources do not say what loss
-the ablation in hidden space has: mean squared error in units of each dimension's spread is our choice. As in the paper
-the decoder's token tables stay as they are, rows of added markers included: start from a run that has trained them
-(`start: {method: cot}`).
+the ablation in hidden space has: mean squared error in units of each dimension's spread is our choice, with the
+unlikelihood of the close marker where the thought goes on, which in vocabulary space the divergence teaches. As in the
+paper the decoder's token tables stay as they are, rows of added markers included: start from a run that has trained
+them (`start: {method: cot}`).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from latbench.model.backbone import Backbone, Output
 from latbench.model.layout import IGNORE_INDEX, Batch, Pieces
 from latbench.registry import register_method
 from latbench.task import STRICT, Example
-from latbench.training.losses import soft_label_kl, standardised_mse, token_cross_entropy
+from latbench.training.losses import soft_label_kl, standardised_mse, token_cross_entropy, unlikelihood
 from methods.latent_sft.diagnostics import write_diagnostics
 from methods.latent_sft.encoder import Encoder
 from methods.latent_sft.labels import Latents, StoredLatents, encode_chains, noisy_weights
@@ -257,7 +258,7 @@ class LatentSFT(Method[LatentSFTConfig]):
         ce = int((sequence.labels != IGNORE_INDEX).sum())
         turns = (1.0, 1.0) if config.stage2 == "joint" else ((1.0, 0.0), (0.0, 1.0))[self.step % 2]
         return Batch(
-            num_items={self._distance: len(examples), "ce": ce},
+            num_items={**dict.fromkeys(self._per_row, len(examples)), "ce": ce},
             sequence=sequence,
             latents=latents,
             shares=(1 / num_latents)[row],  # a row is an item, whatever its number of latents
@@ -265,8 +266,9 @@ class LatentSFT(Method[LatentSFTConfig]):
         )
 
     @property
-    def _distance(self) -> str:
-        return "kl" if self.config.latent_space == "vocab" else "mse"
+    def _per_row(self) -> tuple[str, ...]:
+        """Terms of stage 2 that have one item a row."""
+        return ("kl",) if self.config.latent_space == "vocab" else ("mse", "going_on")
 
     def _stage2_loss(self, batch: Batch) -> Losses:
         sequence, latents = batch.sequence, batch.latents
@@ -275,18 +277,20 @@ class LatentSFT(Method[LatentSFTConfig]):
         embeds = self._embeds(sequence, latents.embeds if latents.weights is None else self._mixed(latents))
         output = self.backbone.causal(embeds, sequence.positions, select=before | supervised)
         produces = before[before | supervised]
+        kl_weight, ce_weight = self.config.kl_weight * batch.turns[0], self.config.ce_weight * batch.turns[1]
+
+        def per_row(each: Tensor, weight: float) -> LossTerm:
+            return LossTerm((each * batch.shares).sum(), len(sequence.ids), weight)
+
+        ce = token_cross_entropy(output.logits[~produces], sequence.labels[supervised], weight=ce_weight)
         if self.config.latent_space == "vocab":
-            each = soft_label_kl(output.logits[produces], latents.ids, latents.weights)
-        else:
-            assert self.labels is not None
-            each = standardised_mse(
-                output.hidden[produces], latents.embeds, self.labels.scale.to(latents.embeds.device)
-            )
-        distance = LossTerm((each * batch.shares).sum(), len(sequence.ids), self.config.kl_weight * batch.turns[0])
-        ce = token_cross_entropy(
-            output.logits[~produces], sequence.labels[supervised], weight=self.config.ce_weight * batch.turns[1]
-        )
-        return Losses({self._distance: distance, "ce": ce})
+            divergence = soft_label_kl(output.logits[produces], latents.ids, latents.weights)
+            return Losses(kl=per_row(divergence, kl_weight), ce=ce)
+        assert self.labels is not None
+        scale = self.labels.scale.to(latents.embeds.device)
+        distance = standardised_mse(output.hidden[produces], latents.embeds, scale)
+        ending = unlikelihood(output.logits[produces], self.backbone.layout.close[0])
+        return Losses(mse=per_row(distance, kl_weight), going_on=per_row(ending, ce_weight), ce=ce)
 
     def _mixed(self, latents: Latents) -> Tensor:
         assert latents.weights is not None

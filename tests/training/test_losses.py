@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from latbench.model.layout import IGNORE_INDEX
-from latbench.training.losses import soft_label_kl, standardised_mse, token_cross_entropy
+from latbench.training.losses import soft_label_kl, standardised_mse, token_cross_entropy, unlikelihood
 
 STUDENT = torch.tensor([[1, 0.5, 0, -1, 2, 0.25]])
 IDS, TEACHER = torch.tensor([[4, 0, 2]]), torch.tensor([[0.7, 0.2, 0.1]])
@@ -106,6 +106,15 @@ def test_losses_of_bfloat16_logits_are_computed_in_float32() -> None:
     coarse = random(4, 12).bfloat16()
     assert token_cross_entropy(coarse, torch.arange(4)).total.dtype == torch.float32
     assert soft_label_kl(coarse, None, random(4, 12).softmax(-1)).dtype == torch.float32
+
+
+def test_unlikelihood_of_a_token() -> None:
+    logits = torch.tensor([[0.25, 0.75], [0.5, 0.5], [1e-9, 1 - 1e-9]], dtype=torch.float64).log()
+    expected = [0.28768207245178085, 0.6931471805599453, 1.000000000500e-9]  # -ln(1 - p)
+    assert unlikelihood(logits, 0).tolist() == pytest.approx(expected, rel=1e-6)
+    certain = torch.tensor([[60.0, 0.0]])
+    assert unlikelihood(certain, 0).tolist() == [60.0], "finite where 1 - p underflows"
+    assert unlikelihood(logits.bfloat16(), 0).dtype == torch.float32
 
 
 def test_squared_distances_count_in_units_of_each_dimensions_spread() -> None:

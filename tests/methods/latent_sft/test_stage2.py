@@ -342,6 +342,26 @@ def test_hidden_states_are_taught_by_their_distance(backbone_of: BackboneOf, tmp
     assert float(term.total) / term.num_items == pytest.approx(float(torch.stack(rows).mean()), rel=1e-6)
 
 
+def test_in_hidden_space_the_close_marker_is_unlikely_where_the_thought_goes_on(
+    backbone_of: BackboneOf, tmp_path: Path
+) -> None:
+    method = prepared(backbone_of("llama"), tmp_path, latent_space="hidden", noise=0.0, ce_weight=3.0)
+    assert method.labels is not None
+    with torch.no_grad():
+        term = method(method.batch(EXAMPLES, STAGE), STAGE)["going_on"]
+    rows = []
+    for example in EXAMPLES:
+        states, num = method.labels.of([example])
+        tokens = compressed_tokens([method.backbone.layout.encode(example)], num.tolist())
+        embeds = method.backbone.embed(tokens.ids).clone()
+        embeds[tokens.is_latent] = states.embeds.to(embeds)
+        with torch.no_grad():
+            logits = method.backbone.causal(embeds, tokens.positions, select=tokens.is_latent.roll(-1, 1)).logits
+        rows.append(-(1 - logits.softmax(-1)[:, method.backbone.layout.close[0]]).log().mean())
+    assert float(term.total) / term.num_items == pytest.approx(float(torch.stack(rows).mean()), rel=1e-6)
+    assert term.weight == 3.0
+
+
 def test_teacher_forced_logits_are_those_of_stage_1s_main_line(backbone_of: BackboneOf, tmp_path: Path) -> None:
     method = prepared(backbone_of("qwen2"), tmp_path, noise=0.0)
     assert method.labels is not None

@@ -106,6 +106,7 @@ class TrainConfig:
     batch_size: Positive = 32  # examples per device and micro-batch
     accumulation: Positive = 1  # micro-batches per optimiser step
     lr: PositiveFloat = 2e-3
+    auxiliary_lr: PositiveFloat | None = None  # of helper models, such as SIM-CoT's decoder; None: as everything else
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     min_lr_ratio: Fraction = 0.0  # cosine ends at this fraction of lr
     warmup_ratio: Fraction = 0.05
@@ -165,6 +166,7 @@ YOUNGER: dict[str, Any] = {
     "train.reset_optimizer": True,
     "generate.thinking_speed": None,
     "model.words": None,
+    "train.auxiliary_lr": None,
 }
 _SECTIONS: dict[str, type] = {"model": ModelConfig, "train": TrainConfig, "generate": GenerateConfig}
 _SHARED = ("seed", "task", "model")  # by a run and the one it starts from

@@ -11,7 +11,8 @@ has no loss (`sim_cot` gives it the answer to write). Inference is CODI's.
 
 Differs from the released code (specs/sim_cot.md 4): all latents are one pass of the decoder, each a row of its own; a
 step is tokenised by itself instead of being cut from the teacher's ids at its brackets; with accumulation CE_k is the
-mean over the whole optimiser step. The decoder, trained whole, has the learning rate of the adapters, as there.
+mean over the whole optimiser step. The decoder, trained whole, has the learning rate of the adapters, as there, which
+is high for it; `train.auxiliary_lr` gives it one of its own.
 """
 
 from __future__ import annotations

@@ -91,6 +91,7 @@ class StageTrainer(Trainer):
         batches: the micro-batches of this process.
         fingerprint: what must be equal for a resume point to fit.
         kept: names of the method's tensors that resume points hold: those which training can change.
+        auxiliary_lr: of the helper models; None: that of `args`.
         report: counts so far, with the skipped examples.
         moments: file of the optimiser states to begin with; None: fresh ones.
     """
@@ -108,6 +109,7 @@ class StageTrainer(Trainer):
         fingerprint: Mapping[str, Any],
         kept: frozenset[str],
         report: TrainReport,
+        auxiliary_lr: float | None = None,
         moments: Path | None = None,
     ) -> None:
         super().__init__(model=module, args=args, callbacks=[_Watch(self)])
@@ -122,6 +124,7 @@ class StageTrainer(Trainer):
         self._first_epoch = first_epoch
         self._fingerprint = dict(fingerprint)
         self._kept = kept
+        self._auxiliary_lr = auxiliary_lr
         self._moments = moments
         self._meter = FlopMeter(module)
         self._items: dict[str, int] = {}
@@ -158,8 +161,15 @@ class StageTrainer(Trainer):
         return inputs.to(self.args.device)
 
     def create_optimizer(self, *given: Any) -> torch.optim.Optimizer:
-        """The Trainer's, with the moments of the stage before where it goes on with them; rates are this stage's."""
+        """The Trainer's, with a rate of their own for helper models, and with the moments of the stage before where it
+        goes on with them; rates are this stage's."""
         optimizer: torch.optim.Optimizer = super().create_optimizer(*given)
+        if self._auxiliary_lr is not None:
+            helpers = set(self.module.method.auxiliary.parameters())
+            for group in list(optimizer.param_groups):
+                theirs = [parameter for parameter in group["params"] if parameter in helpers]
+                group["params"] = [parameter for parameter in group["params"] if parameter not in helpers]
+                optimizer.add_param_group({**group, "params": theirs, "lr": self._auxiliary_lr})
         if self._moments is not None:
             states = torch.load(self._moments, map_location="cpu", weights_only=True)
             optimizer.load_state_dict({**states, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -110,6 +110,8 @@ def _check(method: Method[Any], stages: Sequence[Stage], config: TrainConfig) ->
                     f"train.reset_optimizer must be true: stage {stage.name!r} trains other parameters than "
                     f"{stages[0].name!r}, whose moments it would take over"
                 )
+    if config.auxiliary_lr is not None and not method.auxiliary:
+        raise ValueError(f"train.auxiliary_lr is set, but method {method.name!r} trains no helper model; leave it null")
     for name in config.stages:
         if name not in names:
             raise unknown("stage in train.stages", name, names)
@@ -246,6 +248,7 @@ def _stage_trainer(
         fingerprint={"examples": len(examples), "seed": run.seed, "steps": steps, "examples per step": rows_per_step},
         kept=run.kept,
         report=TrainReport(skipped=skipped),
+        auxiliary_lr=config.auxiliary_lr,
         moments=None if config.reset_optimizer or index == 0 else _moments(run, index - 1),
     )
 

@@ -430,3 +430,51 @@ def test_carried_moments_survive_a_kill_between_the_stages(tmp_path: Path) -> No
 def test_carrying_moments_to_other_parameters_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"train.reset_optimizer must be true: stage 'head' trains other parameters"):
         train(tmp_path, config=replace(CONFIG, reset_optimizer=False))
+
+
+# helper models
+
+
+class Helped(Toy):
+    """The toy, whose head counts as a helper model."""
+
+    def build_auxiliary(self) -> None:
+        self.auxiliary["length"] = self.heads["length"]
+
+
+def helped() -> Helped:
+    return Helped(toy(dropout=0).backbone, dropout=0)
+
+
+def test_helper_models_have_a_rate_of_their_own(tmp_path: Path) -> None:
+    """The first step of Adam moves every weight with a gradient by the rate."""
+    config = replace(CONFIG, schedule="constant", warmup_ratio=0, weight_decay=0.0, max_steps=1, lr=1e-2)
+    before = weights(helped())
+    for rate, expected in [(1e-4, 1e-4), (None, 1e-2)]:
+        method = helped()
+        train(tmp_path / str(rate), method, config=replace(config, auxiliary_lr=rate))
+        moved = {
+            name: float((tensor - before[name]).abs().max())
+            for name, tensor in weights(method).items()
+            if name in before
+        }
+        assert moved.pop("heads.length.weight") == pytest.approx(expected, rel=1e-3)
+        assert moved.pop("heads.length.bias") == pytest.approx(expected, rel=1e-3)
+        assert max(moved.values()) == pytest.approx(1e-2, rel=1e-3)
+
+
+def test_with_a_rate_for_helper_models_a_killed_training_resumes_to_the_same(tmp_path: Path) -> None:
+    config, method = replace(CONFIG, auxiliary_lr=1e-3), helped()
+    undisturbed = outcome(method, tmp_path / "whole", train(tmp_path / "whole", method, config=config))
+    with pytest.raises(Killed):
+        train(tmp_path / "killed", dies_at(9, helped()), config=config)
+    method = helped()
+    assert (
+        outcome(method, tmp_path / "killed", train(tmp_path / "killed", method, config=config, resume=True))
+        == undisturbed
+    )
+
+
+def test_a_rate_for_helper_models_that_do_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"train.auxiliary_lr is set, but method 'toy' trains no helper model"):
+        train(tmp_path, config=replace(CONFIG, auxiliary_lr=1e-3))

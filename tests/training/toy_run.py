@@ -148,7 +148,7 @@ def _train_until(folder: Path, where: str, count: int) -> None:
         stage_trainer._remove = lambda folders: (tick(), remove(folders))[1]
     else:
         finish = train_method.__globals__["_finish"]
-        train_method.__globals__["_finish"] = lambda *args: (tick(), finish(*args))[1]
+        train_method.__globals__["_finish"] = lambda *args, **options: (tick(), finish(*args, **options))[1]
     train(folder, method)
 
 

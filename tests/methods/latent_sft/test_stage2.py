@@ -16,12 +16,12 @@ from torch import Tensor
 from latbench.config import ModelConfig, TrainConfig
 from latbench.decoding.sampling import row_keys
 from latbench.method import Stage
-from latbench.model.backbone import Backbone
+from latbench.model.backbone import Backbone, Output
 from latbench.model.layout import IGNORE_INDEX, Batch
 from latbench.task import Example
 from latbench.training.trainer import train_method
 from methods.latent_sft import LatentSFT, LatentSFTConfig
-from methods.latent_sft.labels import MAX_REDRAWS, StoredLatents, noisy_weights
+from methods.latent_sft.labels import MAX_REDRAWS, Latents, StoredLatents, noisy_weights
 from methods.latent_sft.method import STAGE2
 from methods.latent_sft.sequences import compressed_tokens, encoder_tokens
 
@@ -324,6 +324,17 @@ def test_losses_equal_a_slow_loop(backbone_of: BackboneOf, tmp_path: Path, name:
     assert abs(shifted - kl) > 1e-2, "reading one position later must matter"
 
 
+def producing(method: LatentSFT, example: Example) -> tuple[Output, Latents]:
+    """What the decoder says, without padding, at the positions that produce an example's latents; the latents."""
+    assert method.labels is not None
+    latents, num = method.labels.of([example])
+    tokens = compressed_tokens([method.backbone.layout.encode(example)], num.tolist())
+    embeds = method.backbone.embed(tokens.ids).clone()
+    embeds[tokens.is_latent] = latents.embeds.to(embeds)
+    with torch.no_grad():
+        return method.backbone.causal(embeds, tokens.positions, select=tokens.is_latent.roll(-1, 1)), latents
+
+
 def test_hidden_states_are_taught_by_their_distance(backbone_of: BackboneOf, tmp_path: Path) -> None:
     method = prepared(backbone_of("llama"), tmp_path, latent_space="hidden", noise=0.0)
     assert method.labels is not None
@@ -331,14 +342,8 @@ def test_hidden_states_are_taught_by_their_distance(backbone_of: BackboneOf, tmp
         term = method(method.batch(EXAMPLES, STAGE), STAGE)["mse"]
     rows = []
     for example in EXAMPLES:
-        states, num = method.labels.of([example])
-        tokens = compressed_tokens([method.backbone.layout.encode(example)], num.tolist())
-        embeds = method.backbone.embed(tokens.ids).clone()
-        embeds[tokens.is_latent] = states.embeds.to(embeds)
-        produced = tokens.is_latent.roll(-1, 1)
-        with torch.no_grad():
-            hidden = method.backbone.causal(embeds, tokens.positions, select=produced).hidden
-        rows.append((((hidden - states.embeds) / method.labels.scale) ** 2).mean())
+        output, states = producing(method, example)
+        rows.append((((output.hidden - states.embeds) / method.labels.scale) ** 2).mean())
     assert float(term.total) / term.num_items == pytest.approx(float(torch.stack(rows).mean()), rel=1e-6)
 
 
@@ -346,18 +351,10 @@ def test_in_hidden_space_the_close_marker_is_unlikely_where_the_thought_goes_on(
     backbone_of: BackboneOf, tmp_path: Path
 ) -> None:
     method = prepared(backbone_of("llama"), tmp_path, latent_space="hidden", noise=0.0, ce_weight=3.0)
-    assert method.labels is not None
     with torch.no_grad():
         term = method(method.batch(EXAMPLES, STAGE), STAGE)["going_on"]
-    rows = []
-    for example in EXAMPLES:
-        states, num = method.labels.of([example])
-        tokens = compressed_tokens([method.backbone.layout.encode(example)], num.tolist())
-        embeds = method.backbone.embed(tokens.ids).clone()
-        embeds[tokens.is_latent] = states.embeds.to(embeds)
-        with torch.no_grad():
-            logits = method.backbone.causal(embeds, tokens.positions, select=tokens.is_latent.roll(-1, 1)).logits
-        rows.append(-(1 - logits.softmax(-1)[:, method.backbone.layout.close[0]]).log().mean())
+    outputs = [producing(method, example)[0] for example in EXAMPLES]
+    rows = [-(1 - one.logits.softmax(-1)[:, method.backbone.layout.close[0]]).log().mean() for one in outputs]
     assert float(term.total) / term.num_items == pytest.approx(float(torch.stack(rows).mean()), rel=1e-6)
     assert term.weight == 3.0
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from latbench.report.latents import LatentStep
 from latbench.report.parallelism import even_cuts
 from latbench.runs.evaluate import questions
 from latbench.runs.manifest import new_manifest
@@ -21,17 +22,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentStep:
-    """One latent step.
+class InspectedStep(LatentStep):
+    """One latent step beside the chain.
 
     Args:
-        entropy: nats; tokens: texts with probabilities, the largest first.
         segment: the gold chain in this step's place; "" where there is none.
         text: what the method's helper model reads in the latent; "": a later step has it, None: it has none.
     """
 
-    entropy: float
-    tokens: tuple[tuple[str, float], ...]
     segment: str
     text: str | None = None
 
@@ -52,7 +50,7 @@ class Inspection:
     question: str
     steps: tuple[str, ...]
     gold: str | None
-    latents: tuple[LatentStep, ...]
+    latents: tuple[InspectedStep, ...]
     reasoning: str
     text: str
     status: Status | None
@@ -142,14 +140,14 @@ def _generate(run: Run, wanted: EvalConfig, example: Example, top: int) -> Gener
     return run.method.generate([prompt], config, seed=wanted.seed, trace=True)[0]
 
 
-def _latents(run: Run, trace: LatentTrace, example: Example, top: int) -> tuple[LatentStep, ...]:
+def _latents(run: Run, trace: LatentTrace, example: Example, top: int) -> tuple[InspectedStep, ...]:
     layout = run.method.backbone.layout
     return latent_steps(trace, layout.steps(example.steps), layout.tokenizer.decode, top)
 
 
 def latent_steps(
     trace: LatentTrace, chain: Sequence[int], decode: Callable[[list[int]], str], top: int
-) -> tuple[LatentStep, ...]:
+) -> tuple[InspectedStep, ...]:
     """Latent steps as text, in order.
 
     Args:
@@ -162,7 +160,7 @@ def latent_steps(
     texts: Sequence[str | None] = trace.texts or [None] * num
     rows = zip(trace.entropy.tolist(), trace.ids.tolist(), trace.weights.tolist(), pairwise(cuts), texts, strict=True)
     return tuple(
-        LatentStep(
+        InspectedStep(
             entropy=entropy,
             tokens=tuple((decode([token]), weight) for token, weight in zip(ids[:top], weights[:top], strict=True)),
             segment=decode(list(chain[start:end])),
@@ -203,7 +201,7 @@ def _lines(texts: dict[str, str]) -> str:
     return "\n".join(f"{name:{width}}  {text}".rstrip() for name, text in texts.items())
 
 
-def _table(latents: Sequence[LatentStep]) -> str:
+def _table(latents: Sequence[InspectedStep]) -> str:
     from tabulate import tabulate
 
     is_read = any(step.text is not None for step in latents)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -80,11 +80,11 @@ def rerun(result: Path, *, runs_dir: Path) -> Agreement:
 def _folder(runs_dir: Path) -> Path:
     """Where this code repeats results: an earlier repetition by other code proves nothing, nor one by changed files."""
     commit, dirty = environment.git_state()
-    code = stable_hash([commit, environment.versions()])
-    where = runs_dir / RERUNS / code
+    where = runs_dir / RERUNS
     if dirty or commit is None:
-        shutil.rmtree(where, ignore_errors=True)
-    return where
+        where.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix="changed-", dir=where))
+    return where / stable_hash([commit, environment.versions()])
 
 
 def _agreement(before: Evaluation, now: Evaluation) -> Agreement:

@@ -9,6 +9,7 @@ import pytest
 
 from latbench.config import RunConfig, parse
 from latbench.report.leaderboard import find_evaluations
+from latbench.runs import environment
 from latbench.runs.evaluate import evaluate
 from latbench.runs.listing import LISTINGS
 from latbench.runs.plan import plan
@@ -45,6 +46,19 @@ def test_a_repetition_is_no_further_row_of_the_leaderboard(run: Run) -> None:
     result = evaluate(run, plan(run.config, "synth", limit=3))
     rerun(result, runs_dir=run.folder.parent)
     assert list(find_evaluations([run.folder.parent])) == [result]
+
+
+@pytest.mark.parametrize(
+    ("state", "shared"), [(("c0ffee", False), True), (("c0ffee", True), False), ((None, None), False)]
+)
+def test_only_committed_code_goes_on_with_an_earlier_repetition(
+    run: Run, monkeypatch: pytest.MonkeyPatch, state: tuple[str | None, bool | None], shared: bool
+) -> None:
+    result = evaluate(run, plan(run.config, "synth", limit=3))
+    monkeypatch.setattr(environment, "git_state", lambda: state)
+    first, second = (rerun(result, runs_dir=run.folder.parent).folder for _ in range(2))
+    assert (first == second) == shared
+    assert first.is_dir(), "no repetition removes another's"
 
 
 def test_a_result_without_training_is_repeated_too(small: RunConfig, tmp_path: Path) -> None:

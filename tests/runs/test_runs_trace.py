@@ -25,7 +25,7 @@ from latbench.decoding.rule import FixedLatents, Latent, RowState, StepRule
 from latbench.decoding.trace import LatentTrace
 from latbench.method import Losses, Method, MethodConfig, Stage
 from latbench.model.layout import Batch
-from latbench.report.inspect_run import LatentStep, inspect, latent_steps, render, shown
+from latbench.report.inspect_run import InspectedStep, inspect, latent_steps, render, shown
 from latbench.runs import trace as module
 from latbench.runs.evaluate import evaluate, questions
 from latbench.runs.lock import locked
@@ -376,7 +376,7 @@ def test_hostile_text_cannot_act_on_a_terminal(latent_run: Run) -> None:
     assert shown(hostile) == "a\\x1b[2J\\r\\nb\\x9b31m\\u202ec\\u2028\\x00\\x7f"
     assert shown("\\frac{1}{2} ü 数") == "\\frac{1}{2} ü 数"
     found = inspect(latent_run, plan(latent_run.config, "synth"), index=0)
-    step = LatentStep(entropy=1.0, tokens=((hostile, 0.5),), segment=hostile)
+    step = InspectedStep(entropy=1.0, tokens=((hostile, 0.5),), segment=hostile)
     changes = dict.fromkeys(("question", "gold", "text", "reasoning", "extracted"), hostile)
     text = render(replace(found, steps=(hostile,), latents=(step, step), **changes))
     assert all(line.isprintable() for line in text.split("\n"))

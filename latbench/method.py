@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,11 +75,14 @@ class LossTerm:
         total: scalar, summed over the term's items (tokens, latent slots or rows).
         num_items: how many items; equals `batch.num_items[<term name>]`.
         weight: factor in the objective.
+        group: terms of one group share their weight: each has the part of it that falls to one of those with items in
+            the optimiser step.
     """
 
     total: Tensor
     num_items: int
     weight: float = 1.0
+    group: str = ""
 
 
 class Losses(dict[str, LossTerm]):
@@ -92,10 +96,11 @@ class Losses(dict[str, LossTerm]):
                 None: of this batch.
         Returns: scalar; differentiable.
         """
+        counts = {name: float(t.num_items if num_items is None else num_items[name]) for name, t in self.items()}
+        sharing = Counter(term.group for name, term in self.items() if term.group and counts[name])
         total: Tensor | None = None
         for name, term in self.items():
-            count = float(term.num_items if num_items is None else num_items[name])
-            part = term.weight * term.total / max(count, 1.0)
+            part = term.weight / max(sharing[term.group], 1) * term.total / max(counts[name], 1.0)
             total = part if total is None else total + part
         assert total is not None, "a method's loss has at least one term"
         return total

@@ -242,15 +242,16 @@ class StepDecoder(nn.Module):
         num_items: Mapping[str, int],
         num_thoughts: int,
         weight: float,
+        group: str = "",
     ) -> Losses:
         """Cross-entropy of the steps, a term for each thought.
 
         Args:
-            latents, targets, embed: see `forward`; num_items: with those of `targets`; weight: of each term.
+            latents, targets, embed: see `forward`; num_items: with those of `targets`; weight, group: of each term.
         """
         names = [f"step{i + 1}" for i in range(num_thoughts)]
         if not len(targets.rows):
-            return Losses({name: LossTerm(latents.new_zeros(()), num_items[name], weight) for name in names})
+            return Losses({name: LossTerm(latents.new_zeros(()), num_items[name], weight, group) for name in names})
         mask = targets.tokens.mask
         logits, labels = self(latents, targets, embed), targets.tokens.labels[mask]
         thoughts = targets.thoughts[:, None].expand_as(mask)[mask]
@@ -258,7 +259,7 @@ class StepDecoder(nn.Module):
         def total(i: int) -> Tensor:
             return token_cross_entropy(logits[thoughts == i], labels[thoughts == i]).total
 
-        return Losses({name: LossTerm(total(i), num_items[name], weight) for i, name in enumerate(names)})
+        return Losses({name: LossTerm(total(i), num_items[name], weight, group) for i, name in enumerate(names)})
 
     @torch.no_grad()
     def read(self, thoughts: Tensor, main: Backbone) -> list[str]:

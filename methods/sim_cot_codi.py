@@ -73,14 +73,14 @@ class SimCotCodi(Codi):
         latents = RecordedLatents(self.backbone, self.config.num_latents, self.project)
         losses = self.distil(batch, latents)
         z = torch.stack(latents.fed, dim=1)[:, :, None]  # (batch, K + 1, 1, hidden)
-        num_decoded = sum(num > 0 for name, num in batch.num_items.items() if name not in losses)  # |A|
         steps = self.decoder.losses(
             z,
             batch.steps,
             self.backbone.embed,
             num_items=batch.num_items,
             num_thoughts=self.config.num_latents + 1,
-            weight=self.config.step_weight / max(num_decoded, 1),
+            weight=self.config.step_weight,
+            group="steps",  # 1/|A|, A: the latents that have a step in the optimiser step
         )
         return Losses(**losses, **steps)
 

@@ -213,7 +213,7 @@ def cold_stop(settings: SoftThinkingConfig, logits: Tensor, rows: RowState, thin
     """
     if settings.cold_stop_entropy == 0:
         return torch.zeros_like(thinks)
-    certain = entropy(logits / settings.temperature) < settings.cold_stop_entropy
+    certain = entropy(logits.float() / settings.temperature) < settings.cold_stop_entropy
     before = rows.memory.get("num_certain", torch.zeros_like(rows.steps))
     num_certain = torch.where(certain & thinks, before + 1, 0)
     stop = num_certain >= settings.cold_stop_steps

@@ -343,7 +343,11 @@ class Backbone(nn.Module):
         select: Tensor | None = None,
         layers: bool = False,
     ) -> Output:
-        """Forward through a cache: (batch, seq, hidden) embeddings at (batch, seq) positions; see DecodeCache."""
+        """Forward through a cache: (batch, seq, hidden) embeddings at (batch, seq) positions; see DecodeCache.
+
+        What is not valid stands at position 0: padding after a long row may lie beyond a table of learned positions.
+        """
+        positions = torch.where(valid, positions, 0)
         key_positions = cache.reserve(positions, valid, rows)
         allowed = causal_mask(positions, key_positions)
         return self.forward(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,8 @@ def test_gradients_reach_exactly_what_the_stage_trains(method: Method[Any], tmp_
     for trial in trials(method, tmp_path):
         method.zero_grad(set_to_none=True)
         trial.losses.objective().backward()
-        reached = {name for name, parameter in method.named_parameters() if parameter.grad is not None}
+        gradients = {name: parameter.grad for name, parameter in method.named_parameters()}
+        reached = {name for name, gradient in gradients.items() if gradient is not None and gradient.any()}
         assert reached == {name for name, _ in method.trainable_parameters(trial.stage)}
 
 
@@ -101,6 +102,29 @@ def test_the_loss_of_a_batch_is_the_sum_over_its_examples(method: Method[Any], t
                 assert not torch.isclose(together, term.total, rtol=1e-3)
             else:
                 torch.testing.assert_close(together, term.total, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", registry.method_names())
+def test_padding_beside_a_row_that_fills_the_context_needs_no_position(
+    name: str, backbone_of: Callable[..., Backbone], tmp_path: Path
+) -> None:
+    """Learned positions end with the context; padding after a short row reaches further."""
+    torch.manual_seed(7)
+    entry = registry.get_method(name)
+    method: Method[Any] = entry.cls(backbone_of("gpt2"), entry.config()).eval()
+    room = method.backbone.context - len(method.prompt_ids("")) - 10 * len(method.backbone.layout.close)
+    prompts = [Prompt(id=str(i), text=text) for i, text in enumerate(("x" * room, "y", "z"))]
+    config = GenerateConfig(max_new_tokens=40, max_latents=10, batch_size=3)
+    assert method.generate(prompts, config) == [method.generate([prompt], config)[0] for prompt in prompts]
+    long_question = Example(id="0", question="x" * (room - 40), steps=tuple("12345"), answer="1")
+    long_text = Example(id="1", question="x", steps=tuple("12345"), answer="1" * 60)
+    method.build_auxiliary()
+    for stage in method.stages():
+        (tmp_path / stage.name).mkdir()
+        method.prepare(stage, [long_question, long_text], tmp_path / stage.name)
+        assert [method.skip_reason(example, stage) for example in (long_question, long_text)] == [None, None]
+        together = method(method.batch([long_question, long_text], stage), stage)
+        assert all(torch.isfinite(term.total) for term in together.values())
 
 
 def test_the_order_of_a_batch_changes_no_term(method: Method[Any], tmp_path: Path) -> None:

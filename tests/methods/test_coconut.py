@@ -131,7 +131,7 @@ def test_what_is_supervised(layout: str) -> None:
 # parity (11.4, 11.6, 11.8, 11.9)
 
 
-def slow(method: Coconut, example: Example, k: int) -> tuple[list[Tensor], float, int]:
+def slow(method: Coconut, example: Example, k: int) -> tuple[list[Tensor], Tensor, int]:
     """Latents, summed loss and number of its tokens at stage k; the whole prefix anew for every latent."""
     backbone = method.backbone
     pieces = backbone.layout.encode(example.without_steps(k if k <= method.config.max_stage else None))
@@ -145,7 +145,7 @@ def slow(method: Coconut, example: Example, k: int) -> tuple[list[Tensor], float
     whole = torch.cat([embeds, backbone.embed(torch.tensor(text))])
     scores = backbone.model(inputs_embeds=whole[None]).logits[0, len(embeds) - 1 : -1].log_softmax(-1)
     first = 0 if pieces.steps else len(pieces.close)
-    loss = -sum(float(scores[i, token]) for i, token in enumerate(text) if i >= first)
+    loss = -torch.stack([scores[i, token] for i, token in enumerate(text) if i >= first]).sum()
     return latents, loss, len(text) - first
 
 
@@ -157,7 +157,7 @@ def test_latents_and_loss_equal_a_loop_without_cache(name: str, layout: str) -> 
         losses = loss_of(method, EXAMPLES, stage.name)
         rows = [slow(method, example, stage.index) for example in EXAMPLES]
         assert losses["ce"].num_items == sum(num for _, _, num in rows)
-        assert float(losses["ce"].total) == pytest.approx(sum(loss for _, loss, _ in rows), rel=1e-10)
+        assert float(losses["ce"].total) == pytest.approx(sum(float(loss) for _, loss, _ in rows), rel=1e-10)
         fed = recorded(method.backbone, [example.question for example in EXAMPLES], method.num_latents(stage.index))
         assert len(fed) == len(rows[0][0]) + 1
         for row, (latents, _, _) in enumerate(rows):
@@ -225,19 +225,15 @@ def test_a_training_step_runs_the_model_once_per_latent_and_twice(name: str, exp
     assert len(passes) == expected
 
 
-def test_gradients_flow_through_the_latents() -> None:
-    method = built(make_backbone("llama"))
-    backbone = method.backbone
-    batch = method.batch(EXAMPLES, at(method, "final"))
-    table = backbone.model.get_input_embeddings().weight
-    gradients = []
-    for rule in (
-        FixedLatents(backbone, batch.num_latents),
-        FixedLatents(backbone, batch.num_latents, next_embeds=lambda hidden: hidden.detach()),
-    ):
-        gradients += torch.autograd.grad(method.text_loss(batch, rule).total, table)
-    assert all(torch.isfinite(gradient).all() for gradient in gradients)
-    assert not torch.allclose(*gradients, atol=1e-3)
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_gradients_flow_through_the_latents(name: str) -> None:
+    method = built(make_backbone(name))
+    table = method.backbone.model.get_input_embeddings().weight
+    stage = at(method, "final")
+    (got,) = torch.autograd.grad(loss_of(method, EXAMPLES, stage.name)["ce"].total, table)
+    rows = [slow(method, example, stage.index)[1] for example in EXAMPLES]
+    (expected,) = torch.autograd.grad(torch.stack(rows).sum(), table)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)  # Llama norms are float32
 
 
 # without latents, without curriculum (8)
@@ -302,7 +298,7 @@ def test_mixed_rows_have_the_loss_of_their_own_stage() -> None:
     expected = [slow(method, row, k) for row, k in zip(rows, drawn, strict=True)]
     got = method(batch, stage)["ce"]
     assert got.num_items == sum(num for _, _, num in expected)
-    assert float(got.total) == pytest.approx(sum(loss for _, loss, _ in expected), rel=1e-10)
+    assert float(got.total) == pytest.approx(sum(float(loss) for _, loss, _ in expected), rel=1e-10)
 
 
 # generation (11.10)

@@ -185,7 +185,7 @@ def test_what_is_supervised() -> None:
 # parity (12.8) and what the losses must not depend on (12.9)
 
 
-def slow(method: Codi, example: Example) -> tuple[list[float], list[Tensor], list[float], list[Tensor]]:
+def slow(method: Codi, example: Example) -> tuple[Tensor, list[Tensor], Tensor, list[Tensor]]:
     """Token losses and all layers at the distilled token of student and teacher; everything anew at every step."""
     backbone = method.backbone
     layout = backbone.layout
@@ -196,8 +196,8 @@ def slow(method: Codi, example: Example) -> tuple[list[float], list[Tensor], lis
     def of(ids: Any) -> Tensor:
         return backbone.embed(torch.tensor([*ids], dtype=torch.long))
 
-    def token_losses(logits: Tensor, ids: list[int]) -> list[float]:
-        return [-float(row.log_softmax(-1)[token]) for row, token in zip(logits[-len(ids) - 1 : -1], ids, strict=True)]
+    def token_losses(logits: Tensor, ids: list[int]) -> Tensor:
+        return -logits[-len(ids) - 1 : -1].log_softmax(-1)[range(len(ids)), ids]
 
     prompt = layout.prompt(example.question)
     answer = [*layout.encode(example).answer, layout.eos]
@@ -211,6 +211,8 @@ def slow(method: Codi, example: Example) -> tuple[list[float], list[Tensor], lis
             hidden = x @ second.weight.T + second.bias
             if method.config.projection_norm:
                 hidden = (hidden - hidden.mean()) / (hidden.var(correction=0) + 1e-5).sqrt()
+                norm = method.heads["projection"][3]  # type: ignore[index]
+                hidden = hidden * norm.weight + norm.bias
         embeds = torch.cat([embeds, hidden])
     student = run(torch.cat([embeds, of(layout.close), of(answer)]))
     before = len(embeds) + len(layout.close) - 1
@@ -235,23 +237,31 @@ def slow(method: Codi, example: Example) -> tuple[list[float], list[Tensor], lis
         ("qwen2", "default", {"num_latents": 0, "drop_last_step": False}),
     ],
 )
-@torch.no_grad()
-def test_the_losses_equal_a_loop_without_cache(name: str, layout: str, settings: dict[str, Any]) -> None:
+def test_the_losses_and_their_gradients_equal_a_loop_without_cache(
+    name: str, layout: str, settings: dict[str, Any]
+) -> None:
     method = built(make_backbone(name, layout=layout), **{"num_latents": 3, **settings})
     losses = loss_of(method, EXAMPLES)
     students, states, teachers, targets = zip(*(slow(method, example) for example in EXAMPLES), strict=True)
     distance = torch.zeros((), dtype=torch.float64)
     for layer in range(len(states[0])):
-        s, t = torch.stack([row[layer] for row in states]), torch.stack([row[layer] for row in targets])
+        s, t = torch.stack([row[layer] for row in states]), torch.stack([row[layer] for row in targets]).detach()
         sigma = ((t - t.mean()) ** 2).sum().div(t.numel() - 1).sqrt()
         x = (s - t).abs() / (sigma if method.config.divide == "activations" else 1)
         each = torch.where(x < 1, x**2 / 2, x - 0.5) / (sigma if method.config.divide == "loss" else 1)
-        distance += each.mean() / len(states[0])
-    for term, tokens in (("ce", students), ("teacher_ce", teachers)):
-        every = [value for row in tokens for value in row]
-        assert losses[term].num_items == len(every)
-        assert mean(losses, term) == pytest.approx(sum(every) / len(every), rel=1e-10)
-    assert mean(losses, "kd") == pytest.approx(float(distance), rel=1e-8)
+        distance = distance + each.mean() / len(states[0])
+    ce, teacher_ce = torch.cat(students), torch.cat(teachers)
+    for term, expected in (("ce", ce), ("teacher_ce", teacher_ce)):
+        assert losses[term].num_items == len(expected)
+        assert mean(losses, term) == pytest.approx(float(expected.detach().mean()), rel=1e-10)
+    assert mean(losses, "kd") == pytest.approx(float(distance.detach()), rel=1e-8)
+    parameters = list(method.parameters())
+    got = torch.autograd.grad(losses.objective(), parameters, allow_unused=True, materialize_grads=True)
+    whole = ce.mean() + distance + teacher_ce.mean()
+    for one, other in zip(
+        got, torch.autograd.grad(whole, parameters, allow_unused=True, materialize_grads=True), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)  # Llama norms are float32
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2_sliding"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +155,25 @@ def test_the_loss_of_the_steps_equals_a_loop_without_cache(name: str, settings: 
         term = losses[f"step{k}"]
         assert term.num_items == len(of_latent[k])
         assert float(term.total) / term.num_items == pytest.approx(mean, rel=1e-9)
-    steps_part = sum(t.weight * float(t.total) / max(t.num_items, 1) for n, t in losses.items() if n[:4] == "step")
-    assert steps_part == pytest.approx(sum(means.values()) / len(means), rel=1e-9)
+    steps_part = Losses({name: term for name, term in losses.items() if name.startswith("step")}).objective()
+    assert float(steps_part) == pytest.approx(sum(means.values()) / len(means), rel=1e-9)
+
+
+@torch.no_grad()
+def test_micro_batches_of_different_lengths_share_the_weight_of_the_whole_step() -> None:
+    method = built(make_backbone("llama"))
+    rows = [example(1), example(1, "1+2"), example(3), example(3, "n0?")]
+
+    def objective(parts: list[list[Example]]) -> float:
+        batches = [method.batch(part, STAGE) for part in parts]
+        items = sum((Counter(batch.num_items) for batch in batches), Counter())
+        found = [method(batch, STAGE) for batch in batches]
+        return sum(
+            float(Losses({n: t for n, t in losses.items() if n not in method.batch_terms}).objective(items))
+            for losses in found
+        )
+
+    assert objective([rows[:2], rows[2:]]) == pytest.approx(objective([rows]), rel=1e-9)
 
 
 @torch.no_grad()

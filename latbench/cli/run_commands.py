@@ -187,13 +187,14 @@ def sweep(
 def rerun(
     result: Annotated[Path, typer.Argument(help="Folder with manifest and records.")],
     check: Annotated[
-        bool, typer.Option("--check", help="Fail where the accuracy leaves the result's interval.")
+        bool, typer.Option("--check", help="Fail where accuracy or #L leaves the result's interval.")
     ] = False,
     runs_dir: RunsOption = RUNS,
     data_dir: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Repeat a result from its manifest and compare the records."""
+    from latbench.report.formats import interval_text
     from latbench.runs.rerun import rerun as repeat
 
     use_data_dir(data_dir)
@@ -202,8 +203,9 @@ def rerun(
         print_json({**asdict(found), "reproduced": found.reproduced})
     else:
         say(
-            f"{found.num_identical} of {found.n} records identical; accuracy {found.accuracy_now:.4f}, was "
-            f"{found.accuracy_before:.4f} (95 % {found.interval.low:.4f} to {found.interval.high:.4f})"
+            f"{found.num_identical} of {found.n} records identical; "
+            f"accuracy (%) {interval_text(found.accuracy_now, 100)}, was {interval_text(found.accuracy_before, 100)}; "
+            f"#L {interval_text(found.length_now)}, was {interval_text(found.length_before)}"
         )
     for difference in found.differences:
         note(f"not the same: {difference}")

@@ -85,7 +85,7 @@ def after_thinking(
 
     Args:
         pairs: question and continuation.
-    Raises: ValueError: the layout has no close marker, or a question or a continuation leaves no room.
+    Raises: ValueError: the layout has no close marker, a continuation is empty, or a question with one leaves no room.
     """
     backbone = method.backbone
     if not backbone.layout.close:
@@ -96,7 +96,12 @@ def after_thinking(
     asked: dict[tuple[str, tuple[int, ...]], dict[int, list[int]]] = {}  # question, shared ids -> last id -> pairs
     for index, (question, continuation) in enumerate(pairs):
         example = Example(id="", question=question, steps=(), answer=continuation.lstrip() or continuation)
-        *shared, last = backbone.layout.encode(example).answer
+        ids = backbone.layout.encode(example).answer
+        if not ids:
+            raise ValueError(
+                f"a continuation of the question {question[:60]!r} is empty; give each choice of the task a text"
+            )
+        *shared, last = ids
         asked.setdefault((question, tuple(shared)), {}).setdefault(last, []).append(index)
     prompts = [Prompt(id=question, text=question) for question, _ in asked]
     rooms = []

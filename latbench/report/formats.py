@@ -28,6 +28,7 @@ LEGEND = """\
 NOTHING = "No complete evaluation."
 TEXT_COLUMNS = (
     "method", "variant", "setting", *IDENTITY_COLUMNS.values(), "trained on", "source", "read from", "latents",
+    "paths", "threshold", "circumstances",
 )  # fmt: skip
 
 
@@ -125,14 +126,15 @@ def _table(section: Sequence[Cell], columns: Mapping[str, Callable[[Cell], str]]
 
 
 def _diagnostics(section: Sequence[Cell]) -> dict[str, Callable[[Cell], str]]:
-    """Method, variant, and every figure that some cell's method reported."""
+    """Method, variant, the seeds that reported, and every figure that some cell's method reported."""
     names = dict.fromkeys(name for cell in section for row in cell.rows for name in row.diagnostics)
     figures: dict[str, Callable[[Cell], str]] = {
         name.replace("_", " "): lambda cell, name=name: number_text(cell.diagnostic(name), ".3g")  # type: ignore[misc]
         for name in names
     }
     first = {name: text for name, text in _columns(section).items() if name in TEXT_COLUMNS}
-    return {**first, **figures}
+    seeds = {"seeds": lambda cell: str(sum(bool(row.diagnostics) for row in cell.rows))}
+    return {**first, **seeds, **figures}
 
 
 def _columns(section: Sequence[Cell]) -> dict[str, Callable[[Cell], str]]:

@@ -9,6 +9,7 @@ from math import comb, fsum
 from pathlib import Path
 from statistics import fmean
 
+from latbench.config import stable_hash
 from latbench.report.measures import Measures
 from latbench.report.statistics import Interval, mean_interval, ratio_of_means, wilson_interval
 from latbench.runs.records import Evaluation, Manifest, Record
@@ -23,7 +24,8 @@ class Summary:
 
     Args:
         folder, manifest, num_bad_lines: of the evaluation; the manifest names the cell it belongs to.
-        test_set: hash over the question ids and the fingerprint of the test data; equal means the same questions.
+        test_set: hash over what was asked, and over the ids that are left where records were lost; equal means the same
+            questions, and only these stand in one table.
         n: questions; samples: answers per question.
         accuracy: pass@1, the mean over samples, then over questions.
         pass_at: pass@k by k, 1, 2, 4 ... and samples; maj_at_k: with k = samples; see the functions; like accuracy
@@ -94,7 +96,9 @@ def summarise(evaluation: Evaluation) -> Summary:
         folder=evaluation.folder,
         manifest=manifest,
         num_bad_lines=evaluation.num_bad_lines,
-        test_set=manifest.questions_sha256[:12],
+        test_set=stable_hash([manifest.questions_sha256, *questions])
+        if evaluation.num_lost
+        else manifest.questions_sha256[:12],
         n=n,
         samples=samples,
         accuracy=wilson_interval(sum(num_correct) / samples, n),
@@ -142,16 +146,14 @@ def problem(evaluation: Evaluation) -> str | None:
 
 
 def readable(evaluation: Evaluation) -> Evaluation:
-    """An evaluation that was complete before some of its lines were lost, as one of the questions that lost none.
-
-    Fewer questions are another test set, so that tables keep it apart from those that have all.
-    """
+    """An evaluation that was complete before some of its lines were lost, as one of the questions that lost none."""
     manifest, counts = evaluation.manifest, Counter(record.id for record in evaluation.records)
     if not (counts and manifest.complete and evaluation.num_bad_lines and len(evaluation.records) < manifest.n):
         return evaluation
     samples = max(counts.values())
     whole = [record for record in evaluation.records if counts[record.id] == samples]
-    return replace(evaluation, records=whole, manifest=replace(manifest, n=len(whole)))
+    lost = manifest.n - len(whole)
+    return replace(evaluation, records=whole, manifest=replace(manifest, n=len(whole)), num_lost=lost)
 
 
 def by_question(records: Iterable[Record]) -> dict[str, list[Record]]:

@@ -111,7 +111,7 @@ def _section_data(section: formats.Section, runs: Sequence[Browsable], all_recor
 
 def _sort_key(text: str) -> str:
     """The number a cell begins with, for the page's sorting; "" where there is none."""
-    first = text.split(" ", 1)[0].replace("∞", "inf")
+    first = re.split(r"[ ,/]", text, maxsplit=1)[0].replace("∞", "inf")
     try:
         return str(float(first))
     except ValueError:

@@ -121,12 +121,17 @@ class Manifest:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The records of one evaluation with its manifest, as read from a folder."""
+    """The records of one evaluation with its manifest, as read from a folder.
+
+    Args:
+        num_bad_lines: that are no records; num_lost: records of a complete evaluation that are missing for them.
+    """
 
     folder: Path
     manifest: Manifest
     records: list[Record]
     num_bad_lines: int = 0
+    num_lost: int = 0
 
 
 def record_line(record: Record) -> str:

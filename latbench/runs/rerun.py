@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from latbench.config import RunConfig, stable_hash
-from latbench.report.statistics import Interval, wilson_interval
+from latbench.report.metrics import summarise
+from latbench.report.statistics import Interval
 from latbench.runs import environment
 from latbench.runs.evaluate import evaluate
 from latbench.runs.plan import plan
@@ -24,7 +25,8 @@ class Agreement:
     Args:
         folder: of the repetition; n: answers compared; same_questions: both were asked the same.
         num_identical: records equal in every field.
-        accuracy_before, accuracy_now: shares of correct answers; interval: Wilson's, of the former.
+        accuracy_before, accuracy_now, length_before, length_now: pass@1 and mean #L with their intervals over
+            questions (`metrics.Summary`); lengths are None where nothing was decoded.
         differences: what else is not the same: data, versions.
     """
 
@@ -32,16 +34,22 @@ class Agreement:
     n: int
     same_questions: bool
     num_identical: int
-    accuracy_before: float
-    accuracy_now: float
-    interval: Interval
+    accuracy_before: Interval
+    accuracy_now: Interval
+    length_before: Interval | None
+    length_now: Interval | None
     differences: tuple[str, ...]
 
     @property
     def reproduced(self) -> bool:
-        """Whether the same questions were asked and the accuracy lies within the interval of the result; other hardware
-        rounds differently."""
-        return self.same_questions and self.interval.low <= self.accuracy_now <= self.interval.high
+        """Whether the same questions were asked, the accuracy lies within the interval of the result, and the intervals
+        of #L meet; other hardware rounds differently, so that records need not be identical."""
+        low, high = self.accuracy_before.low, self.accuracy_before.high
+        return (
+            self.same_questions
+            and low <= self.accuracy_now.value <= high
+            and _meet(self.length_before, self.length_now)
+        )
 
 
 def rerun(result: Path, *, runs_dir: Path) -> Agreement:
@@ -89,18 +97,24 @@ def _folder(runs_dir: Path) -> Path:
 
 def _agreement(before: Evaluation, now: Evaluation) -> Agreement:
     there = {(record.id, record.sample): record for record in now.records}
-    n = len(before.records)
-    correct = sum(record.status == "correct" for record in before.records)
+    summary, summary_now = summarise(before), summarise(now)
     return Agreement(
         folder=now.folder,
-        n=n,
+        n=len(before.records),
         same_questions=before.manifest.questions_sha256 == now.manifest.questions_sha256,
         num_identical=sum(there.get((record.id, record.sample)) == record for record in before.records),
-        accuracy_before=correct / n,
-        accuracy_now=sum(record.status == "correct" for record in now.records) / len(now.records),
-        interval=wilson_interval(correct, n),
+        accuracy_before=summary.accuracy,
+        accuracy_now=summary_now.accuracy,
+        length_before=summary.chain_length,
+        length_now=summary_now.chain_length,
         differences=_differences(before.manifest, now.manifest),
     )
+
+
+def _meet(one: Interval | None, other: Interval | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.low <= other.high and other.low <= one.high
 
 
 def _differences(before: Manifest, now: Manifest) -> tuple[str, ...]:

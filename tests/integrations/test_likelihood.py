@@ -138,6 +138,12 @@ def test_a_thought_leaves_room_for_the_continuation(llama: Backbone) -> None:
         after_thinking(method, [("a" * (free + 1), "9")], config)
 
 
+def test_an_empty_continuation_is_one_sentence(llama: Backbone) -> None:
+    entry = registry.get_method("cot")
+    with pytest.raises(ValueError, match=r"a continuation of the question 'n1\?' is empty; give each choice"):
+        after_thinking(entry.cls(llama, entry.config()), [("n1?", "9"), ("n1?", "")], CONFIG)
+
+
 def test_a_model_without_a_close_marker_cannot_think_first(llama: Backbone) -> None:
     bare = Backbone(llama.model, llama.tokenizer, llama.config, name="bare", markers=False)
     bare.layout.close = ()

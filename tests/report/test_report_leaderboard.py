@@ -96,6 +96,24 @@ def test_a_cut_record_is_counted_and_the_other_questions_used_apart(make: Any, r
     assert "incomplete, 1 of 3 records; resume" in unfinished
 
 
+def test_what_is_left_of_different_questions_is_not_averaged(make: Any, record: Any, tmp_path: Path) -> None:
+    for seed, lost in enumerate((1, 2)):
+        path = make([record(name, name != "a") for name in "abcd"], run=f"cut{seed}", seed=seed).folder / RECORDS
+        lines = path.read_bytes().splitlines(keepends=True)
+        lines[lost] = lines[lost][:20] + b"\n"
+        path.write_bytes(b"".join(lines))
+    assert [len(cell.rows) for cell in leaderboard([tmp_path]).cells] == [1, 1]
+
+
+def test_a_damaged_copy_does_not_take_the_place_of_the_whole_run(make: Any, record: Any, tmp_path: Path) -> None:
+    damaged, whole = (make([record("a"), record("b", False)], run=run) for run in ("a_damaged", "b_whole"))
+    path = damaged.folder / RECORDS
+    path.write_bytes(path.read_bytes()[:-10])
+    result = leaderboard([tmp_path])
+    assert {row.run: row.n for cell in result.cells for row in cell.rows} == {"a_damaged": 1, whole.manifest.run: 2}
+    assert len(result.notices) == 1, "the lost line alone"
+
+
 def test_a_copy_of_a_run_is_not_another_seed(make: Any, record: Any, tmp_path: Path) -> None:
     run = make([record("a"), record("b", False)])
     shutil.copytree(run.folder, tmp_path / "z_copy")

@@ -20,6 +20,7 @@ from latbench.report.chart import chart, pareto_front
 from latbench.report.latents import stored_latents
 from latbench.report.leaderboard import leaderboard
 from latbench.report.metrics import summarise
+from latbench.report.page import _sort_key
 from latbench.report.tables import cells, rows
 from latbench.runs.records import TRACE, TRACE_HEADER, Evaluation
 
@@ -134,7 +135,6 @@ def test_sort_filter_tabs_and_records_work_without_console_errors(board: Path) -
         out.records = [...buttons].map((button) => button.firstChild.textContent);
         out.record = first.querySelector(".record").textContent;
         out.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
-        out.ready = performance.now();
         return out;
         """,
         "--window-size=500,900",
@@ -152,6 +152,29 @@ def test_sort_filter_tabs_and_records_work_without_console_errors(board: Path) -
     assert "q2incorrect" in found["record"]
     assert "a\nb" in found["record"]
     assert found["wide"] <= 0  # nothing but the tables scrolls sideways on a phone
+
+
+@browser
+def test_latent_steps_are_bars_as_wide_as_their_weights(make: Any, record: Any, tmp_path: Path) -> None:
+    run = make([record("constructor", num_latents=2)])  # an id that every object of the script's language has
+    write_trace(run, [[(5, 0.75), (2, 0.25)], [(1, 0.5), (7, 0.03125)]])
+    script = """
+        const bars = [...document.querySelectorAll(".record .mixture")];
+        const width = (one) => one.getBoundingClientRect().width;
+        const share = (part) => Math.round(100 * width(part) / width(part.parentNode));
+        const shares = (bar) => [...bar.children].map((part) => [part.textContent, share(part)]);
+        return [bars.map(shares),
+          [...document.querySelectorAll(".record .tokens")].map((line) => line.textContent)];
+        """
+    bars, lines = drive(written(tmp_path), script, "--window-size=1200,900")
+    assert bars == [[["#5", 75], ["#2", 25]], [["#1", 50], ["", 3]]]
+    assert lines == ["#5 0.75  #2 0.25", "#1 0.50  #7 0.03"]
+
+
+def test_a_figure_column_sorts_by_the_number_a_cell_begins_with() -> None:
+    assert [_sort_key(one) for one in ("0.8/1.2, 0.5/1.1", "0.03, 0.04", "∞", "99.8 [97.9, 100.0]", "–")] == [
+        "0.8", "0.03", "inf", "99.8", "",
+    ]  # fmt: skip
 
 
 @browser

@@ -77,9 +77,21 @@ def test_another_result_is_told_from_its_repetition(run: Run) -> None:
     manifest["versions"]["torch"] = "1.0"
     (result / MANIFEST).write_text(json.dumps(manifest))
     found = rerun(result, runs_dir=run.folder.parent)
-    assert found.accuracy_before == 1
+    assert found.accuracy_before.value == 1
     assert not found.reproduced
     assert any(text.startswith("torch 1.0 there, ") for text in found.differences)
+
+
+def test_chains_of_another_length_are_not_reproduced_at_equal_accuracy(run: Run) -> None:
+    result = evaluate(run, plan(run.config, "synth"))
+    rows = [json.loads(line) for line in (result / RECORDS).read_text().splitlines()]
+    shorter = [{**row, "num_latents": 1, "num_reasoning_tokens": 0} for row in rows]
+    (result / RECORDS).write_text("".join(json.dumps(row) + "\n" for row in shorter))
+    found = rerun(result, runs_dir=run.folder.parent)
+    assert found.accuracy_now == found.accuracy_before
+    assert found.length_before is not None
+    assert found.length_before.value == 1
+    assert not found.reproduced
 
 
 def test_an_incomplete_result_is_not_repeated(run: Run) -> None:

@@ -48,7 +48,8 @@ function filter(input, scope) {
     all += 1;
     shown += !line.hidden;
   }
-  const kept = new Set([...scope.querySelectorAll("table.sortable tbody tr:not([hidden])")]
+  const main = scope.querySelector("table.sortable"); // the one with a line per point
+  const kept = new Set([...main.querySelectorAll("tbody tr:not([hidden])")]
     .map((line) => `${line.cells[0].textContent} ${line.cells[1].textContent}`.replace(/ default$/, "").trim()));
   for (const point of scope.querySelectorAll(".point"))
     point.classList.toggle("off", words.length > 0 && !kept.has(point.dataset.label));
@@ -166,7 +167,7 @@ function part(title, text) {
 }
 
 function showRecord(into, record, questions) {
-  const [question, steps] = questions[record.id] || ["", ""];
+  const [question, steps] = Object.hasOwn(questions, record.id) ? questions[record.id] : ["", ""];
   const verdict = element("span", { class: `verdict ${record.status}` }, record.status.replace("_", " "));
   const made = [element("header", {}, element("strong", {}, record.id), verdict,
     element("span", { class: "hint" }, `${record.latents} latent steps, ${record.tokens} reasoning tokens, stopped by ${record.stop}`))];

@@ -2,34 +2,41 @@
 
 Besides what every table asks (`metrics.problem`), an evaluation is refused where one of these does not recompute: the
 run's id and the identity of its cell from the configuration, the questions asked from the task's data, the verdict on
-every answer from its text, and the leaderboard files beside it. What it takes a model to know is not checked here:
-`latbench rerun RESULT --check` trains and answers again. Identities need the methods' configurations, hence torch.
+every answer from its text, and the leaderboard files beside it; with the embedded backbone, whose tokenizer is always
+at hand, also the tokens of prompts and gold chains and the operations of an answer. Counts of steps must be possible.
+What it takes a trained model or the machine to know is not checked here: texts, latents and what was measured of them,
+costs and times. `latbench rerun RESULT --check` trains and answers again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from math import isclose
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from latbench.config import GenerateConfig, RunConfig
+from latbench import registry
+from latbench.config import TINY, GenerateConfig, RunConfig
 from latbench.report.browse import asked_config
 from latbench.report.leaderboard import FORMATS, LeaderboardResult, find_evaluations, leaderboard
-from latbench.report.measures import read_measures
+from latbench.report.measures import COST, read_measures
 from latbench.report.metrics import problem
 from latbench.report.page import RECORD_FILES
 from latbench.report.reported import TITLE
 from latbench.runs.evaluate import questions
 from latbench.runs.manifest import new_manifest
 from latbench.runs.plan import EvalConfig
-from latbench.runs.records import RECORDS, Evaluation, Manifest, Record, read_evaluation
+from latbench.runs.records import TRACE, Evaluation, Manifest, Record, read_evaluation, records_path
 from latbench.runs.run import Run
 from latbench.task import Example, Task
 
+if TYPE_CHECKING:
+    from latbench.method import Method
+
 MAX_BYTES = 150_000  # of a run's gzipped records
 # not `variant`: it names what differs from the preset, which later versions may change
-_RECOMPUTED = ("run", "task", "method", "setting", "layout", "seed", "n", "questions_sha256")
+_RECOMPUTED = ("run", "task", "method", "setting", "backbone", "layout", "seed", "n", "questions_sha256")
 
 
 def check(folders: Sequence[Path]) -> tuple[list[str], int]:
@@ -80,9 +87,12 @@ def check_tables(folder: Path) -> list[str]:
 
 def _problems(evaluation: Evaluation) -> Iterator[str]:
     manifest = evaluation.manifest
-    path = evaluation.folder / (RECORDS + ".gz")
-    if path.is_file() and path.stat().st_size > MAX_BYTES:
-        yield f"{path.name} has {path.stat().st_size} bytes, more than {MAX_BYTES}; submit fewer samples"
+    path = records_path(evaluation.folder)
+    if path is not None and path.stat().st_size > MAX_BYTES:
+        advice = "submit fewer samples" if path.suffix == ".gz" else f"pack it with `gzip -9n {path.name}`"
+        yield f"{path.name} has {path.stat().st_size} bytes, more than {MAX_BYTES}; {advice}"
+    if (evaluation.folder / TRACE).exists():
+        yield f"{TRACE}/ is too large for a submission; remove it"
     try:
         config = RunConfig.from_tree({key: value for key, value in manifest.config.items() if key != "eval"})
         wanted = _wanted(manifest, config)
@@ -104,17 +114,25 @@ def _problems(evaluation: Evaluation) -> Iterator[str]:
     if key not in fresh.data or manifest.data[key].sha256 != fresh.data[key].sha256:
         yield f"the data of {key} are not those at hand; fetch the pinned revision"
     if len(examples) * wanted.generate.samples == len(evaluation.records):
-        yield from _record_problems(evaluation, wanted, task, examples)
+        method = _untrained(config, manifest)
+        yield from _record_problems(evaluation, wanted, task, examples, method)
+        yield from _cost_problems(evaluation, method)
 
 
 def _record_problems(
-    evaluation: Evaluation, wanted: EvalConfig, task: Task[Any], examples: Sequence[Example]
+    evaluation: Evaluation,
+    wanted: EvalConfig,
+    task: Task[Any],
+    examples: Sequence[Example],
+    method: Method[Any] | None,
 ) -> Iterator[str]:
     """One sentence per kind of fault, with the first record that has it."""
     samples, chunk = wanted.generate.samples, wanted.generate.chunk
+    tokens = [_tokens(method, example, wanted.generate) for example in examples] if method else []
     pairs = [(record, examples[place // samples]) for place, record in enumerate(evaluation.records)]
     scores = task.score_many([(record.text, example) for record, example in pairs])
     faults: dict[str, list[str]] = {}
+    impossible: list[str] = []
     for place, ((record, example), score) in enumerate(zip(pairs, scores, strict=True)):
         expected: dict[str, object] = {
             "id": example.id,
@@ -126,15 +144,70 @@ def _record_problems(
         }
         if "timeout" not in (record.status, score.status):  # the checker's time limit depends on the machine
             expected["status"] = score.status
+        if method:
+            expected |= tokens[place // samples]
         for name, value in expected.items():
             if getattr(record, name) != value:
                 faults.setdefault(name, []).append(_fault(record, name, value))
+        if reason := _impossible(record, wanted.generate):
+            impossible.append(f"{record.id!r}, {reason}")
+    if impossible:
+        yield f"counts of {len(impossible)} records are impossible; the first: {impossible[0]}"
     for name, found in faults.items():
         yield f"{name} of {len(found)} records does not recompute; the first: {found[0]}"
 
 
 def _fault(record: Record, name: str, value: object) -> str:
     return f"{record.id!r} has {getattr(record, name)!r} instead of {value!r}"
+
+
+def _impossible(record: Record, config: GenerateConfig) -> str | None:
+    """Why no decoding gives these counts."""
+    emitted = record.num_reasoning_tokens + record.num_answer_tokens
+    least = record.num_latents + emitted - 1  # the last token need not be fed
+    if record.decode_steps < least:
+        return f"{record.decode_steps} decode steps for {least} latents and tokens at least"
+    for what, count, cap in (
+        ("tokens", emitted, config.max_new_tokens),
+        ("latents", record.num_latents, config.max_latents),
+    ):
+        if count > cap:
+            return f"{count} {what}, where at most {cap} were asked for"
+    for text, count in ((record.reasoning, record.num_reasoning_tokens), (record.text, record.num_answer_tokens)):
+        if text and not count:
+            return f"{text[:20]!r} in no token"
+    return None
+
+
+def _untrained(config: RunConfig, manifest: Manifest) -> Method[Any] | None:
+    """The method on the embedded backbone, which knows tokens and sizes without training; None with another model."""
+    if config.model.id != TINY:
+        return None
+    from latbench.model.backbone import Backbone
+
+    entry = registry.get_method(config.method_name)
+    backbone = Backbone.load(replace(config.model, device="cpu"), markers=manifest.train_data != "none")
+    method: Method[Any] = entry.cls(backbone, config.method)
+    return method
+
+
+def _tokens(method: Method[Any], example: Example, config: GenerateConfig) -> dict[str, object]:
+    """Fields of a record that the tokenizer gives."""
+    return {
+        "gold_chain_length": method.backbone.num_step_tokens(example),
+        "num_prompt_tokens": len(method.prompt_ids(example.question, config)),
+    }
+
+
+def _cost_problems(evaluation: Evaluation, method: Method[Any] | None) -> Iterator[str]:
+    from latbench.runs.cost import mean_flops
+
+    found = read_measures(evaluation)[0].cost
+    if found is None or method is None:
+        return
+    flops = mean_flops(method, evaluation.records)
+    if found.flops is None or flops is None or not isclose(found.flops, flops, rel_tol=1e-9):
+        yield f"flops is {found.flops} in {COST}, but {flops} follows from the records"
 
 
 def _wanted(manifest: Manifest, config: RunConfig) -> EvalConfig:

@@ -92,12 +92,10 @@ class _Measured:
 
     def file(self, *, reference: _Measured, num_single: int) -> CostFile:
         """What is stored."""
-        formula = AnswerFlops.of(self.run.method)
         before = self.answered.evaluation
-        decoded = [record for record in before.records if record.stop_reason != "prompt_too_long"]
         return CostFile(
             header=Header.of(self.answered.now, self.wanted.seed),
-            flops=statistics.fmean(map(formula.of_record, decoded)) if decoded else None,
+            flops=mean_flops(self.run.method, before.records),
             num_single=min(num_single, len(self.answered.examples)),
             batch_size=self.full_batch,
             seconds_single=self.single,
@@ -108,6 +106,13 @@ class _Measured:
             peak_memory_bytes=before.manifest.evaluation.get("peak_memory_bytes"),
             hardware=hardware(),
         )
+
+
+def mean_flops(method: Method[Any], records: Sequence[Record]) -> float | None:
+    """Operations of an answer on file, see `AnswerFlops`, mean over what was decoded; None where nothing was."""
+    formula = AnswerFlops.of(method)
+    decoded = [record for record in records if record.stop_reason != "prompt_too_long"]
+    return statistics.fmean(map(formula.of_record, decoded)) if decoded else None
 
 
 @dataclass(frozen=True)

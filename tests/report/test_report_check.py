@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import random
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,12 +16,24 @@ import pytest
 
 from latbench.config import RunConfig, parse
 from latbench.data import Example
-from latbench.report.check import _Told, check, check_evaluation
+from latbench.model.backbone import Backbone
+from latbench.report.check import _Told, _untrained, check, check_evaluation
 from latbench.report.leaderboard import leaderboard
+from latbench.report.measures import CostFile, Header, write_measure
+from latbench.runs.cost import mean_flops
 from latbench.runs.evaluate import questions
 from latbench.runs.manifest import new_manifest
 from latbench.runs.plan import plan
-from latbench.runs.records import MANIFEST, RECORDS, Record, append_records, read_manifest, write_manifest
+from latbench.runs.records import (
+    MANIFEST,
+    RECORDS,
+    TRACE,
+    Record,
+    append_records,
+    read_evaluation,
+    read_manifest,
+    write_manifest,
+)
 
 RESULTS = Path(__file__).parents[2] / "results"
 COMMITTED = sorted(RESULTS.glob("synth/*/*-s0"))
@@ -37,8 +51,11 @@ def built(tmp_path_factory: pytest.TempPathFactory, record: Any) -> Path:
     folder = top / "synth" / "cot" / config.run_id
     folder.mkdir(parents=True)
     write_manifest(folder, replace(fresh, complete=True, versions={}))
+    backbone = Backbone.load(config.model)
     answers = [example.answer if place else "" for place, example in enumerate(examples)]  # the first has none
-    append_records(folder / RECORDS, [_answered(record, *pair) for pair in zip(examples, answers, strict=True)])
+    append_records(
+        folder / RECORDS, [_answered(record, backbone, *pair) for pair in zip(examples, answers, strict=True)]
+    )
     leaderboard([top], ["md", "csv", "latex", "html"], top)
     return top
 
@@ -49,9 +66,11 @@ def submission(built: Path, tmp_path: Path) -> Path:
     return shutil.copytree(built, tmp_path / "submitted")
 
 
-def _answered(record: Callable[..., Record], example: Example, answer: str) -> Record:
-    status = "correct" if answer else "no_answer"
-    return record(example.id, gold=example.answer, text=answer, extracted=answer or None, status=status)
+def _answered(record: Callable[..., Record], backbone: Backbone, example: Example, answer: str) -> Record:
+    layout, status = backbone.layout, "correct" if answer else "no_answer"
+    num_prompt_tokens, num_step_tokens = len(layout.prompt(example.question)), len(layout.steps(example.steps))
+    counts = {"gold_chain_length": num_step_tokens, "num_prompt_tokens": num_prompt_tokens}
+    return record(example.id, gold=example.answer, text=answer, extracted=answer or None, status=status, **counts)
 
 
 def evaluation(submission: Path) -> Path:
@@ -82,6 +101,12 @@ def test_committed_results_recompute(folder: Path) -> None:
         ({"id": "test-9"}, "id of 1 records does not recompute"),
         ({"seed": 3}, "seed of 1 records does not recompute"),
         ({"chunk": 1}, "chunk of 1 records does not recompute"),
+        ({"gold_chain_length": 500}, "gold_chain_length of 1 records does not recompute; the first: 'test-0' has 500"),
+        ({"num_prompt_tokens": 1}, "num_prompt_tokens of 1 records does not recompute"),
+        ({"decode_steps": 1}, "the first: 'test-0', 1 decode steps for 6 latents and tokens at least"),
+        ({"num_latents": 1000, "decode_steps": 2000}, "1000 latents, where at most"),
+        ({"num_answer_tokens": 200, "decode_steps": 300}, "200 tokens, where at most 96 were asked for"),
+        ({"reasoning": "n0=3"}, "counts of 1 records are impossible; the first: 'test-0', 'n0=3' in no token"),
     ],
 )
 def test_a_changed_record_is_refused(submission: Path, changes: dict[str, Any], sentence: str) -> None:
@@ -100,6 +125,7 @@ def test_a_timeout_of_the_checker_is_taken_as_it_stands(submission: Path) -> Non
         ({"run": "synth-cot-mine"}, "run is 'synth-cot-mine' in the manifest, but 'synth-cot-tiny-"),
         ({"setting": "00000000"}, "setting is '00000000' in the manifest, but '"),
         ({"method": "codi"}, "method is 'codi' in the manifest, but 'cot' follows"),
+        ({"backbone": "Llama-3.2-1B"}, "backbone is 'Llama-3.2-1B' in the manifest, but 'tiny-128x2' follows"),
         ({"seed": 7}, "seed is 7 in the manifest, but 0 follows"),
         ({"questions_sha256": "0" * 64}, "questions_sha256 is '0000"),
         ({"config": {}}, "cannot be checked: method.name is missing"),
@@ -122,10 +148,31 @@ def test_another_schema_and_cut_lines_are_refused(submission: Path) -> None:
     assert "is not a latbench manifest" in check_evaluation(folder)[0]
 
 
-def test_records_too_large_to_commit_are_refused(submission: Path) -> None:
+def test_what_is_too_large_to_commit_is_refused(submission: Path) -> None:
     folder = evaluation(submission)
-    (folder / (RECORDS + ".gz")).write_bytes(b"0" * 150_001)
-    assert any("150001 bytes, more than 150000" in problem for problem in check_evaluation(folder))
+    rewrite(folder / RECORDS, 0, text=random.Random(0).randbytes(200_000).hex())
+    assert any("bytes, more than 150000; pack it with `gzip -9n" in problem for problem in check_evaluation(folder))
+    (folder / (RECORDS + ".gz")).write_bytes(gzip.compress((folder / RECORDS).read_bytes()))
+    (folder / RECORDS).unlink()
+    (folder / TRACE).mkdir()
+    problems = check_evaluation(folder)
+    assert any("bytes, more than 150000; submit fewer samples" in problem for problem in problems)
+    assert f"{folder}: trace/ is too large for a submission; remove it" in problems
+
+
+def test_operations_that_do_not_follow_from_the_records_are_refused(submission: Path) -> None:
+    folder = evaluation(submission)
+    manifest = read_manifest(folder)
+    method = _untrained(parse({"method": "cot"}), manifest)
+    assert method is not None
+    flops = mean_flops(method, read_evaluation(folder).records)
+    times = {name: [1.0] for name in ("seconds_single", "seconds_full", "reference_single", "reference_full")}
+    facts: Any = {"num_single": 1, "batch_size": 4, "reference": "it", "peak_memory_bytes": None, "hardware": {}}
+    measured = CostFile(header=Header.of(manifest, 0), flops=flops, **times, **facts)
+    write_measure(folder, measured)
+    assert check_evaluation(folder) == []
+    write_measure(folder, replace(measured, flops=1.0))
+    assert check_evaluation(folder) == [f"{folder}: flops is 1.0 in cost.json, but {flops} follows from the records"]
 
 
 @pytest.mark.parametrize("suffix", ["md", "csv", "tex", "html"])

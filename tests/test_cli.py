@@ -189,6 +189,7 @@ def test_lists_and_tables_start_without_torch(call: Call) -> None:
         ("leaderboard", ["error: folder 'runs' does not exist"]),
         ("leaderboard --format md,csv", ["error: --format md,csv names several formats; give --out DIR"]),
         ("leaderboard --check", ["error: folder 'runs' does not exist"]),
+        ("leaderboard --check --only x", ["error: --check looks at all results; leave out --only and --plot"]),
         ("leaderboard --all-records", ["error: --all-records writes files beside the page"]),
         ("compare a b", ["error: "]),
         ("rerun none", ["error: no manifest.json in none"]),

@@ -18,6 +18,7 @@ from latbench.cli import app
 from latbench.config import GenerateConfig, ModelConfig
 from latbench.model.backbone import Backbone
 from latbench.report.leaderboard import leaderboard
+from latbench.report.plot import description
 from latbench.task import Example
 
 ROOT = Path(__file__).parent.parent
@@ -100,6 +101,17 @@ def test_links_and_paths_of_the_readme_exist() -> None:
         assert (ROOT / path).exists(), path
     for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
         assert (ROOT / picture).exists(), picture
+
+
+def test_the_committed_picture_follows_from_the_committed_records() -> None:
+    from PIL import Image
+
+    path = "results/accuracy_vs_length.png"
+    text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    command = re.search(rf"latbench leaderboard results --only '([^']+)' --plot {path}", text)
+    assert command is not None
+    board = leaderboard([ROOT / "results"], (), only=command[1])
+    assert Image.open(ROOT / path).text["Description"] == description(board.cells)
 
 
 def test_the_committed_tables_follow_from_the_committed_records() -> None:

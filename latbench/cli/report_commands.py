@@ -28,6 +28,10 @@ def leaderboard(
     folders: Annotated[list[Path] | None, typer.Argument(metavar="[FOLDER]...", help="./runs by default.")] = None,
     formats: Annotated[str, typer.Option("--format", help="Comma-separated: md, csv, latex, html.")] = "md",
     out: Annotated[Path | None, typer.Option(help="Folder to write to instead of standard output.")] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Regular expression: rows whose '<task> <method> <variant>' it fits.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw accuracy against chain length: FILE.png or FILE.svg.")] = None,
     reported: Annotated[bool, typer.Option("--reported", help="Add the numbers that papers report, as such.")] = False,
     all_records: Annotated[bool, typer.Option("--all-records", help="Every record, in files beside the page.")] = False,
     check: Annotated[
@@ -40,13 +44,20 @@ def leaderboard(
 
     names = [name.strip() for name in formats.split(",")]
     if check:
+        if only is not None or plot is not None:
+            raise ValueError("--check looks at all results; leave out --only and --plot")
         _check_submission(folders or [RUNS], names if out is not None else [], out, reported, as_json)
         return
     if len(names) > 1 and out is None and not as_json:
         raise ValueError(f"--format {formats} names several formats; give --out DIR, or one format for standard output")
     if all_records and (out is None or "html" not in names):
         raise ValueError("--all-records writes files beside the page; add --format html --out DIR")
-    board = report.leaderboard(folders or [RUNS], names, out, reported=reported, all_records=all_records)
+    board = report.leaderboard(folders or [RUNS], names, out, only=only, reported=reported, all_records=all_records)
+    if plot is not None:
+        from latbench.report.plot import plot as draw
+
+        draw(board.cells, plot)
+        note(f"written: {plot}")
     for notice in board.notices:
         note(notice)
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -92,6 +93,7 @@ def leaderboard(
     formats: Sequence[str] = ("md",),
     out: Path | None = None,
     *,
+    only: str | None = None,
     reported: bool = False,
     all_records: bool = False,
 ) -> LeaderboardResult:
@@ -99,9 +101,11 @@ def leaderboard(
 
     Args:
         out: folder for `leaderboard.<suffix>`; None writes nothing.
+        only: regular expression, searched for in "<task> <method> <variant>" of a row; rows without it are left out.
         reported: with the numbers that papers report (`reported.find_reported`), in a part of their own.
         all_records: write every record beside the page, not the page's choice alone.
-    Raises: ValueError: unknown format, missing folder, no evaluation, no reported numbers, or `out` cannot be written.
+    Raises: ValueError: unknown format, missing folder, no evaluation, none that `only` fits, no reported numbers, or
+        `out` cannot be written.
     """
     for name in formats:
         if name not in FORMATS:
@@ -113,6 +117,10 @@ def leaderboard(
 
     summaries, notices = load(folders, choose if "html" in formats else None)
     table = rows(summaries)
+    if only is not None:
+        table = _fitting(table, only)
+        shown = {(row.test_set, row.run, row.setting) for row in table}
+        summaries = [s for s in summaries if (s.test_set, s.manifest.run, s.manifest.setting) in shown]
     path = find_reported(folders)
     if reported and path is None:
         raise ValueError("no reported.csv in the folders given; name one that has it, such as results/ of the checkout")
@@ -132,6 +140,17 @@ def leaderboard(
         if all_records and "html" in formats:
             _write(record_files(summaries), out)
     return LeaderboardResult(text_by_format=texts, notices=tuple(notices), cells=tuple(cells(table)), paths=paths)
+
+
+def _fitting(table: Sequence[Row], only: str) -> list[Row]:
+    try:
+        wanted = re.compile(only)
+    except re.error as error:
+        raise ValueError(f"--only {only!r} is no regular expression: {error}") from None
+    names = [f"{row.task} {row.method} {row.variant}".strip() for row in table]
+    if kept := [row for row, name in zip(table, names, strict=True) if wanted.search(name)]:
+        return kept
+    raise ValueError(f"--only {only!r} fits none of {len(table)} rows; the first is {names[0]!r}")
 
 
 def load(folders: Sequence[Path], look: Callable[[Evaluation], None] | None = None) -> tuple[list[Summary], list[str]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from latbench.files import temporary
+from latbench.report.formats import interval_text
 from latbench.report.statistics import Interval
 from latbench.report.tables import Cell, sections
 
@@ -29,6 +30,8 @@ Box = tuple[float, float, float, float]
 
 def plot(cells: Sequence[Cell], path: Path, scale: Scale = "auto") -> None:
     """Draw one panel per task, split and test set, with 95 % interval bars, and write it.
+
+    What it shows stands in the file's description too, see `description`.
 
     Args:
         cells: those without chain length (nothing decoded) are left out.
@@ -63,7 +66,16 @@ def plot(cells: Sequence[Cell], path: Path, scale: Scale = "auto") -> None:
         figure.set_layout_engine("none")
         for panel, section in zip(axes, drawn, strict=False):
             _label(panel, section, methods)
-        _save(figure, path)
+        _save(figure, path, description(cells))
+
+
+def description(cells: Sequence[Cell]) -> str:
+    """The points as text, a line each: task, label, accuracy (%) and #L with their intervals."""
+    drawn = [cell for cell in cells if cell.chain_length]
+    return "\n".join(
+        f"{cell.section[0]} {cell.label}: {interval_text(cell.accuracy, 100)}, #L {interval_text(cell.chain_length)}"
+        for cell in drawn
+    )
 
 
 def _draw(panel: Any, section: Sequence[Cell], methods: Sequence[str], scale: Scale) -> None:
@@ -197,8 +209,9 @@ def _short(label: str, limit: int = 40) -> str:
     return plain if len(plain) <= limit else plain[: limit - 1] + "…"
 
 
-def _save(figure: Any, path: Path) -> None:
-    metadata = {"Date": None, "Creator": None} if path.suffix == ".svg" else {"Software": None}
+def _save(figure: Any, path: Path, text: str) -> None:
+    fixed = {"Date": None, "Creator": None} if path.suffix == ".svg" else {"Software": None}
+    metadata = {**fixed, "Description": text.encode(errors="backslashreplace").decode()}
     beside = temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -114,6 +114,21 @@ def test_a_damaged_copy_does_not_take_the_place_of_the_whole_run(make: Any, reco
     assert len(result.notices) == 1, "the lost line alone"
 
 
+def test_only_shows_the_rows_that_an_expression_fits(make: Any, record: Any, tmp_path: Path) -> None:
+    make([record("a")], run="one", method="cot", variant="")
+    make([record("a")], run="two", method="cot", variant="train.epochs=5", setting="s2")
+    make([record("a")], run="three", method="codi", variant="", setting="s3")
+    board = leaderboard([tmp_path], ["csv", "html"], only=r"^synth (cot|codi)$")
+    assert {row.run for cell in board.cells for row in cell.rows} == {"one", "three"}
+    assert not any("train.epochs" in text or '"two"' in text for text in board.text_by_format.values())
+    for wrong, sentence in (
+        ("(", r"'\(' is no regular expression: missing \)"),
+        ("gsm8k", "'gsm8k' fits none of 3 rows"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            leaderboard([tmp_path], only=wrong)
+
+
 def test_a_copy_of_a_run_is_not_another_seed(make: Any, record: Any, tmp_path: Path) -> None:
     run = make([record("a"), record("b", False)])
     shutil.copytree(run.folder, tmp_path / "z_copy")

@@ -51,7 +51,11 @@ def trace(
     data_dir: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Store each latent step of a run's answers beside its records; repeats continue where they stopped."""
+    """Store each latent step of a run's answers beside its records; repeats continue where they stopped.
+
+    Those of the records that the page shows go into latents.json as well, where the run has been evaluated.
+    """
+    from latbench.report.browse import write_latents
     from latbench.runs.trace import NoLatentStepsError, Traces
     from latbench.runs.trace import trace as trace_run
 
@@ -63,10 +67,14 @@ def trace(
     except NoLatentStepsError as error:
         note(f"error: {error}")
         raise typer.Exit(FAILED) from None
+    tokenizer = target.method.backbone.tokenizer
+    shown = write_latents(found.folder.parent, lambda token: tokenizer.decode([token], skip_special_tokens=False))
     if as_json:
-        print_json({"folder": found.folder, "n": found.header.n, "num_latents": found.num_latents})
+        print_json({"folder": found.folder, "n": found.header.n, "num_latents": found.num_latents, "shown": shown})
         return
     say(f"{found.folder}: {found.num_latents} latent steps of {found.header.n} answers")
+    if shown is None:
+        note("the page shows them once the run is evaluated: `latbench eval`, then this command again")
     note(f"next: latbench inspect {target.folder}")
 
 

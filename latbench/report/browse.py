@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -14,11 +14,12 @@ from latbench import registry, tree
 from latbench.config import GenerateConfig
 from latbench.data import DATA_DIR, FileTask
 from latbench.report.latents import StoredLatents, stored_latents
+from latbench.report.measures import Header, LatentsFile, write_measure
 from latbench.report.metrics import Summary
 from latbench.runs.evaluate import questions
 from latbench.runs.manifest import questions_hash
 from latbench.runs.plan import EvalConfig
-from latbench.runs.records import Manifest, Record, read_evaluation
+from latbench.runs.records import Manifest, Record, read_evaluation, records_path
 from latbench.task import Example
 
 MAX_RECORDS = 50  # per run, on the page itself
@@ -102,7 +103,7 @@ def browsable(summaries: Sequence[Summary], choices: Mapping[Path, Choice]) -> l
 
 def _browsable(summary: Summary, chosen: Choice, questions: Mapping[str, tuple[str, str]], budget: int) -> Browsable:
     """One run's records and their questions, until they have more bytes than `budget`."""
-    latents = stored_latents(summary.folder, summary.manifest)
+    latents = summary.measures.latents or stored_latents(summary.folder, summary.manifest)
     shown: list[Json] = []
     used: dict[str, tuple[str, str]] = {}
     size = 0
@@ -140,7 +141,31 @@ def record_chunks(summary: Summary) -> Iterator[Json]:
         }
 
 
-def record_json(record: Record, latents: StoredLatents | None, place: int, max_text: int | None = None) -> Json:
+def write_latents(folder: Path, decode: Callable[[int], str]) -> Path | None:
+    """Write the traced latent steps of the records that the page may show, as text, beside them.
+
+    Args:
+        folder: of the evaluation; decode: token id -> text.
+    Returns: the file; None where records or trace are not complete.
+    Raises: ValueError: the trace is damaged. OSError: it cannot be written.
+    """
+    if records_path(folder) is None:
+        return None
+    evaluation = read_evaluation(folder)
+    manifest, latents = evaluation.manifest, stored_latents(folder, evaluation.manifest, decode)
+    if latents is None or not manifest.complete or len(evaluation.records) != manifest.n:
+        return None
+    chosen = [(place, latents.get(place, TOP)[:MAX_STEPS]) for place, _ in Choice.of(evaluation.records).records]
+    steps = [
+        [(round(s.entropy, 2), [(_encodable(t), round(w, 3)) for t, w in s.tokens]) for s in row] for _, row in chosen
+    ]
+    header = Header.of(manifest, manifest.seed)
+    return write_measure(folder, LatentsFile(header=header, rows=[place for place, _ in chosen], steps=steps))
+
+
+def record_json(
+    record: Record, latents: StoredLatents | LatentsFile | None, place: int, max_text: int | None = None
+) -> Json:
     """One record as the page's script takes it.
 
     Args:

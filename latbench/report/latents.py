@@ -72,19 +72,24 @@ class StoredLatents:
         return self._chunks[index]
 
 
-def stored_latents(folder: Path, manifest: Manifest) -> StoredLatents | None:
-    """The trace of an evaluation folder; None where there is none that is complete and of this evaluation."""
+def stored_latents(
+    folder: Path, manifest: Manifest, decode: Callable[[int], str] | None = None
+) -> StoredLatents | None:
+    """The trace of an evaluation folder; None where there is none that is complete and of this evaluation.
+
+    Args:
+        decode: token id -> text; None: by the tokenizer of the run's checkpoint, "#id" where it is not at hand.
+    """
     try:
         header = json.loads((folder / TRACE / TRACE_HEADER).read_text(encoding="utf-8"))
         if any(header[name] != getattr(manifest, name) for name in SAME_ANSWERS):
             return None
-        return StoredLatents(folder / TRACE, header, _decoder(folder))
+        return StoredLatents(folder / TRACE, header, decode or _decoder(folder))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _decoder(folder: Path) -> Callable[[int], str]:
-    """Token id -> text by the tokenizer of the run's checkpoint; "#id" where it is not at hand."""
     path = folder.parents[1] / "checkpoint" / "tokenizer.json"
     if not path.is_file():
         return "#{}".format

@@ -1,7 +1,7 @@
 """What was measured of an evaluation beyond its records, as files beside them: `parallelism.json`, `reliance.json` ...
 
-Written by the commands of these names, read by the tables. Like a trace, a file belongs to one run,
-one setting and one set of questions: with other records beside it, it is refused.
+Written by the commands of these names (`latents.json` by `latbench trace`), read by the tables and the page. Like a
+trace, a file belongs to one run, one setting and one set of questions: with other records beside it, it is refused.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as config_dataclass
 
 from latbench.files import write_whole
+from latbench.report.latents import LatentStep
 from latbench.report.statistics import Interval, mcnemar_exact, mean_interval, median_ratio, wilson_interval
 from latbench.runs.records import SAME_ANSWERS, Evaluation, Manifest, Record
 from latbench.task import STRICT, Status
 
-PARALLELISM, RELIANCE, COST = "parallelism.json", "reliance.json", "cost.json"
+PARALLELISM, RELIANCE, COST, LATENTS = "parallelism.json", "reliance.json", "cost.json", "latents.json"
 LETTERS: Mapping[Status, str] = {"correct": "c", "incorrect": "i", "no_answer": "n", "timeout": "t"}
 
 Count = Annotated[int, Field(ge=0)]
@@ -216,6 +217,28 @@ class CostFile:
         return median_ratio(self.seconds_full, self.reference_full)
 
 
+@config_dataclass(frozen=True, kw_only=True, config=STRICT)
+class LatentsFile:
+    """Latent steps as text, of the records that the page may show: small enough to commit, where a trace is not.
+
+    Args:
+        rows: places of the records in their file; steps: of each row, as (entropy, largest (token text, weight)).
+    """
+
+    header: Header
+    rows: list[Count]
+    steps: list[list[tuple[float, list[tuple[str, float]]]]]
+
+    def __post_init__(self) -> None:
+        if len(self.rows) != len(self.steps):
+            raise ValueError(f"{len(self.rows)} rows, but latent steps of {len(self.steps)}")
+
+    def get(self, row: int, top: int) -> tuple[LatentStep, ...]:
+        """As `StoredLatents.get`. Raises: ValueError: nothing of this record."""
+        found = self.steps[self.rows.index(row)]
+        return tuple(LatentStep(entropy=entropy, tokens=tuple(tokens[:top])) for entropy, tokens in found)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Effect:
     """One intervention beside the untouched run, on the same questions.
@@ -242,6 +265,7 @@ class Measures:
     parallelism: ParallelismFile | None = None
     reliance: RelianceFile | None = None
     cost: CostFile | None = None
+    latents: LatentsFile | None = None
 
 
 def effects(found: RelianceFile) -> list[Effect]:
@@ -271,14 +295,15 @@ def verdicts(records: Sequence[Record]) -> str:
     return "".join(LETTERS[record.status] for record in records if record.sample == 0)
 
 
-F = TypeVar("F", ParallelismFile, RelianceFile, CostFile)
+F = TypeVar("F", ParallelismFile, RelianceFile, CostFile, LatentsFile)
 
 
-def write_measure(folder: Path, measure: ParallelismFile | RelianceFile | CostFile) -> Path:
+def write_measure(folder: Path, measure: ParallelismFile | RelianceFile | CostFile | LatentsFile) -> Path:
     """Write a measure beside the records, whole. Returns: its path."""
     kind = type(measure)
     path = folder / _FILES[kind]
-    write_whole(path, _ADAPTERS[kind].dump_json(measure, indent=1).decode() + "\n")
+    indent = None if kind is LatentsFile else 1  # a line per number would be many
+    write_whole(path, _ADAPTERS[kind].dump_json(measure, indent=indent).decode() + "\n")
     return path
 
 
@@ -290,7 +315,7 @@ def read_measure(folder: Path, kind: type[F], of: Manifest) -> F | None:
     Raises: ValueError: damaged, of a newer version, or of another run, setting or other questions.
     """
     path = folder / _FILES[kind]
-    again = f"remove it, or measure again with `latbench {path.stem}`"
+    again = f"remove it, or measure again with `latbench {'trace' if kind is LatentsFile else path.stem}`"
     try:
         found: F = _ADAPTERS[kind].validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -311,7 +336,8 @@ def read_measures(evaluation: Evaluation) -> tuple[Measures, list[str]]:
     folder, of = evaluation.folder, evaluation.manifest
     notices = []
     found: dict[str, Any] = {}
-    for name, kind in (("parallelism", ParallelismFile), ("reliance", RelianceFile), ("cost", CostFile)):
+    for kind, file in _FILES.items():
+        name = file.removesuffix(".json")
         try:
             found[name] = read_measure(folder, kind, of)
             if name == "reliance" and found[name] and found[name].untouched != verdicts(evaluation.records):
@@ -322,5 +348,10 @@ def read_measures(evaluation: Evaluation) -> tuple[Measures, list[str]]:
     return Measures(**found), notices
 
 
-_FILES: Mapping[type, str] = {ParallelismFile: PARALLELISM, RelianceFile: RELIANCE, CostFile: COST}
+_FILES: Mapping[type[Any], str] = {
+    ParallelismFile: PARALLELISM,
+    RelianceFile: RELIANCE,
+    CostFile: COST,
+    LatentsFile: LATENTS,
+}
 _ADAPTERS: Mapping[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in _FILES}

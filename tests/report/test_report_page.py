@@ -15,14 +15,14 @@ import pytest
 import torch
 
 from latbench.decoding.trace import LatentTrace
-from latbench.report.browse import MAX_RECORDS, Choice, browsable, choice
+from latbench.report.browse import MAX_RECORDS, Choice, browsable, choice, write_latents
 from latbench.report.chart import chart, pareto_front
 from latbench.report.latents import stored_latents
 from latbench.report.leaderboard import leaderboard
 from latbench.report.metrics import summarise
 from latbench.report.page import _sort_key
 from latbench.report.tables import cells, rows
-from latbench.runs.records import TRACE, TRACE_HEADER, Evaluation
+from latbench.runs.records import RECORDS, TRACE, TRACE_HEADER, Evaluation
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
@@ -259,6 +259,30 @@ def test_latent_steps_are_those_of_the_stored_trace(make: Any, record: Any) -> N
     assert [row["steps"] for row in shown.records] == [
         [[1.0, [["#5", 0.75], ["#2", 0.25]]], [2.0, [["#1", 0.5], ["#7", 0.125]]]]
     ] * 2  # ids, since there is no tokenizer at hand
+
+
+def test_the_page_has_the_same_latent_steps_where_the_trace_is_gone(make: Any, record: Any, tmp_path: Path) -> None:
+    run = make([record("a", num_latents=40), record("b", False, num_latents=0)])
+    steps = [[(5, 1 / 3), (2, 0.25)], [(1, 0.5), (7, 0.125)]] * 20
+    write_trace(run, steps)
+    traced = written(tmp_path).read_text(encoding="utf-8")
+    assert '[1.0,[["#5",0.333],["#2",0.25]]]' in traced
+    path = write_latents(run.folder, "#{}".format)
+    assert path is not None
+    assert path.name == "latents.json"
+    shutil.rmtree(run.folder / TRACE)
+    assert written(tmp_path).read_text(encoding="utf-8") == traced
+    path.write_text(path.read_text().replace('"run0"', '"run1"'))
+    (notice,) = leaderboard([tmp_path]).notices
+    assert "latents.json is of another run (run1, its records run0); remove it, or measure again with" in notice
+
+
+def test_nothing_is_written_of_an_evaluation_without_records_or_trace(make: Any, record: Any) -> None:
+    run = make([record("a", num_latents=1)])
+    assert write_latents(run.folder, str) is None
+    write_trace(run, [[(5, 0.75), (2, 0.25)]])
+    (run.folder / RECORDS).unlink()
+    assert write_latents(run.folder, str) is None
 
 
 def test_a_trace_of_other_answers_or_a_damaged_one_is_not_shown(make: Any, record: Any) -> None:

@@ -26,6 +26,7 @@ from latbench.decoding.trace import LatentTrace
 from latbench.method import Losses, Method, MethodConfig, Stage
 from latbench.model.layout import Batch
 from latbench.report.inspect_run import InspectedStep, inspect, latent_steps, render, shown
+from latbench.report.measures import read_measures
 from latbench.runs import trace as module
 from latbench.runs.evaluate import evaluate, questions
 from latbench.runs.lock import locked
@@ -401,6 +402,14 @@ def test_the_commands_store_and_show(latent_run: Run, run: Run, capsys: pytest.C
     assert out.rstrip().endswith("latent steps of 5 answers")
     found = json.loads(call("trace", name, *where, "--samples", "2", "--json")[1])
     assert found["n"] == 10
+    assert found["shown"] is None, "not evaluated yet"
+    assert call("eval", "--run", name, *where, "--samples", "2")[0] == 0
+    (path,) = {json.loads(call("trace", name, *where, "--samples", "2", "--json")[1])["shown"] for _ in range(2)}
+    measured = read_measures(read_evaluation(Path(path).parent))[0].latents
+    assert measured is not None
+    row = next(row for row in measured.rows if measured.get(row, 2))
+    kept = Traces.open(Path(found["folder"])).get(row // 2, row % 2)
+    assert [step.entropy for step in measured.get(row, 2)] == [round(float(one), 2) for one in kept.entropy]
     assert found["num_latents"] == Traces.open(Path(found["folder"])).num_latents
     code, out, _ = call("inspect", name, *where)
     assert code == 0

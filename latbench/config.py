@@ -167,6 +167,7 @@ YOUNGER: dict[str, Any] = {
     "generate.thinking_speed": None,
     "model.words": None,
     "train.auxiliary_lr": None,
+    "method.thought": "hidden",
 }
 _SECTIONS: dict[str, type] = {"model": ModelConfig, "train": TrainConfig, "generate": GenerateConfig}
 _SHARED = ("seed", "task", "model")  # by a run and the one it starts from

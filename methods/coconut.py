@@ -9,6 +9,9 @@ The layout's `<think>` and `</think>` play the paper's start and end markers: th
 latent, the second is forced after the last, and supervised only where explicit steps stand before it. In the layout
 `coconut`, which has none, the end of the question and `###` do.
 
+The ablation "pause as thought" (Table 1) feeds one learned vector in place of every hidden state; it is unrolled like
+these, although one pass would give the same.
+
 Differs from the released code (specs/coconut.md): the optimiser starts anew at stage switches, not at every epoch; the
 markers' rows are those of the model that training starts from, not copies of the row of `<<`; the last epoch is taken
 instead of the best; the last latent is a pass of its own, so that n latents take n + 2 passes, not n + 1.
@@ -17,12 +20,14 @@ instead of the best; the last latent is a pass of its own, so that n latents tak
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
 
 from latbench.config import Fraction, GenerateConfig, Positive, PositiveFloat
 from latbench.decoding.loop import unroll
@@ -34,6 +39,7 @@ from latbench.model.layout import Batch
 from latbench.registry import register_method
 from latbench.task import STRICT, Example
 from latbench.training.losses import token_cross_entropy
+from methods.pause import pause_embedding
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -47,6 +53,7 @@ class CoconutConfig(MethodConfig):
     final_share: Annotated[Fraction, Field(gt=0, lt=1)] = 0.5  # of train.epochs; the other stages share the rest evenly
     # instead of shares of train.epochs, which is not read then: epochs of each stage (E), and of the final one
     stage_epochs: tuple[PositiveFloat, PositiveFloat] | None = None
+    thought: Literal["hidden", "pause"] = "hidden"  # what a latent step feeds; pause: a learned vector (ablation)
     uniform_prob: Fraction = 0.0  # p: an example is at a stage drawn from 0 ... its number of steps (analysis)
 
     def __post_init__(self) -> None:
@@ -64,21 +71,31 @@ class Coconut(Method[CoconutConfig]):
     def __init__(self, backbone: Backbone, config: CoconutConfig) -> None:
         super().__init__(backbone, config)
         self.check_room(self.num_latents(config.max_stage), "method.latents_per_step * method.max_stage")
+        if config.thought == "pause":
+            self.heads["pause"] = pause_embedding(backbone)
 
     # curriculum
 
     def stages(self) -> list[Stage]:
-        """`stage0` ... `stage<S>`, from `first_stage` on, then `final`, whose index is S + 1."""
+        """`stage0` ... `stage<S>`, from `first_stage` on, then `final`, whose index is S + 1.
+
+        One without latents trains the backbone alone, and no module that latents pass through.
+        """
         final = self.config.max_stage + 1
         replacing = range(self.config.first_stage, final)
         share = self.config.final_share if replacing else 1.0
         epochs = self.config.stage_epochs or (None, None)
-        return [
+        stages = [
             *(
                 Stage(name=f"stage{k}", index=k, epochs=epochs[0], share=(1 - share) / len(replacing))
                 for k in replacing
             ),
             Stage(name="final", index=final, epochs=epochs[1], share=share),
+        ]
+        thinking = self.config.uniform_prob > 0
+        return [
+            stage if thinking or self.num_latents(stage.index) else replace(stage, trainable=("backbone.",))
+            for stage in stages
         ]
 
     def num_latents(self, k: int) -> int:
@@ -118,6 +135,12 @@ class Coconut(Method[CoconutConfig]):
 
     # training
 
+    def next_embeds(self, hidden: Tensor) -> Tensor:
+        """(batch, hidden) last hidden state -> next input embedding."""
+        if self.config.thought == "hidden":
+            return hidden
+        return cast(nn.Embedding, self.heads["pause"]).weight.expand_as(hidden)
+
     def batch(self, examples: Sequence[Example], stage: Stage) -> Batch:
         """Questions, what follows the latents, and the `num_latents` ((batch,)) in between."""
         drawn = self.drawn_stages(examples, stage)
@@ -129,7 +152,7 @@ class Coconut(Method[CoconutConfig]):
 
     def loss(self, batch: Batch, stage: Stage) -> Losses:
         """Cross-entropy of what follows the latents."""
-        return Losses(ce=self.text_loss(batch, FixedLatents(self.backbone, batch.num_latents)))
+        return Losses(ce=self.text_loss(batch, FixedLatents(self.backbone, batch.num_latents, self.next_embeds)))
 
     def text_loss(self, batch: Batch, latents: FixedLatents) -> LossTerm:
         """Question, then z_1 ... z_n with z_{i+1} the hidden state at z_i, then the text."""
@@ -141,4 +164,4 @@ class Coconut(Method[CoconutConfig]):
 
     def rule(self, config: GenerateConfig) -> StepRule:
         """c * S latents, as in the final stage."""
-        return self.fixed_rule(self.num_latents(self.config.max_stage), config)
+        return self.fixed_rule(self.num_latents(self.config.max_stage), config, self.next_embeds)

@@ -41,6 +41,16 @@ class PauseConfig(MethodConfig):
     num_pauses: Positive = 6  # M
 
 
+def pause_embedding(backbone: Backbone) -> nn.Embedding:
+    """A learned vector, (1, hidden): at first the row of `<<`."""
+    # one token in GPT-2, Llama 3, Qwen and the embedded tokenizer; the mean row of its parts where it is several
+    ids = backbone.tokenizer.encode(INITIAL, add_special_tokens=False)
+    with torch.no_grad():
+        start = backbone.embed(torch.tensor(ids, device=backbone.device)).mean(0)
+    made: nn.Embedding = nn.Embedding.from_pretrained(start[None], freeze=False)
+    return made
+
+
 @register_method("pause", config=PauseConfig)
 class Pause(Method[PauseConfig]):
     """Question, M pauses, answer."""
@@ -48,11 +58,7 @@ class Pause(Method[PauseConfig]):
     def __init__(self, backbone: Backbone, config: PauseConfig) -> None:
         super().__init__(backbone, config)
         self.check_room(config.num_pauses, "method.num_pauses")
-        # one token in GPT-2, Llama 3, Qwen and the embedded tokenizer; the mean row of its parts where it is several
-        ids = backbone.tokenizer.encode(INITIAL, add_special_tokens=False)
-        with torch.no_grad():
-            start = backbone.embed(torch.tensor(ids, device=backbone.device)).mean(0)
-        self.heads["pause"] = nn.Embedding.from_pretrained(start[None], freeze=False)
+        self.heads["pause"] = pause_embedding(backbone)
 
     @property
     def pause(self) -> Tensor:

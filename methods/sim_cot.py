@@ -60,19 +60,19 @@ class SimCotConfig(CoconutConfig):
     # target of a thought without a step; equation: the answer as <<answer=answer>>; none: it is not decoded
     fill: Literal["answer", "equation", "none"] = "answer"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.thought != "hidden":
+            raise ValueError(
+                f"method.thought must be hidden, got {self.thought}: one learned vector cannot be decoded into steps"
+            )
+
 
 @register_method("sim_cot", config=SimCotConfig)
 class SimCot(Coconut):
     """Coconut whose latents a decoder turns into steps while it trains."""
 
     config: SimCotConfig
-
-    def stages(self) -> list[Stage]:
-        """Coconut's; a stage without thoughts does not train the decoder."""
-        return [
-            stage if self.num_thoughts(stage) else replace(stage, trainable=("backbone.",))
-            for stage in super().stages()
-        ]
 
     def num_thoughts(self, stage: Stage) -> int:
         """K: most thoughts of an example in this stage."""

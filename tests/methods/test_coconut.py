@@ -45,6 +45,7 @@ PARITY = [("gpt2", "default"), ("llama", "default"), ("qwen2", "default"), ("gpt
 
 
 def built(backbone: Backbone, **settings: Any) -> Coconut:
+    torch.manual_seed(7)
     return Coconut(backbone, CoconutConfig(**settings)).eval()
 
 
@@ -139,8 +140,8 @@ def slow(method: Coconut, example: Example, k: int) -> tuple[list[Tensor], Tenso
     latents = []
     for _ in range(method.config.latents_per_step * min(k, method.config.max_stage)):
         hidden = backbone.model(inputs_embeds=embeds[None], output_hidden_states=True).hidden_states[-1][0, -1]
-        latents.append(hidden)
-        embeds = torch.cat([embeds, hidden[None]])
+        latents.append(method.heads["pause"].weight[0] if method.config.thought == "pause" else hidden)  # type: ignore[union-attr,index]
+        embeds = torch.cat([embeds, latents[-1][None]])
     text = [*pieces.steps, *pieces.close, *pieces.answer, pieces.eos]
     whole = torch.cat([embeds, backbone.embed(torch.tensor(text))])
     scores = backbone.model(inputs_embeds=whole[None]).logits[0, len(embeds) - 1 : -1].log_softmax(-1)
@@ -225,15 +226,29 @@ def test_a_training_step_runs_the_model_once_per_latent_and_twice(name: str, exp
     assert len(passes) == expected
 
 
+@pytest.mark.parametrize("thought", ["hidden", "pause"])
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_gradients_flow_through_the_latents(name: str) -> None:
-    method = built(make_backbone(name))
-    table = method.backbone.model.get_input_embeddings().weight
+def test_loss_and_gradients_equal_a_loop_without_cache(name: str, thought: str) -> None:
+    """The gradients flow through all latents."""
+    method = built(make_backbone(name), thought=thought)
     stage = at(method, "final")
-    (got,) = torch.autograd.grad(loss_of(method, EXAMPLES, stage.name)["ce"].total, table)
-    rows = [slow(method, example, stage.index)[1] for example in EXAMPLES]
-    (expected,) = torch.autograd.grad(torch.stack(rows).sum(), table)
-    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)  # Llama norms are float32
+    got = loss_of(method, EXAMPLES, stage.name)["ce"].total
+    expected = torch.stack([slow(method, example, stage.index)[1] for example in EXAMPLES]).sum()
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+    parameters = list(method.parameters())
+    for one, other in zip(torch.autograd.grad(got, parameters), torch.autograd.grad(expected, parameters), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)  # Llama norms are float32
+
+
+def test_a_pause_is_trained_where_there_are_latents_and_answers_without_their_states() -> None:
+    method = built(make_backbone("llama"), max_stage=1, thought="pause")
+    for stage, trained in zip(method.stages(), (False, True, True), strict=True):
+        assert ("heads.pause.weight" in dict(method.trainable_parameters(stage))) == trained
+    config = GenerateConfig(max_new_tokens=6)
+    (answer,) = method.generate([ANN.question], config, trace=True)
+    assert answer.num_latents == 2
+    assert answer.trace is not None
+    torch.testing.assert_close(answer.trace.embeds, method.heads["pause"].weight.float().expand(2, -1).detach())  # type: ignore[operator,union-attr]
 
 
 # without latents, without curriculum (8)

@@ -53,6 +53,7 @@ class ModelConfig:
     weights: Literal["pretrained", "random"] = "pretrained"  # random: the architecture of `id`, fresh weights
     layout: Literal["default", "coconut"] = "default"
     chat_template: bool | None = None  # None: where the tokenizer has one and the weights are pretrained
+    instruction: str = ""  # before every question, with a blank line after it; such as how to word the answer
     lora: LoraConfig | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float64"] = "float32"  # of the weights
     attention: Literal["sdpa", "eager"] = "sdpa"
@@ -168,6 +169,7 @@ YOUNGER: dict[str, Any] = {
     "model.words": None,
     "train.auxiliary_lr": None,
     "method.thought": "hidden",
+    "model.instruction": "",
 }
 _SECTIONS: dict[str, type] = {"model": ModelConfig, "train": TrainConfig, "generate": GenerateConfig}
 _SHARED = ("seed", "task", "model")  # by a run and the one it starts from

@@ -120,7 +120,13 @@ class Backbone(nn.Module):
             template = tokenizer.chat_template is not None and config.weights == "pretrained"
         elif template and tokenizer.chat_template is None:
             raise ValueError(f"model.chat_template is true but the tokenizer of {name} has none; set it to false")
-        self.layout = Layout(config.layout, tokenizer, chat_template=template, markers=has_markers)
+        self.layout = Layout(
+            config.layout,
+            tokenizer,
+            chat_template=template,
+            instruction=config.instruction,
+            markers=has_markers,
+        )
         self.takes_blocks = config.attention == "sdpa" and takes_blocks(model)
         if self.takes_blocks:
             model.set_attn_implementation(SDPA_OR_FLEX)

@@ -76,13 +76,20 @@ class Layout:
         name: key of LAYOUTS.
         tokenizer: with EOS; markers already added where the layout wants them.
         chat_template: word the question through the tokenizer's chat template.
+        instruction: stands before every question, with a blank line after it.
         markers: False: the model has no think tokens and gets none; its whole output is the answer segment.
 
     Raises: ValueError: the tokenizer has no EOS token.
     """
 
     def __init__(
-        self, name: str, tokenizer: PreTrainedTokenizerBase, *, chat_template: bool = False, markers: bool = True
+        self,
+        name: str,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        chat_template: bool = False,
+        instruction: str = "",
+        markers: bool = True,
     ) -> None:
         if tokenizer.eos_token_id is None:
             raise ValueError(
@@ -93,6 +100,7 @@ class Layout:
         self.spec = LAYOUTS[name]
         self.tokenizer = tokenizer
         self.chat_template = chat_template
+        self.instruction = instruction
         self.eos: int = tokenizer.eos_token_id
         self._ids = lru_cache(maxsize=1 << 17)(self._tokenize)
         self.raw = lru_cache(maxsize=1 << 17)(self._raw)
@@ -103,6 +111,8 @@ class Layout:
 
     def prompt(self, question: str) -> tuple[int, ...]:
         """Ids fed before the first decision: the worded question and the open marker."""
+        if self.instruction:
+            question = f"{self.instruction}\n\n{question}"
         if not self.chat_template:
             return self.raw(question + self.spec.question_suffix) + self.open
         text = self.tokenizer.apply_chat_template(

@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
+from transformers.pytorch_utils import Conv1D
 
 from latbench import registry
 from latbench.config import LoraConfig, ModelConfig
@@ -124,6 +125,14 @@ def with_lora(model: PreTrainedModel, config: LoraConfig, added: list[int]) -> A
     if model.get_output_embeddings().weight is not tables[0].weight:  # PEFT follows tied weights by itself
         tables.append(model.get_output_embeddings())
     names = [name for name, module in model.named_modules() if any(module is table for table in tables)]
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+    for target in config.targets or ():
+        if not any(name == target or name.endswith(f".{target}") for name in linear):
+            choice = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+            raise ValueError(
+                f"model.lora.targets: {target!r} names no linear layer of this model, which has {choice}; "
+                "a preset for another architecture needs other targets"
+            )
     adapters = PeftLoraConfig(
         task_type="CAUSAL_LM",
         r=config.rank,
@@ -132,13 +141,7 @@ def with_lora(model: PreTrainedModel, config: LoraConfig, added: list[int]) -> A
         target_modules=config.targets or "all-linear",
         trainable_token_indices=dict.fromkeys(names, added) if added and config.train_markers else None,
     )
-    try:
-        return get_peft_model(model, adapters)
-    except ValueError:
-        linear = {name.split(".")[-1] for name, module in model.named_modules() if not list(module.children())}
-        raise ValueError(
-            f"model.lora.targets {config.targets} names no layer of this model; choose from {', '.join(sorted(linear))}"
-        ) from None
+    return get_peft_model(model, adapters)
 
 
 def without_adapters(module: nn.Module) -> nn.Module:

@@ -90,6 +90,14 @@ def test_a_plain_model_without_markers_has_an_answer_segment_alone() -> None:
     assert len(tokenizer) == model.get_input_embeddings().weight.shape[0]
 
 
+def test_adapters_for_another_architecture_are_refused_with_the_layers_there_are() -> None:
+    tokenizer = word_tokenizer(eos_token="<eos>")
+    with pytest.raises(
+        ValueError, match=r"'q_proj' names no linear layer of this model, which has c_attn, c_fc, c_proj"
+    ):
+        fresh("gpt2", tokenizer, lora=LoraConfig(rank=4, targets=["c_attn", "q_proj"]))
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama", "llama_untied"])
 def test_lora_trains_adapters_and_added_rows_alone_and_is_saved_merged(name: str, tmp_path: Path) -> None:
     tokenizer = word_tokenizer(eos_token="<eos>")

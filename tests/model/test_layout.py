@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -103,6 +104,16 @@ def test_a_chat_template_words_the_prompt_and_may_open_the_think_block() -> None
     opening = Layout("default", tokenizer, chat_template=True)
     assert list(opening.prompt("1+1?")).count(opening.open[0]) == 1
     assert tokenizer.decode(opening.prompt("1+1?")).endswith("<think>\n")
+
+
+def test_an_instruction_stands_before_the_question_in_every_prompt(llama: Backbone) -> None:
+    told = Backbone(llama.model, llama.tokenizer, replace(llama.config, instruction="Add."), name="told")
+    assert told.prompt("1+1?") == llama.prompt("Add.\n\n1+1?")
+    assert told.layout.encode(ANN).prompt == tuple(llama.prompt(f"Add.\n\n{ANN.question}"))
+    tokenizer = word_tokenizer(eos_token="<eos>", extra_special_tokens=["<think>", "</think>"])
+    tokenizer.chat_template = TEMPLATE
+    layout = Layout("default", tokenizer, chat_template=True, instruction="Add.")
+    assert layout.decode(layout.prompt("1+1?")) == "[user]Add.\n\n1+1?[assistant]"
 
 
 def test_a_tokenizer_without_eos_is_refused_and_one_without_pad_is_not() -> None:

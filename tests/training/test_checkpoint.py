@@ -51,6 +51,13 @@ def test_weights_heads_and_notes_come_back(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c"]
 
 
+def test_the_instruction_stays_with_the_model(tmp_path: Path) -> None:
+    method = Cot(Backbone.load(ModelConfig(**SIZES, instruction="Add.")), CotConfig())
+    checkpoint.save(method, tmp_path / "c")
+    assert checkpoint.load(tmp_path / "c").prompt_ids("1+1?") == method.prompt_ids("1+1?")
+    assert Cot(Backbone.load(ModelConfig(**SIZES)), CotConfig()).prompt_ids("1+1?") != method.prompt_ids("1+1?")
+
+
 def test_a_method_without_heads_has_no_file_for_them(tmp_path: Path) -> None:
     checkpoint.save(Cot(toy().backbone, CotConfig()), tmp_path / "c")
     assert not (tmp_path / "c" / checkpoint.HEADS).exists()

@@ -68,6 +68,10 @@ class _Line:
         every = [one.label_tokens_per_latent if self.labels else one.tokens_per_latent for one in self.found]
         return [value for value in every if value is not None]
 
+    def distances(self, name: str) -> list[Interval]:
+        every = [] if self.labels else [getattr(one, name) for one in self.found]
+        return [interval for interval in every if interval is not None]
+
     @property
     def paths(self) -> list[Paths]:
         return [] if self.labels else [one.paths for one in self.found if one.paths is not None]
@@ -99,6 +103,9 @@ def _compression(cells: Sequence[Measured]) -> Table:
     for k in ks:
         columns[f"ECR@{k}"] = lambda line, k=k: _over_seeds([rate.value for rate in line.rates(k)])  # type: ignore[misc]
         columns[f"chance@{k}"] = lambda line, k=k: _chances(line.rates(k))  # type: ignore[misc]
+    for name, heading in (("between_latents", "between latents"), ("from_centre", "from centre")):
+        if any(line.distances(name) for line in lines):
+            columns[heading] = lambda line, name=name: _over_seeds(line.distances(name))  # type: ignore[misc]
     if any(line.label_distances for line in lines):
         columns["apart from labels, by step"] = lambda line: _means_by_step(line.label_distances)
     if any(line.paths for line in lines):
@@ -130,6 +137,12 @@ def _compression_title(lines: Sequence[_Line]) -> str:
     )
     if any(line.label_references for line in lines):
         paths += " N_eff, labels: with what the encoder of the training makes of these spans as references."
+    distances = (
+        " Between latents, from centre: Euclidean distance of an answer's latents from each other and from the mean "
+        "input embedding; the former is near zero where they have collapsed into one."
+        if any(line.distances("between_latents") or line.distances("from_centre") for line in lines)
+        else ""
+    )
     apart = (
         " Apart from labels: total variation between a step and the label of the gold chain at its place."
         if any(line.label_distances for line in lines)
@@ -139,7 +152,7 @@ def _compression_title(lines: Sequence[_Line]) -> str:
         "Compression and parallelism, from the latent steps of the first answers: what they mixed, what the LM head "
         "reads where hidden states are fed, or the labels that training made of gold chains. ECR@K: tokens of a "
         "latent's segment of the gold chain (r tokens on average) among its K largest entries; chance: with segments "
-        f"shuffled across examples / across examples at the same step.{apart}{paths} {INTERVALS}"
+        f"shuffled across examples / across examples at the same step.{distances}{apart}{paths} {INTERVALS}"
     )
 
 

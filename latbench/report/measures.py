@@ -134,6 +134,8 @@ class ParallelismFile:
         read_through: what a step's distribution is: what it mixed, or what the LM head reads in the hidden state.
         vocab: size of the vocabulary; top_k: entries of a distribution that were kept.
         num_latents: steps looked at.
+        between_latents, from_centre: mean Euclidean distances of an answer's latents from each other and from the mean
+            input embedding, with intervals over answers; None where no answer has any, or in an older file.
         tokens_per_latent: r, mean tokens of the gold chain per step; None where the data have no chains.
         ecr: of the run's own steps on the gold chain; label_ecr: of the latents that a helper model of the training
             makes of the gold chains, with label_tokens_per_latent; label_distance: total variation between the two at
@@ -147,6 +149,8 @@ class ParallelismFile:
     vocab: Count
     top_k: Count
     num_latents: Count
+    between_latents: Interval | None = None
+    from_centre: Interval | None = None
     tokens_per_latent: float | None
     ecr: list[Rate]
     label_tokens_per_latent: float | None

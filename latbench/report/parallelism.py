@@ -126,6 +126,33 @@ def mean_distances(pairs: Sequence[tuple[Steps, Steps]]) -> list[float]:
     return means
 
 
+def distance_between(embeds: Floats) -> float | None:
+    """Mean Euclidean distance of an answer's latents from each other; near zero where they have collapsed into one.
+
+    Args:
+        embeds: (latent, hidden), what was fed.
+    Returns: None for fewer than two.
+    Source: arXiv:2509.20317, inter-latent distance.
+    """
+    num = len(embeds)
+    if num < 2:
+        return None
+    wide = embeds.astype(np.float64)
+    each = np.sqrt(((wide[:, None] - wide[None]) ** 2).sum(-1))
+    return float(each.sum() / (num * (num - 1)))
+
+
+def distance_from(embeds: Floats, centre: Floats) -> float | None:
+    """Mean Euclidean distance of an answer's latents from the centre of the vocabulary.
+
+    Args:
+        embeds: (latent, hidden); centre: (hidden,) mean row of the input embeddings.
+    Returns: None without latents.
+    Source: arXiv:2509.20317, distance to the vocabulary centre.
+    """
+    return float(np.sqrt(((embeds.astype(np.float64) - centre) ** 2).sum(-1)).mean()) if len(embeds) else None
+
+
 def spans(length: int, parts: int) -> list[tuple[int, int]]:
     """Step 1 of N_eff: span s is tokens floor(s L / A) to floor((s + 1) L / A), the last excluded."""
     return [(part * length // parts, (part + 1) * length // parts) for part in range(parts)]

@@ -36,6 +36,8 @@ from latbench.report.parallelism import (
     Floats,
     Steps,
     compression_rate,
+    distance_between,
+    distance_from,
     even_cuts,
     mean_distances,
     mean_references,
@@ -44,7 +46,7 @@ from latbench.report.parallelism import (
     spans,
 )
 from latbench.report.settling import THRESHOLD, Known, superposition, told_apart
-from latbench.report.statistics import mean_interval
+from latbench.report.statistics import Interval, mean_interval
 from latbench.runs.evaluate import questions
 from latbench.runs.lock import locked
 from latbench.runs.manifest import new_manifest
@@ -85,7 +87,7 @@ def parallelism(
     known = read_paths(paths_file, manifest.questions_sha256) if paths_file else _known_paths(task, examples)
     answers = [_Answer(example, _steps(traces.get(index))) for index, example in enumerate(examples)]
     method = run.with_helpers_for("label_latents").method
-    layout, vocab = method.backbone.layout, method.backbone.model.get_input_embeddings().weight.shape[0]
+    layout = method.backbone.layout
     own = [_row(answer, layout.steps(answer.example.steps)) for answer in answers if answer.example.steps]
     own = [row for row in own if len(row[0])]
     of_chains = _label_rows(method, examples)
@@ -94,19 +96,25 @@ def parallelism(
     problems = _problems(answers, known, layout, max_paths, wanted.seed)
     counted = min(top_k, MASS_TOP_K)
 
+    table = method.backbone.model.get_input_embeddings().weight
+    centre = table.detach().float().mean(0).cpu().numpy()
+    fed = [embeds for answer in answers if (embeds := answer.steps.embeds) is not None]
+
     def paths(references: References) -> Paths | None:
         return _paths(problems, references, known.source, max_paths, counted)
 
     found = ParallelismFile(
         header=Header.of(manifest, wanted.seed),
         read_through=_read_through(method, wanted),
-        vocab=vocab,
+        vocab=len(table),
         top_k=top_k,
         num_latents=sum(len(answer.steps) for answer in answers),
+        between_latents=_mean_distance([distance_between(embeds) for embeds in fed]),
+        from_centre=_mean_distance([distance_from(embeds, centre) for embeds in fed]),
         tokens_per_latent=_tokens_per_latent(own),
-        ecr=_rates(own, vocab),
+        ecr=_rates(own, len(table)),
         label_tokens_per_latent=_tokens_per_latent(labels),
-        label_ecr=_rates(labels, vocab),
+        label_ecr=_rates(labels, len(table)),
         label_distance=mean_distances([(a.steps, row[0]) for a, row in zip(answers, of_chains, strict=True) if row]),
         paths=paths(partial(_mean_references, table=_Embeddings(method.backbone))),
         label_references=paths(partial(_label_references, method=method)),
@@ -134,6 +142,11 @@ def _traces(folder: Path, manifest: Manifest, run: Run) -> Traces:
 
 def _steps(trace: LatentTrace) -> Steps:
     return Steps(trace.ids.numpy(), trace.weights.numpy(), trace.embeds.numpy())
+
+
+def _mean_distance(found: Sequence[float | None]) -> Interval | None:
+    there = [distance for distance in found if distance is not None]
+    return mean_interval(there).clipped(low=0) if there else None
 
 
 def _known_paths(task: Task[Any], examples: Sequence[Example]) -> KnownPaths:

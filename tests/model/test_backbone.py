@@ -92,9 +92,7 @@ def test_a_plain_model_without_markers_has_an_answer_segment_alone() -> None:
 
 def test_adapters_for_another_architecture_are_refused_with_the_layers_there_are() -> None:
     tokenizer = word_tokenizer(eos_token="<eos>")
-    with pytest.raises(
-        ValueError, match=r"'q_proj' names no linear layer .*, which has c_attn, c_fc, c_proj"
-    ):
+    with pytest.raises(ValueError, match=r"'q_proj' names no linear layer .*, which has c_attn, c_fc, c_proj"):
         fresh("gpt2", tokenizer, lora=LoraConfig(rank=4, targets=["c_attn", "q_proj"]))
 
 

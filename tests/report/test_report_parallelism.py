@@ -11,6 +11,8 @@ from latbench.report.parallelism import (
     Steps,
     compression_rate,
     cosine_distance,
+    distance_between,
+    distance_from,
     effective_number,
     even_cuts,
     greedy_matching,
@@ -54,6 +56,15 @@ def test_distances_are_total_variations_by_step_over_the_pairs_that_reach_it() -
     kept = Steps(one.ids[:, :1], one.weights[:, :1])
     assert mean_distances([(one, kept)]) == [0.5, 0, 0], "what was not kept is apart"
     assert mean_distances([]) == []
+
+
+def test_distances_of_latents_are_those_of_a_right_triangle() -> None:
+    embeds = np.array([[0, 0], [3, 0], [0, 4]], dtype=np.float32)
+    assert distance_between(embeds) == pytest.approx((3 + 4 + 5) / 3)
+    assert distance_from(embeds, np.array([0, 0], dtype=np.float32)) == pytest.approx(7 / 3)
+    assert distance_between(np.ones((4, 2), dtype=np.float32)) == 0, "collapsed"
+    assert distance_between(embeds[:1]) is None
+    assert distance_from(embeds[:0], embeds[0]) is None
 
 
 def test_spans_and_matching_of_the_specification() -> None:

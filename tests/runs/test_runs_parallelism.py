@@ -8,11 +8,13 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from math import fsum
 from typing import Any
 
 import pytest
 import torch
 from measured_runs import call, wanted_of
+from torch.nn.functional import pdist
 
 from latbench.report.leaderboard import leaderboard
 from latbench.report.measures import PARALLELISM
@@ -37,6 +39,16 @@ def test_hidden_states_are_read_through_the_head_and_mixtures_as_they_are(runs: 
     assert found.num_latents == sum(record.num_latents for record in read_records(path.parent / "records.jsonl")[0])
     gold = [record.gold_chain_length for record in read_records(path.parent / "records.jsonl")[0]]
     assert found.tokens_per_latent == pytest.approx(sum(gold) / found.num_latents)
+    assert found.between_latents is not None
+    assert found.from_centre is not None
+    traces = Traces.open(path.parent / TRACE)
+    centre = runs["coconut"].method.backbone.model.get_input_embeddings().weight.detach().mean(0)
+    fed = [traces.get(index).embeds for index in range(traces.num_questions)]
+    expected = torch.stack([(embeds - centre).norm(dim=-1).mean() for embeds in fed]).mean()
+    assert found.from_centre.value == pytest.approx(float(expected), rel=1e-4)
+    assert found.between_latents.value == pytest.approx(
+        fsum(float(pdist(one).mean()) for one in fed) / len(fed), rel=1e-4
+    )
     assert found.paths is not None
     assert found.paths.source == "task synth"
     assert 2 <= found.paths.mean_paths <= found.paths.max_paths <= found.paths.cap == 16

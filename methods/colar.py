@@ -16,8 +16,8 @@ trained them (`start: {method: cot}`, with which the paper starts all methods).
 Differs from the released code (specs/colar.md): no padding inside a row, hence no lost stop labels (B1, B2); one c for
 an optimiser step (there for a forward pass, with equal seeds on all devices); the stop is an argmax, there a draw;
 examples without a chain are skipped; question and answer are worded by the layout, without the paper's phrase that asks
-for steps; a `cot` run to start from has not seen a speed in its prompt. Neither its RL stage nor its second pass over predicted latents (off by default,
-and faulty) is here.
+for steps; a `cot` run to start from has not seen a speed in its prompt. Neither its RL stage nor its second pass over
+predicted latents (off by default, and faulty) is here.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ answer, and a layer's deviation, over the rows of a micro-batch, divides the dis
 
 Differs from the code (specs/codi.md): one teacher pass gives its loss and the states to distil, where the code runs two
 that differ in their dropout masks alone; the teacher has both markers; answers that do not start with a digit and long
-rows stay in; padding is masked in every pass; the markers' rows are trained under LoRA, as the paper says (the code
-freezes them, but does not ask its teacher for one).
+rows stay in; padding is masked in every pass (those without a mask cannot be asked for); the markers' rows are trained
+under LoRA, as the paper says (the code freezes them, but does not ask its teacher for one).
 """
 
 from __future__ import annotations

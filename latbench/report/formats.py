@@ -15,7 +15,8 @@ DASH = "–"
 IDENTITY_COLUMNS = {"backbone": "backbone", "layout": "layout", "train_data": "training data"}
 LEGEND = """\
 - Accuracy (%) is pass@1; it, pass@k (unbiased, of so many of the k answers to a question) and maj@k (of all k) have a
-  95 % interval: Wilson's for a single run, Student's t over seeds for several.
+  95 % interval: Wilson's for a single run, Student's t over seeds for several, which has no width where they all agree
+  and then says nothing of other questions.
 - #L is the chain length: latent steps plus explicit reasoning tokens, without markers, answer and EOS. Its 95 %
   interval is Student's t, over questions for a single run, over seeds for several.
 - Compression is the mean #L of the reference named with each table / mean #L; its 95 % interval is Student's t, over
@@ -24,7 +25,8 @@ LEGEND = """\
 - Answer tokens and decode steps are means per answer.
 - No answer, timeout (of the checker), truncated (at a cap) and too long (prompt beyond the context: counted as wrong,
   left out of lengths) are % of answers.
-- Passes (over the training examples) and training FLOPs include those of the run that a run starts from."""
+- Passes (over the training examples) and training FLOPs include those of the run that a run starts from; what a method
+  prepares between its stages, such as soft labels, is left out."""
 NOTHING = "No complete evaluation."
 TEXT_COLUMNS = (
     "method", "variant", "setting", *IDENTITY_COLUMNS.values(), "trained on", "source", "read from", "latents",

@@ -96,7 +96,10 @@ tabs.forEach((tab, index) => {
     event.preventDefault();
   });
 });
-if (tabs.length) openTab(tabs[0]);
+if (tabs.length) { // at first the one with the most lines
+  const size = (tab) => document.querySelectorAll(`#${tab.getAttribute("aria-controls")} tbody tr`).length;
+  openTab(tabs.reduce((largest, tab) => (size(tab) > size(largest) ? tab : largest)));
+}
 
 // tooltips of the points, by pointer or focus
 

@@ -132,7 +132,7 @@ def record_chunks(summary: Summary) -> Iterator[Json]:
     """All records of a run with their questions, uncut, `CHUNK` at a time."""
     records = read_evaluation(summary.folder).records
     texts = _Questions(max_text=None).of(summary.manifest)
-    latents = stored_latents(summary.folder, summary.manifest)
+    latents = stored_latents(summary.folder, summary.manifest) or summary.measures.latents
     for start in range(0, len(records), CHUNK):
         part = list(enumerate(records))[start : start + CHUNK]
         yield {

@@ -147,8 +147,10 @@ def test_as_many_processes_run_as_there_are_slots_and_each_sees_its_device(tmp_p
     assert sorted(result.last_line for result in results) == ["0", "3"]
 
 
-@pytest.mark.skipif(signal.getsignal(signal.SIGINT) is signal.SIG_IGN, reason="started where SIGINT is ignored")
-def test_an_interrupt_ends_the_running_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_ends_the_running_processes(tmp_path: Path, number: signal.Signals) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        pytest.skip("started where SIGINT is ignored")
     started = tmp_path / "started"
     code = f"import pathlib, time; pathlib.Path({str(started)!r}).touch(); time.sleep(600)"
     executor = LocalExecutor([None])
@@ -156,11 +158,12 @@ def test_an_interrupt_ends_the_running_processes(tmp_path: Path, monkeypatch: py
     def interrupt() -> None:
         while not started.exists():
             time.sleep(0.01)
-        os.kill(os.getpid(), 2)
+        os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
         executor.run([job(tmp_path, "long", code), job(tmp_path, "never", "print(1)")], ignore)
     thread.join()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert not (tmp_path / "never.log").exists() or "1" not in (tmp_path / "never.log").read_text().splitlines()

@@ -67,8 +67,11 @@ def trace(
     except NoLatentStepsError as error:
         note(f"error: {error}")
         raise typer.Exit(FAILED) from None
-    tokenizer = target.method.backbone.tokenizer
-    shown = write_latents(found.folder.parent, lambda token: tokenizer.decode([token], skip_special_tokens=False))
+
+    def decode(token: int) -> str:
+        return str(target.method.backbone.tokenizer.decode([token], skip_special_tokens=False))
+
+    shown = write_latents(found.folder.parent, decode)
     if as_json:
         print_json({"folder": found.folder, "n": found.header.n, "num_latents": found.num_latents, "shown": shown})
         return

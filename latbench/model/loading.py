@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -125,14 +125,8 @@ def with_lora(model: PreTrainedModel, config: LoraConfig, added: list[int]) -> A
     if model.get_output_embeddings().weight is not tables[0].weight:  # PEFT follows tied weights by itself
         tables.append(model.get_output_embeddings())
     names = [name for name, module in model.named_modules() if any(module is table for table in tables)]
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
-    for target in config.targets or ():
-        if not any(name == target or name.endswith(f".{target}") for name in linear):
-            choice = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
-            raise ValueError(
-                f"model.lora.targets: {target!r} names no linear layer of this model, which has {choice}; "
-                "a preset for another architecture needs other targets"
-            )
+    if config.targets:
+        _check_targets(model, config.targets)
     adapters = PeftLoraConfig(
         task_type="CAUSAL_LM",
         r=config.rank,
@@ -142,6 +136,18 @@ def with_lora(model: PreTrainedModel, config: LoraConfig, added: list[int]) -> A
         trainable_token_indices=dict.fromkeys(names, added) if added and config.train_markers else None,
     )
     return get_peft_model(model, adapters)
+
+
+def _check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
+    """PEFT is content where one of them is there. Raises: ValueError: one names no linear layer."""
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in linear):
+            choice = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+            raise ValueError(
+                f"model.lora.targets: {target!r} names no linear layer of this model, which has {choice}; "
+                "a preset for another architecture needs other targets"
+            )
 
 
 def without_adapters(module: nn.Module) -> nn.Module:

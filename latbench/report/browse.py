@@ -13,7 +13,7 @@ from typing import Any
 from latbench import registry, tree
 from latbench.config import GenerateConfig
 from latbench.data import DATA_DIR, FileTask
-from latbench.report.latents import StoredLatents, stored_latents
+from latbench.report.latents import LatentStep, StoredLatents, stored_latents
 from latbench.report.measures import Header, LatentsFile, write_measure
 from latbench.report.metrics import Summary
 from latbench.runs.evaluate import questions
@@ -145,7 +145,7 @@ def write_latents(folder: Path, decode: Callable[[int], str]) -> Path | None:
     """Write the traced latent steps of the records that the page may show, as text, beside them.
 
     Args:
-        folder: of the evaluation; decode: token id -> text.
+        folder: of the evaluation; decode: token id -> text, for a run without a tokenizer of its own.
     Returns: the file; None where records or trace are not complete.
     Raises: ValueError: the trace is damaged. OSError: it cannot be written.
     """
@@ -155,12 +155,10 @@ def write_latents(folder: Path, decode: Callable[[int], str]) -> Path | None:
     manifest, latents = evaluation.manifest, stored_latents(folder, evaluation.manifest, decode)
     if latents is None or not manifest.complete or len(evaluation.records) != manifest.n:
         return None
-    chosen = [(place, latents.get(place, TOP)[:MAX_STEPS]) for place, _ in Choice.of(evaluation.records).records]
-    steps = [
-        [(round(s.entropy, 2), [(_encodable(t), round(w, 3)) for t, w in s.tokens]) for s in row] for _, row in chosen
-    ]
-    header = Header.of(manifest, manifest.seed)
-    return write_measure(folder, LatentsFile(header=header, rows=[place for place, _ in chosen], steps=steps))
+    rows = choice(evaluation.records)
+    shown = [map(_shown, latents.get(row, TOP)[:MAX_STEPS]) for row in rows]
+    steps = [[(step.entropy, list(step.tokens)) for step in row] for row in shown]
+    return write_measure(folder, LatentsFile(header=Header.of(manifest, manifest.seed), rows=rows, steps=steps))
 
 
 def record_json(
@@ -189,12 +187,15 @@ def record_json(
         steps = latents.get(place, TOP)
     except ValueError:
         return row  # damaged: shown without, as where there is no trace
-    shown = steps if max_text is None else steps[:MAX_STEPS]
-    row["steps"] = [
-        [round(step.entropy, 2), [[_encodable(text), round(weight, 3)] for text, weight in step.tokens]]
-        for step in shown
-    ]
+    shown = map(_shown, steps if max_text is None else steps[:MAX_STEPS])
+    row["steps"] = [[step.entropy, [list(token) for token in step.tokens]] for step in shown]
     return row
+
+
+def _shown(step: LatentStep) -> LatentStep:
+    """In the digits that the page shows, its texts fit to be encoded."""
+    tokens = tuple((_encodable(text), round(weight, 3)) for text, weight in step.tokens)
+    return LatentStep(entropy=round(step.entropy, 2), tokens=tokens)
 
 
 def script_text(value: Any) -> str:

@@ -20,7 +20,7 @@ from latbench import registry
 from latbench.config import TINY, GenerateConfig, RunConfig
 from latbench.report.browse import asked_config
 from latbench.report.leaderboard import FORMATS, LeaderboardResult, find_evaluations, leaderboard
-from latbench.report.measures import COST, read_measures
+from latbench.report.measures import COST, CostFile, read_measures
 from latbench.report.metrics import problem
 from latbench.report.page import RECORD_FILES
 from latbench.report.reported import TITLE
@@ -63,7 +63,8 @@ def check_evaluation(folder: Path) -> list[str]:
         return [f"{folder}: {evaluation.num_bad_lines} lines are no records; evaluate again"]
     if reason := problem(evaluation):
         return [f"{folder}: {reason}"]
-    return [f"{folder}: {sentence}" for sentence in (*_problems(evaluation), *read_measures(evaluation)[1])]
+    measures, unusable = read_measures(evaluation)
+    return [f"{folder}: {sentence}" for sentence in (*_problems(evaluation, measures.cost), *unusable)]
 
 
 def check_tables(folder: Path) -> list[str]:
@@ -85,7 +86,7 @@ def check_tables(folder: Path) -> list[str]:
     return problems
 
 
-def _problems(evaluation: Evaluation) -> Iterator[str]:
+def _problems(evaluation: Evaluation, cost: CostFile | None) -> Iterator[str]:
     manifest = evaluation.manifest
     path = records_path(evaluation.folder)
     if path is not None and path.stat().st_size > MAX_BYTES:
@@ -116,7 +117,8 @@ def _problems(evaluation: Evaluation) -> Iterator[str]:
     if len(examples) * wanted.generate.samples == len(evaluation.records):
         method = _untrained(config, manifest)
         yield from _record_problems(evaluation, wanted, task, examples, method)
-        yield from _cost_problems(evaluation, method)
+        if method and cost:
+            yield from _cost_problems(cost, method, evaluation.records)
 
 
 def _record_problems(
@@ -199,15 +201,12 @@ def _tokens(method: Method[Any], example: Example, config: GenerateConfig) -> di
     }
 
 
-def _cost_problems(evaluation: Evaluation, method: Method[Any] | None) -> Iterator[str]:
+def _cost_problems(cost: CostFile, method: Method[Any], records: Sequence[Record]) -> Iterator[str]:
     from latbench.runs.cost import mean_flops
 
-    found = read_measures(evaluation)[0].cost
-    if found is None or method is None:
-        return
-    flops = mean_flops(method, evaluation.records)
-    if found.flops is None or flops is None or not isclose(found.flops, flops, rel_tol=1e-9):
-        yield f"flops is {found.flops} in {COST}, but {flops} follows from the records"
+    flops = mean_flops(method, records)
+    if cost.flops is None or flops is None or not isclose(cost.flops, flops, rel_tol=1e-9):
+        yield f"flops is {cost.flops} in {COST}, but {flops} follows from the records"
 
 
 def _wanted(manifest: Manifest, config: RunConfig) -> EvalConfig:

@@ -73,26 +73,26 @@ class StoredLatents:
 
 
 def stored_latents(
-    folder: Path, manifest: Manifest, decode: Callable[[int], str] | None = None
+    folder: Path, manifest: Manifest, decode: Callable[[int], str] = "#{}".format
 ) -> StoredLatents | None:
     """The trace of an evaluation folder; None where there is none that is complete and of this evaluation.
 
     Args:
-        decode: token id -> text; None: by the tokenizer of the run's checkpoint, "#id" where it is not at hand.
+        decode: token id -> text, where no tokenizer is at hand in the run's checkpoint.
     """
     try:
         header = json.loads((folder / TRACE / TRACE_HEADER).read_text(encoding="utf-8"))
         if any(header[name] != getattr(manifest, name) for name in SAME_ANSWERS):
             return None
-        return StoredLatents(folder / TRACE, header, decode or _decoder(folder))
+        return StoredLatents(folder / TRACE, header, _decoder(folder) or decode)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _decoder(folder: Path) -> Callable[[int], str]:
+def _decoder(folder: Path) -> Callable[[int], str] | None:
     path = folder.parents[1] / "checkpoint" / "tokenizer.json"
     if not path.is_file():
-        return "#{}".format
+        return None
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(path))

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from latbench.files import write_whole
 from latbench.registry import unknown
@@ -19,6 +20,8 @@ from latbench.report.page import record_files, to_html
 from latbench.report.reported import Reported, find_reported, read_reported, reported_markdown
 from latbench.report.tables import Cell, Row, cells, identity, rows
 from latbench.runs.records import MANIFEST, Evaluation, read_evaluation, records_path
+
+Item = TypeVar("Item", Row, Summary)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +121,7 @@ def leaderboard(
     summaries, notices = load(folders, choose if "html" in formats else None)
     table = rows(summaries)
     if only is not None:
-        table = _fitting(table, only)
-        shown = {(row.test_set, row.run, row.setting) for row in table}
-        summaries = [s for s in summaries if (s.test_set, s.manifest.run, s.manifest.setting) in shown]
+        table, summaries = _fitting(table, only), _fitting(summaries, only)
     path = find_reported(folders)
     if reported and path is None:
         raise ValueError("no reported.csv in the folders given; name one that has it, such as results/ of the checkout")
@@ -142,15 +143,15 @@ def leaderboard(
     return LeaderboardResult(text_by_format=texts, notices=tuple(notices), cells=tuple(cells(table)), paths=paths)
 
 
-def _fitting(table: Sequence[Row], only: str) -> list[Row]:
+def _fitting(items: Sequence[Item], only: str) -> list[Item]:
     try:
         wanted = re.compile(only)
     except re.error as error:
         raise ValueError(f"--only {only!r} is no regular expression: {error}") from None
-    names = [f"{row.task} {row.method} {row.variant}".strip() for row in table]
-    if kept := [row for row, name in zip(table, names, strict=True) if wanted.search(name)]:
+    names = [f"{task} {method} {variant}".strip() for task, _, method, variant, *_ in map(identity, items)]
+    if kept := [item for item, name in zip(items, names, strict=True) if wanted.search(name)]:
         return kept
-    raise ValueError(f"--only {only!r} fits none of {len(table)} rows; the first is {names[0]!r}")
+    raise ValueError(f"--only {only!r} fits none of {len(items)} rows; the first is {names[0]!r}")
 
 
 def load(folders: Sequence[Path], look: Callable[[Evaluation], None] | None = None) -> tuple[list[Summary], list[str]]:

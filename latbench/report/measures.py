@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as config_dataclass
@@ -304,10 +304,9 @@ F = TypeVar("F", ParallelismFile, RelianceFile, CostFile, LatentsFile)
 
 def write_measure(folder: Path, measure: ParallelismFile | RelianceFile | CostFile | LatentsFile) -> Path:
     """Write a measure beside the records, whole. Returns: its path."""
-    kind = type(measure)
-    path = folder / _FILES[kind]
-    indent = None if kind is LatentsFile else 1  # a line per number would be many
-    write_whole(path, _ADAPTERS[kind].dump_json(measure, indent=indent).decode() + "\n")
+    file = _FILES[type(measure)]
+    path = folder / file.name
+    write_whole(path, file.adapter.dump_json(measure, indent=file.indent).decode() + "\n")
     return path
 
 
@@ -318,10 +317,11 @@ def read_measure(folder: Path, kind: type[F], of: Manifest) -> F | None:
         of: manifest of the evaluation it is read with.
     Raises: ValueError: damaged, of a newer version, or of another run, setting or other questions.
     """
-    path = folder / _FILES[kind]
-    again = f"remove it, or measure again with `latbench {'trace' if kind is LatentsFile else path.stem}`"
+    file = _FILES[kind]
+    path = folder / file.name
+    again = f"remove it, or measure again with `latbench {file.command}`"
     try:
-        found: F = _ADAPTERS[kind].validate_json(path.read_bytes())
+        found: F = file.adapter.validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except ValidationError as error:
@@ -341,7 +341,7 @@ def read_measures(evaluation: Evaluation) -> tuple[Measures, list[str]]:
     notices = []
     found: dict[str, Any] = {}
     for kind, file in _FILES.items():
-        name = file.removesuffix(".json")
+        name = file.name.removesuffix(".json")
         try:
             found[name] = read_measure(folder, kind, of)
             if name == "reliance" and found[name] and found[name].untouched != verdicts(evaluation.records):
@@ -352,10 +352,16 @@ def read_measures(evaluation: Evaluation) -> tuple[Measures, list[str]]:
     return Measures(**found), notices
 
 
-_FILES: Mapping[type[Any], str] = {
-    ParallelismFile: PARALLELISM,
-    RelianceFile: RELIANCE,
-    CostFile: COST,
-    LatentsFile: LATENTS,
+class _File(NamedTuple):
+    name: str
+    command: str  # that writes it
+    adapter: TypeAdapter[Any]
+    indent: int | None = 1
+
+
+_FILES: Mapping[type[Any], _File] = {
+    ParallelismFile: _File(PARALLELISM, "parallelism", TypeAdapter(ParallelismFile)),
+    RelianceFile: _File(RELIANCE, "reliance", TypeAdapter(RelianceFile)),
+    CostFile: _File(COST, "cost", TypeAdapter(CostFile)),
+    LatentsFile: _File(LATENTS, "trace", TypeAdapter(LatentsFile), indent=None),  # a line per number would be many
 }
-_ADAPTERS: Mapping[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in _FILES}

@@ -8,12 +8,13 @@ import shlex
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from latbench.signals import handling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,8 @@ class LocalExecutor:
 
     def run(self, jobs: Sequence[Job], on_end: Callable[[JobResult], None]) -> list[JobResult]:
         """See Executor. On Ctrl-C or SIGTERM the running processes are ended, which leaves resumable runs."""
-        with _terminated_as_interrupted(), ThreadPoolExecutor(self._num_slots) as pool:
+        terminated = handling(signal.SIGTERM, signal.default_int_handler)  # schedulers send it
+        with terminated, ThreadPoolExecutor(self._num_slots) as pool:
             futures = [pool.submit(self._run, job, on_end) for job in jobs]
             try:
                 return [future.result() for future in futures]
@@ -115,19 +117,6 @@ class LocalExecutor:
             self._stopped = True
             for process in self._running:
                 process.send_signal(signal.SIGINT)  # training stops at its next whole step
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM, which schedulers send, is a KeyboardInterrupt; outside of the main thread it stays what it is."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def last_line(log: Path) -> str:

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from latbench.decoding.rule import LatentRule, Mode, RowState
 from latbench.decoding.trace import LabelLatents, LatentTrace
@@ -87,7 +88,8 @@ def parallelism(
     known = read_paths(paths_file, manifest.questions_sha256) if paths_file else _known_paths(task, examples)
     answers = [_Answer(example, _steps(traces.get(index))) for index, example in enumerate(examples)]
     method = run.with_helpers_for("label_latents").method
-    layout = method.backbone.layout
+    layout, table = method.backbone.layout, method.backbone.model.get_input_embeddings().weight
+    vocab = len(table)
     own = [_row(answer, layout.steps(answer.example.steps)) for answer in answers if answer.example.steps]
     own = [row for row in own if len(row[0])]
     of_chains = _label_rows(method, examples)
@@ -96,25 +98,20 @@ def parallelism(
     problems = _problems(answers, known, layout, max_paths, wanted.seed)
     counted = min(top_k, MASS_TOP_K)
 
-    table = method.backbone.model.get_input_embeddings().weight
-    centre = table.detach().float().mean(0).cpu().numpy()
-    fed = [embeds for answer in answers if (embeds := answer.steps.embeds) is not None]
-
     def paths(references: References) -> Paths | None:
         return _paths(problems, references, known.source, max_paths, counted)
 
     found = ParallelismFile(
         header=Header.of(manifest, wanted.seed),
         read_through=_read_through(method, wanted),
-        vocab=len(table),
+        vocab=vocab,
         top_k=top_k,
         num_latents=sum(len(answer.steps) for answer in answers),
-        between_latents=_mean_distance([distance_between(embeds) for embeds in fed]),
-        from_centre=_mean_distance([distance_from(embeds, centre) for embeds in fed]),
+        **_distances(answers, table),
         tokens_per_latent=_tokens_per_latent(own),
-        ecr=_rates(own, len(table)),
+        ecr=_rates(own, vocab),
         label_tokens_per_latent=_tokens_per_latent(labels),
-        label_ecr=_rates(labels, len(table)),
+        label_ecr=_rates(labels, vocab),
         label_distance=mean_distances([(a.steps, row[0]) for a, row in zip(answers, of_chains, strict=True) if row]),
         paths=paths(partial(_mean_references, table=_Embeddings(method.backbone))),
         label_references=paths(partial(_label_references, method=method)),
@@ -142,6 +139,16 @@ def _traces(folder: Path, manifest: Manifest, run: Run) -> Traces:
 
 def _steps(trace: LatentTrace) -> Steps:
     return Steps(trace.ids.numpy(), trace.weights.numpy(), trace.embeds.numpy())
+
+
+def _distances(answers: Sequence[_Answer], table: Tensor) -> dict[str, Interval | None]:
+    """Fields of the file, by name: of each answer's latents from each other and from the mean input embedding."""
+    centre = table.detach().float().mean(0).cpu().numpy()
+    fed = [embeds for answer in answers if (embeds := answer.steps.embeds) is not None]
+    return {
+        "between_latents": _mean_distance([distance_between(embeds) for embeds in fed]),
+        "from_centre": _mean_distance([distance_from(embeds, centre) for embeds in fed]),
+    }
 
 
 def _mean_distance(found: Sequence[float | None]) -> Interval | None:

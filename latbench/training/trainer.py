@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +34,7 @@ from latbench.files import write_whole
 from latbench.method import HeldOut, Method, Stage
 from latbench.progress import progress
 from latbench.registry import unknown
+from latbench.signals import handling
 from latbench.task import Example
 from latbench.training.cost import TrainReport
 from latbench.training.order import Order
@@ -328,7 +328,7 @@ def _interruptible(trainer: StageTrainer) -> Iterator[None]:
 
     Processes would stop at different steps and wait for each other, so several are left to their launcher.
     """
-    if trainer.args.world_size > 1 or threading.current_thread() is not threading.main_thread():
+    if trainer.args.world_size > 1:
         yield
         return
 
@@ -337,11 +337,8 @@ def _interruptible(trainer: StageTrainer) -> Iterator[None]:
             raise KeyboardInterrupt
         trainer.interrupted = True
 
-    before = signal.signal(signal.SIGINT, stop)
-    try:
+    with handling(signal.SIGINT, stop):
         yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from latbench.runs.executor import Job, JobResult, LocalExecutor
 from latbench.runs.records import MANIFEST
 from latbench.runs.run import CONFIG, load_run
 from latbench.runs.sweep import SweepConfig, members, read_sweep, run_configs, run_sweep
+from latbench.signals import handling
 
 BASE = {
     "task": {"num_train": 40, "num_test": 6},
@@ -149,8 +150,6 @@ def test_as_many_processes_run_as_there_are_slots_and_each_sees_its_device(tmp_p
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_signal_ends_the_running_processes(tmp_path: Path, number: signal.Signals) -> None:
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        pytest.skip("started where SIGINT is ignored")
     started = tmp_path / "started"
     code = f"import pathlib, time; pathlib.Path({str(started)!r}).touch(); time.sleep(600)"
     executor = LocalExecutor([None])
@@ -162,7 +161,8 @@ def test_a_signal_ends_the_running_processes(tmp_path: Path, number: signal.Sign
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
+    handled = handling(signal.SIGINT, signal.default_int_handler)  # also where the tests were started with it ignored
+    with handled, pytest.raises(KeyboardInterrupt):
         executor.run([job(tmp_path, "long", code), job(tmp_path, "never", "print(1)")], ignore)
     thread.join()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from latbench.runs.records import RECORDS, Manifest, Record, append_records, write_manifest
+from latbench.evaluation.records import RECORDS, Manifest, Record, append_records, write_manifest
 from latbench.task import Fingerprint
 
 

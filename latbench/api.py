@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latbench import registry, tree
-from latbench.config import ConfigError, parse
-from latbench.runs.evaluate import evaluate as evaluate_run
-from latbench.runs.plan import plan
-from latbench.runs.records import Evaluation, read_evaluation
+from latbench import registry
+from latbench.config import ConfigError, parse, tree
+from latbench.evaluation.evaluate import evaluate as evaluate_run
+from latbench.evaluation.plan import plan
+from latbench.evaluation.records import Evaluation, read_evaluation
 from latbench.runs.run import Run, load_run
 from latbench.runs.train import train as train_run
 from latbench.task import Task

@@ -38,13 +38,13 @@ from torch.distributions import Normal
 from latbench.config import Fraction, GenerateConfig, NonNegativeFloat, Positive, PositiveFloat
 from latbench.decoding.rule import Latent, LatentRule, RowState, StepRule, says_close
 from latbench.decoding.sampling import Sampling, normal, row_keys, uniform
-from latbench.files import write_whole
 from latbench.method import DIAGNOSTICS, Losses, LossTerm, Method, MethodConfig, Stage
 from latbench.model.backbone import Backbone
 from latbench.model.layout import IGNORE_INDEX, Batch, pad
 from latbench.registry import register_method
 from latbench.task import STRICT, Example
 from latbench.training.losses import token_cross_entropy
+from latbench.util.files import write_whole
 
 AUTO = 0  # the speed that reads `auto` in the prompt
 EPSILON = 1e-5  # beside the divisor of a merge, as in the paper's code

@@ -41,8 +41,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as config_dataclass
 
 from latbench.config import Positive
+from latbench.data.rows import rows_hash
 from latbench.registry import register_task, unknown
-from latbench.rows import rows_hash
 from latbench.task import STRICT, Example, Fingerprint, Score, Task, TaskConfig
 
 ENTITIES = (

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from latbench.data import FileTask, Source, read_split, short_name
-from latbench.hub import HubSource, Row, RowMapping
+from latbench.data.hub import HubSource, Row, RowMapping
+from latbench.data.solutions import gsm8k_solution
 from latbench.registry import register_task
-from latbench.solutions import gsm8k_solution
 from latbench.task import Example, TaskConfig
 
 

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 
 from latbench.answers.extract import last_boxed
 from latbench.data import FileTask, Source
-from latbench.hub import HubSource, Row
+from latbench.data.hub import HubSource, Row
+from latbench.data.solutions import math_sentences
 from latbench.registry import register_task
-from latbench.solutions import math_sentences
 from latbench.task import TaskConfig
 
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from latbench.data import FileTask, Source
-from latbench.hub import HubSource, Row
+from latbench.data.hub import HubSource, Row
+from latbench.data.solutions import number_text
 from latbench.registry import register_task
-from latbench.solutions import number_text
 from latbench.task import TaskConfig
 
 

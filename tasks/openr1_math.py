@@ -14,7 +14,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from latbench.data import FileTask, Source
-from latbench.hub import HubSource, Row
+from latbench.data.hub import HubSource, Row
 from latbench.registry import register_task
 from latbench.task import STRICT, Example, TaskConfig
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from latbench.data import FileTask, Source
-from latbench.hub import Row
+from latbench.data.hub import Row
 from latbench.registry import register_task
 from latbench.task import TaskConfig
 

@@ -24,6 +24,8 @@ from latbench.model.backbone import Backbone
 from latbench.model.tiny import tiny_tokenizer
 from latbench.task import Example
 
+pytest_plugins = ["made_evaluations", "made_runs"]
+
 CHAINS = [  # of 3, 1, 4 and 2 steps
     Example(
         id=f"e{number}",

@@ -15,10 +15,10 @@ import pytest
 from transformers.utils.logging import disable_progress_bar
 
 from latbench.cli import main
-from latbench.console import print_json
-from latbench.runs import evaluate as evaluate_module
+from latbench.cli.console import print_json
+from latbench.evaluation import evaluate as evaluate_module
+from latbench.evaluation.records import RECORDS
 from latbench.runs.lock import locked
-from latbench.runs.records import RECORDS
 from latbench.training import checkpoint
 
 CHECKOUT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from latbench.cli import measure_commands, report_commands, run_commands
-from latbench.console import FAILED, describe, note
+from latbench.cli.console import FAILED, describe, note
 
 RESUMED_BY_OPTION = ("train", "sweep")  # the others resume when they are repeated
 INTERRUPTED = 130  # what Typer returns for Ctrl-C

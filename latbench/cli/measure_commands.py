@@ -9,6 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from latbench.cli.console import (
+    FAILED,
+    note,
+    print_json,
+    say,
+    use_data_dir,
+)
 from latbench.cli.options import (
     RUNS,
     DataOption,
@@ -23,17 +30,10 @@ from latbench.cli.options import (
     SplitOption,
     eval_changes,
 )
-from latbench.console import (
-    FAILED,
-    note,
-    print_json,
-    say,
-    use_data_dir,
-)
 from latbench.runs.run import Run, find_run, load_run
 
 if TYPE_CHECKING:
-    from latbench.runs.plan import EvalConfig
+    from latbench.evaluation.plan import EvalConfig
 
 commands = typer.Typer()
 
@@ -55,9 +55,9 @@ def trace(
 
     Those of the records that the page shows go into latents.json as well, where the run has been evaluated.
     """
+    from latbench.measures.trace import NoLatentStepsError, Traces
+    from latbench.measures.trace import trace as trace_run
     from latbench.report.browse import write_latents
-    from latbench.runs.trace import NoLatentStepsError, Traces
-    from latbench.runs.trace import trace as trace_run
 
     use_data_dir(data_dir)
     target = load_run(find_run(run, runs_dir), device=device)
@@ -98,7 +98,7 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Show one answer with its latent steps as their top tokens; from its trace where that is stored."""
-    from latbench.report import inspect_run as report
+    from latbench.measures import inspect as report
 
     if question is not None and index is not None:
         raise ValueError("--question and --index name two questions; give one of them")
@@ -132,9 +132,9 @@ def parallelism(
     as_json: JsonOption = False,
 ) -> None:
     """Measure how much of explicit chains a run's latent steps hold, from its stored trace."""
+    from latbench.measures.files import Measures
+    from latbench.measures.parallelism import parallelism as measure
     from latbench.report.measure_tables import measure_text
-    from latbench.report.measures import Measures
-    from latbench.runs.parallelism import parallelism as measure
 
     use_data_dir(data_dir)
     target = load_run(find_run(run, runs_dir))
@@ -163,8 +163,8 @@ def paths(
     as_json: JsonOption = False,
 ) -> None:
     """Sample distinct correct chains of each question from a run of `cot`, for `latbench parallelism --paths`."""
-    from latbench.runs.paths import SAMPLING, sample_paths
-    from latbench.runs.plan import plan
+    from latbench.evaluation.plan import plan
+    from latbench.measures.paths import SAMPLING, sample_paths
 
     use_data_dir(data_dir)
     target = load_run(find_run(run, runs_dir), device=device)
@@ -196,10 +196,10 @@ def reliance(
     as_json: JsonOption = False,
 ) -> None:
     """Measure how far a run relies on its latent steps: the same questions again with replaced latents."""
+    from latbench.measures.files import Measures, effects
+    from latbench.measures.reliance import DEFAULT
+    from latbench.measures.reliance import reliance as measure
     from latbench.report.measure_tables import measure_text
-    from latbench.report.measures import Measures, effects
-    from latbench.runs.reliance import DEFAULT
-    from latbench.runs.reliance import reliance as measure
 
     use_data_dir(data_dir)
     target = load_run(find_run(run, runs_dir), device=device)
@@ -230,10 +230,10 @@ def cost(
     as_json: JsonOption = False,
 ) -> None:
     """Measure what an answer costs: operations, and time at batch 1 and full batch, runs taking turns."""
+    from latbench.measures.answer_cost import cost as measure
+    from latbench.measures.files import Measures
     from latbench.report.formats import markdown_table
     from latbench.report.measure_tables import Measured, measure_tables
-    from latbench.report.measures import Measures
-    from latbench.runs.cost import cost as measure
 
     use_data_dir(data_dir)
     names: Sequence[str | None] = runs or [None]
@@ -253,7 +253,7 @@ def _plan(
     run: Run, task: str | None, split: str, limit: int | None, samples: int | None, settings: list[str] | None
 ) -> EvalConfig:
     """The evaluation that a trace or an inspection looks into."""
-    from latbench.runs.plan import plan
+    from latbench.evaluation.plan import plan
 
     name, changes = task or run.config.task_name, eval_changes(settings, samples)
     return plan(run.config, name, split=split, limit=limit, changes=changes)

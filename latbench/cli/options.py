@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from latbench import tree
+from latbench.config import tree
 
 MethodOption = Annotated[str | None, typer.Option("--method", help="Method; `latbench list methods` shows them.")]
 TaskOption = Annotated[str | None, typer.Option("--task", help="Task to train on; synth by default.")]

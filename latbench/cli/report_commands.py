@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 
 from latbench import registry
-from latbench.cli.options import RUNS, JsonOption, RunsOption
-from latbench.console import (
+from latbench.cli.console import (
     FAILED,
     evaluation_folder,
     note,
@@ -19,6 +18,7 @@ from latbench.console import (
     say,
     stale_files,
 )
+from latbench.cli.options import RUNS, JsonOption, RunsOption
 
 commands = typer.Typer()
 
@@ -72,7 +72,7 @@ def _check_submission(
     folders: Sequence[Path], formats: Sequence[str], out: Path | None, reported: bool, as_json: bool
 ) -> None:
     """Say what does not recompute, also of the files in `out`, and fail where there is anything."""
-    from latbench.report import check
+    from latbench import submission as check
     from latbench.report.leaderboard import FORMATS
     from latbench.report.leaderboard import leaderboard as report
 
@@ -98,8 +98,8 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Paired test of two evaluations, and the questions on which they differ."""
-    from latbench.report import compare as report
-    from latbench.runs.records import read_evaluation
+    from latbench.evaluation import compare as report
+    from latbench.evaluation.records import read_evaluation
 
     found = report.compare(*(read_evaluation(evaluation_folder(name, runs_dir)) for name in (a, b)))
     if as_json:
@@ -115,7 +115,7 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """Methods, tasks, presets or runs at hand."""
-    from latbench.runs.listing import LISTINGS
+    from latbench.cli.listing import LISTINGS
 
     if what not in LISTINGS:
         raise registry.unknown("list", what, LISTINGS)

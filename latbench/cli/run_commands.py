@@ -8,7 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
-from latbench import tree
+from latbench.cli.console import (
+    FAILED,
+    figures,
+    find_target,
+    left_out,
+    note,
+    options_tree,
+    print_json,
+    say,
+    slots,
+    use_data_dir,
+)
 from latbench.cli.options import (
     RUNS,
     DataOption,
@@ -26,18 +37,7 @@ from latbench.cli.options import (
     TaskOption,
     eval_changes,
 )
-from latbench.console import (
-    FAILED,
-    figures,
-    find_target,
-    left_out,
-    note,
-    options_tree,
-    print_json,
-    say,
-    slots,
-    use_data_dir,
-)
+from latbench.config import tree
 
 commands = typer.Typer()
 
@@ -54,7 +54,7 @@ def quickstart(
     as_json: JsonOption = False,
 ) -> None:
     """Train and evaluate the embedded default, and print its leaderboard: CPU, offline, minutes."""
-    from latbench.runs import quickstart as start
+    from latbench.cli import quickstart as start
 
     changes = dict(tree.flatten(tree.parse_overrides(settings or [])))
     if steps is not None:
@@ -121,11 +121,11 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a run, or a method over a model as it comes; repeats continue where they stopped."""
-    from latbench.report.metrics import summarise
-    from latbench.runs.evaluate import evaluate as evaluate_run
-    from latbench.runs.evaluate import questions
-    from latbench.runs.plan import plan
-    from latbench.runs.records import read_evaluation
+    from latbench.evaluation.evaluate import evaluate as evaluate_run
+    from latbench.evaluation.evaluate import questions
+    from latbench.evaluation.metrics import summarise
+    from latbench.evaluation.plan import plan
+    from latbench.evaluation.records import read_evaluation
 
     use_data_dir(data_dir)
     changes = eval_changes(settings, samples) | ({} if seed is None else {"seed": seed})
@@ -156,9 +156,9 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """Train and evaluate a grid of runs; what is complete is skipped, a failed run stops no other."""
-    from latbench.progress import progress
-    from latbench.runs.executor import LocalExecutor
-    from latbench.runs.sweep import members, read_sweep, run_sweep
+    from latbench.sweep.executor import LocalExecutor
+    from latbench.sweep.sweep import members, read_sweep, run_sweep
+    from latbench.util.progress import progress
 
     use_data_dir(data_dir)
     config = read_sweep(file)
@@ -194,8 +194,8 @@ def rerun(
     as_json: JsonOption = False,
 ) -> None:
     """Repeat a result from its manifest and compare the records."""
+    from latbench.evaluation.rerun import rerun as repeat
     from latbench.report.formats import interval_text
-    from latbench.runs.rerun import rerun as repeat
 
     use_data_dir(data_dir)
     found = repeat(result, runs_dir=runs_dir)

@@ -35,13 +35,13 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from latbench import registry, tree
-from latbench.config import ConfigError, GenerateConfig
+from latbench import registry
+from latbench.config import ConfigError, GenerateConfig, tree
 from latbench.decoding.loop import Generation, Prompt
 from latbench.decoding.rule import Mode
 from latbench.integrations.likelihood import Likelihood, after_text, after_thinking
 from latbench.integrations.lm_eval_tasks import run_of
-from latbench.progress import progress
+from latbench.util.progress import progress
 
 RAW_TOKENS = 256  # lm-eval's `max_gen_toks` for a task that names none
 WITHOUT_EFFECT = {"num_beams": 1, "repetition_penalty": 1}  # values at which a task may set what we do not have

@@ -16,7 +16,7 @@ from latbench import registry
 from latbench.answers.extract import AnswerKind
 from latbench.answers.scoring import score_answers
 from latbench.api import get_task
-from latbench.runs.plan import plan
+from latbench.evaluation.plan import plan
 from latbench.runs.run import Run, find_run, load_run
 
 RUNS = Path("runs")  # where a run that is given by name is looked for

@@ -10,16 +10,16 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
-from latbench import registry, tree
-from latbench.config import GenerateConfig
+from latbench import registry
+from latbench.config import GenerateConfig, tree
 from latbench.data import DATA_DIR, FileTask
-from latbench.report.latents import LatentStep, StoredLatents, stored_latents
-from latbench.report.measures import Header, LatentsFile, write_measure
-from latbench.report.metrics import Summary
-from latbench.runs.evaluate import questions
-from latbench.runs.manifest import questions_hash
-from latbench.runs.plan import EvalConfig
-from latbench.runs.records import Manifest, Record, read_evaluation, records_path
+from latbench.evaluation.evaluate import questions
+from latbench.evaluation.manifest import questions_hash
+from latbench.evaluation.metrics import Summary
+from latbench.evaluation.plan import EvalConfig
+from latbench.evaluation.records import Manifest, Record, read_evaluation, records_path
+from latbench.measures.files import Header, LatentsFile, write_measure
+from latbench.measures.latents import LatentStep, StoredLatents, stored_latents
 from latbench.task import Example
 
 MAX_RECORDS = 50  # per run, on the page itself

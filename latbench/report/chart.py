@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, inf, log, log10
 
+from latbench.evaluation.statistics import Interval
 from latbench.report.formats import interval_text
-from latbench.report.statistics import Interval
-from latbench.report.tables import Cell
+from latbench.report.table import Cell
 
 WIDTH, HEIGHT = 720, 400  # of the view box
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 44  # margins

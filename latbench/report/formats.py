@@ -8,8 +8,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from latbench.report.statistics import Interval
-from latbench.report.tables import Cell, Row, cells, sections
+from latbench.evaluation.statistics import Interval
+from latbench.report.table import Cell, Row, cells, sections
 
 DASH = "–"
 IDENTITY_COLUMNS = {"backbone": "backbone", "layout": "layout", "train_data": "training data"}

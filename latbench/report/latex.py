@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from latbench.report.formats import NOTHING, Table, plain, report_sections
 from latbench.report.reported import LEGEND as REPORTED_LEGEND
 from latbench.report.reported import TITLE, Reported, reported_tables
-from latbench.report.tables import Row
+from latbench.report.table import Row
 
 HEAD = """\
 % Leaderboard of latbench; preamble: \\usepackage{booktabs,graphicx}

@@ -9,17 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from latbench.files import write_whole
+from latbench.evaluation.metrics import Summary, problem, readable, summarise
+from latbench.evaluation.records import MANIFEST, Evaluation, read_evaluation, records_path
+from latbench.measures.files import read_measures
 from latbench.registry import unknown
 from latbench.report.browse import Choice
 from latbench.report.formats import to_csv, to_markdown
 from latbench.report.latex import to_latex
-from latbench.report.measures import read_measures
-from latbench.report.metrics import Summary, problem, readable, summarise
 from latbench.report.page import record_files, to_html
 from latbench.report.reported import Reported, find_reported, read_reported, reported_markdown
-from latbench.report.tables import Cell, Row, cells, identity, rows
-from latbench.runs.records import MANIFEST, Evaluation, read_evaluation, records_path
+from latbench.report.table import Cell, Row, cells, identity, rows
+from latbench.util.files import write_whole
 
 Item = TypeVar("Item", Row, Summary)
 

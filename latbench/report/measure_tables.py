@@ -10,9 +10,9 @@ from math import fsum, inf
 from statistics import median
 from typing import TypeVar
 
+from latbench.evaluation.statistics import Interval, over_seeds
+from latbench.measures.files import CostFile, Effect, Graph, Measures, ParallelismFile, Paths, Rate, effects
 from latbench.report.formats import DASH, Table, interval_text, markdown_table, number_text
-from latbench.report.measures import CostFile, Effect, Graph, Measures, ParallelismFile, Paths, Rate, effects
-from latbench.report.statistics import Interval, over_seeds
 
 T = TypeVar("T")
 INTERVALS = "Intervals (95 %) are over questions for one run, over seeds for several."

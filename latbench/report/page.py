@@ -11,14 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from latbench.evaluation.metrics import Summary
 from latbench.report import formats
 from latbench.report.browse import Browsable, Choice, browsable, record_chunks, script_text
 from latbench.report.chart import HEIGHT, WIDTH, chart
-from latbench.report.metrics import Summary
 from latbench.report.reported import LEGEND as REPORTED_LEGEND
 from latbench.report.reported import TITLE as REPORTED_TITLE
 from latbench.report.reported import Reported, reported_tables
-from latbench.report.tables import Row
+from latbench.report.table import Row
 
 RECORD_FILES = "leaderboard-records"  # folder beside the page
 _TEMPLATES = Path(__file__).parent / "templates"

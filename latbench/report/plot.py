@@ -8,10 +8,10 @@ from math import ceil, cos, inf, pi, sin
 from pathlib import Path
 from typing import Any, Literal
 
-from latbench.files import temporary
+from latbench.evaluation.statistics import Interval
 from latbench.report.formats import interval_text
-from latbench.report.statistics import Interval
-from latbench.report.tables import Cell, sections
+from latbench.report.table import Cell, sections
+from latbench.util.files import temporary
 
 # Okabe and Ito's palette (jfly.uni-koeln.de/color), told apart with every form of colour blindness; yellow left out,
 # too pale on white

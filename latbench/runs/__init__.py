@@ -1,1 +1,1 @@
-"""One run: configuration to checkpoint, checkpoint and task to records; sweeps of runs."""
+"""A run is trained: its folder, its training, its lock, its environment."""

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from latbench import registry
 from latbench.config import RunConfig, read_config
+from latbench.config.tree import dump_yaml
 from latbench.data import ContaminationReport, contamination
-from latbench.files import temporary, write_whole
 from latbench.runs import environment
 from latbench.runs.lock import LOCK, is_main_process, locked, wait_for_all
 from latbench.runs.run import CHECKPOINT, CONFIG, TRAIN, Run, load_run
 from latbench.task import Example, Task
-from latbench.tree import dump_yaml
+from latbench.util.files import temporary, write_whole
 
 if TYPE_CHECKING:
     from latbench.method import HeldOut

@@ -13,8 +13,8 @@ from typing import Any
 import safetensors.torch
 from safetensors import SafetensorError
 
-from latbench.files import write_whole
 from latbench.method import Method
+from latbench.util.files import write_whole
 
 CHECKPOINT = "checkpoint-"  # of transformers: checkpoint-<optimiser step>
 WEIGHTS = "model.safetensors"  # where transformers looks for weights

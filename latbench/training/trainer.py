@@ -30,16 +30,16 @@ from transformers.integrations.integration_utils import (
 )
 
 from latbench.config import StageOverrides, TrainConfig
-from latbench.files import write_whole
 from latbench.method import HeldOut, Method, Stage
-from latbench.progress import progress
 from latbench.registry import unknown
-from latbench.signals import handling
 from latbench.task import Example
 from latbench.training.cost import TrainReport
 from latbench.training.order import Order
 from latbench.training.resume import OPTIMIZER, cut_log, load_weights, resume_points, shrink, step_of
 from latbench.training.stage_trainer import LOG, MicroBatches, StageModule, StageTrainer
+from latbench.util.files import write_whole
+from latbench.util.progress import progress
+from latbench.util.signals import handling
 
 REPORT = "report.json"
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine_with_min_lr"}

@@ -20,10 +20,10 @@ from torch.nn.functional import cross_entropy
 from latbench.config import GenerateConfig
 from latbench.decoding.intervened import Intervened
 from latbench.decoding.loop import Prompt
-from latbench.files import write_whole
 from latbench.method import DIAGNOSTICS, HeldOut
 from latbench.model.layout import IGNORE_INDEX
 from latbench.task import Example
+from latbench.util.files import write_whole
 from methods.latent_sft.sequences import Role, RoleTokens, encoder_tokens
 
 if TYPE_CHECKING:

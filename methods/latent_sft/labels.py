@@ -13,10 +13,10 @@ from torch import Tensor
 
 from latbench.decoding.sampling import gumbel
 from latbench.decoding.superposition import with_gumbel
-from latbench.progress import progress
 from latbench.task import Example
-from latbench.training.soft_labels import LabelWriter, SoftLabels, fingerprint_of_tensors, fingerprint_of_texts
+from latbench.util.progress import progress
 from methods.latent_sft.sequences import encoder_tokens
+from methods.latent_sft.soft_labels import LabelWriter, SoftLabels, fingerprint_of_tensors, fingerprint_of_texts
 
 if TYPE_CHECKING:
     from methods.latent_sft.method import LatentSFT

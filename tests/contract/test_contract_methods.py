@@ -14,10 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from latbench import registry
 from latbench.config import GenerateConfig, ModelConfig
 from latbench.decoding.loop import Prompt
+from latbench.measures.answer_cost import AnswerFlops
 from latbench.method import Losses, Method, Stage
 from latbench.model.backbone import Backbone
 from latbench.model.layout import IGNORE_INDEX, Batch, Tokens
-from latbench.runs.cost import AnswerFlops
 from latbench.task import Example
 from latbench.training import checkpoint
 from latbench.training.trainer import set_trainable

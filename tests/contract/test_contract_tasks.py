@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from latbench import hub
-from latbench.data import DATA_DIR, FileTask
+from latbench.data import DATA_DIR, FileTask, hub
 from latbench.registry import describe, get_task_entry, task_names
 from latbench.task import Example, Task, TaskConfig
 

@@ -11,16 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from latbench import tree
-from latbench.config import GenerateConfig, ModelConfig, RunConfig, TrainConfig, parse
+from latbench.config import GenerateConfig, ModelConfig, RunConfig, TrainConfig, parse, tree
 from latbench.decoding.loop import Prompt, decode, unroll
 from latbench.decoding.rule import FixedLatents, RecordedLatents
+from latbench.evaluation.evaluate import evaluate
+from latbench.evaluation.plan import plan
+from latbench.evaluation.records import read_evaluation
 from latbench.method import Losses, Stage
 from latbench.model.backbone import Backbone
 from latbench.model.layout import IGNORE_INDEX, pad
-from latbench.runs.evaluate import evaluate
-from latbench.runs.plan import plan
-from latbench.runs.records import read_evaluation
 from latbench.runs.train import train
 from latbench.task import Example
 from latbench.training.losses import token_cross_entropy

@@ -13,16 +13,15 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
-from latbench import tree
-from latbench.config import GenerateConfig, LoraConfig, ModelConfig, RunConfig, TrainConfig, parse
+from latbench.config import GenerateConfig, LoraConfig, ModelConfig, RunConfig, TrainConfig, parse, tree
 from latbench.decoding.rule import RecordedLatents
+from latbench.evaluation.evaluate import evaluate
+from latbench.evaluation.plan import plan
+from latbench.evaluation.records import read_evaluation
 from latbench.method import Losses, Stage
 from latbench.model.backbone import Backbone
 from latbench.model.layout import IGNORE_INDEX
 from latbench.model.loading import with_lora
-from latbench.runs.evaluate import evaluate
-from latbench.runs.plan import plan
-from latbench.runs.records import read_evaluation
 from latbench.runs.train import train
 from latbench.task import Example
 from latbench.training.losses import hidden_distillation, token_cross_entropy

@@ -13,18 +13,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from latbench import tree
-from latbench.config import GenerateConfig, ModelConfig, TrainConfig, parse
+from latbench.config import GenerateConfig, ModelConfig, TrainConfig, parse, tree
 from latbench.decoding.loop import Generation, Prompt
 from latbench.decoding.rule import Latent, Mode, RowState
 from latbench.decoding.sampling import normal, row_keys, uniform
+from latbench.evaluation.evaluate import evaluate
+from latbench.evaluation.plan import eval_folder, plan
+from latbench.evaluation.records import read_evaluation
 from latbench.method import Losses, Stage
 from latbench.model.backbone import Backbone
 from latbench.model.layout import IGNORE_INDEX, Batch
 from latbench.model.tiny import tiny_config, tiny_tokenizer
-from latbench.runs.evaluate import evaluate
-from latbench.runs.plan import eval_folder, plan
-from latbench.runs.records import read_evaluation
 from latbench.runs.run import Run
 from latbench.runs.train import train
 from latbench.task import Example

@@ -13,15 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from latbench import tree
-from latbench.config import GenerateConfig, ModelConfig, TrainConfig, parse
+from latbench.config import GenerateConfig, ModelConfig, TrainConfig, parse, tree
 from latbench.decoding.sampling import Sampling, row_keys
+from latbench.evaluation.evaluate import evaluate
+from latbench.evaluation.plan import plan
+from latbench.evaluation.records import read_evaluation
 from latbench.method import Stage
 from latbench.model.backbone import Backbone
 from latbench.model.layout import IGNORE_INDEX, Pieces, sequence_batch
-from latbench.runs.evaluate import evaluate
-from latbench.runs.plan import plan
-from latbench.runs.records import read_evaluation
 from latbench.runs.train import train
 from latbench.task import Example
 from latbench.training.trainer import train_method

@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from latbench import tree
-from latbench.config import GenerateConfig, ModelConfig, TrainConfig, parse
+from latbench.config import GenerateConfig, ModelConfig, TrainConfig, parse, tree
 from latbench.decoding.loop import unroll
+from latbench.evaluation.evaluate import evaluate
+from latbench.evaluation.plan import plan
+from latbench.evaluation.records import read_evaluation
 from latbench.method import Losses, Stage
 from latbench.model.backbone import Backbone
 from latbench.model.layout import IGNORE_INDEX
-from latbench.runs.evaluate import evaluate
-from latbench.runs.plan import plan
-from latbench.runs.records import read_evaluation
 from latbench.runs.train import train
 from latbench.task import Example
 from latbench.training import checkpoint

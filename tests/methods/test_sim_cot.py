@@ -10,16 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from latbench import tree
-from latbench.config import GenerateConfig, LoraConfig, ModelConfig, RunConfig, TrainConfig, parse
+from latbench.config import GenerateConfig, LoraConfig, ModelConfig, RunConfig, TrainConfig, parse, tree
 from latbench.decoding.rule import FixedLatents
+from latbench.evaluation.evaluate import evaluate
+from latbench.evaluation.plan import plan
+from latbench.evaluation.records import read_evaluation
+from latbench.measures.inspect import inspect
 from latbench.method import Losses, Stage
 from latbench.model.backbone import Backbone
 from latbench.model.layout import IGNORE_INDEX
-from latbench.report.inspect_run import inspect
-from latbench.runs.evaluate import evaluate
-from latbench.runs.plan import plan
-from latbench.runs.records import read_evaluation
 from latbench.runs.train import train
 from latbench.task import Example
 from latbench.training import checkpoint

@@ -13,16 +13,15 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from latbench import tree
-from latbench.config import GenerateConfig, parse
+from latbench.config import GenerateConfig, parse, tree
 from latbench.decoding.loop import Generation, Prompt
 from latbench.decoding.rule import Mode, RowState, Step
 from latbench.decoding.sampling import Sampling, dirichlet, row_keys
 from latbench.decoding.superposition import entropy
+from latbench.evaluation.evaluate import evaluate
+from latbench.evaluation.plan import plan
+from latbench.evaluation.records import read_evaluation
 from latbench.model.backbone import Backbone
-from latbench.runs.evaluate import evaluate
-from latbench.runs.plan import plan
-from latbench.runs.records import read_evaluation
 from latbench.runs.run import Run
 from latbench.runs.train import base_run, train
 from methods import soft_thinking

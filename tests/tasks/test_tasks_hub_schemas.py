@@ -9,8 +9,7 @@ from typing import Any
 import datasets
 import pytest
 
-from latbench import hub
-from latbench.data import FileTask
+from latbench.data import FileTask, hub
 from latbench.registry import get_task_entry
 from latbench.task import Example, TaskConfig
 

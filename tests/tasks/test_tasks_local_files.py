@@ -124,7 +124,7 @@ def test_gsm8k_aug_never_takes_another_number_of_rows_or_another_file(
     with pytest.raises(ValueError, match=r"holds 1 rows, but task 'gsm8k_aug', split 'train' has 385620"):
         entry.cls(entry.config()).load("train")
     (folder / "gsm8k_aug_train.txt").rename(folder / "gsm8k_aug_style_train_no_aug.jsonl")
-    monkeypatch.setattr("latbench.hub._cached", lambda source: None)
+    monkeypatch.setattr("latbench.data.hub._cached", lambda source: None)
     with pytest.raises(ValueError, match=r"holds no gsm8k_aug_train.txt"):
         entry.cls(entry.config()).load("train")
 

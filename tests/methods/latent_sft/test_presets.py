@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from latbench import tree
-from latbench.config import RunConfig, parse
-from latbench.runs.evaluate import evaluate
-from latbench.runs.plan import plan
-from latbench.runs.records import read_evaluation
+from latbench.config import RunConfig, parse, tree
+from latbench.evaluation.evaluate import evaluate
+from latbench.evaluation.plan import plan
+from latbench.evaluation.records import read_evaluation
 from latbench.runs.train import train
 from tests.conftest import small_model
 

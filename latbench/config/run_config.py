@@ -1,0 +1,216 @@
+"""A run's configuration: frozen pydantic dataclasses over YAML and overrides; all errors are reported together.
+
+Tree for YAML and `--set KEY=VALUE`: `seed`, `task.*`, `method.*`, `model.*`, `train.*`, `generate.*`, `start.*`;
+`task.name` and `method.name` choose the registered classes whose settings stand beside them. `start` is the recipe of
+the run whose trained model this one starts from: a tree of its own without seed, task and model, which both share.
+`parse` layers the defaults, a preset, the user's tree and the overrides; `RunConfig.from_tree` validates the result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from latbench import registry
+from latbench.config import tree
+from latbench.config.identity import identity, results_only, stable_hash
+from latbench.config.layering import DATA, SHARED, default_preset, layered, spelled_out
+from latbench.config.sections import GenerateConfig, ModelConfig, Seed, TrainConfig
+from latbench.task import TaskConfig
+
+_SECTIONS: dict[str, type] = {"model": ModelConfig, "train": TrainConfig, "generate": GenerateConfig}
+
+
+class ConfigError(ValueError):
+    """All errors of a configuration, one sentence per line."""
+
+    def __init__(self, sentences: list[str]) -> None:
+        super().__init__("\n".join(sentences))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that determines a run.
+
+    Args:
+        task_name, method_name: registered names; `task`, `method`: the settings of those classes.
+        preset: name of the preset the tree was layered on; "none" without one.
+        start: the run whose trained model this one starts from, of the same seed, task and model; None: the backbone as
+            it comes. Its `generate` is for its own evaluations and changes nothing here.
+    """
+
+    seed: int
+    preset: str
+    task_name: str
+    method_name: str
+    task: TaskConfig
+    method: Any  # a MethodConfig; typed loosely because latbench.method imports torch
+    model: ModelConfig
+    train: TrainConfig
+    generate: GenerateConfig
+    start: RunConfig | None = None
+
+    @classmethod
+    def from_tree(cls, given: Mapping[str, Any]) -> RunConfig:
+        """Validate a whole tree; nothing is layered beneath it.
+
+        Raises: ConfigError: every error of every section, one sentence each.
+        """
+        given, shared = spelled_out(given), dict[str, Any]()
+        shared["seed"], errors = tree.validate("seed", cast(type, Seed), given.get("seed", 0))
+        shared["task_name"], shared["task"], found = _named_section("task", given.get("task"))
+        shared["model"], more = tree.validate("model", ModelConfig, given.get("model"))
+        config, own = _validated(given, shared)
+        if errors := [*errors, *found, *more, *own]:
+            raise ConfigError(errors)
+        return config
+
+    def to_tree(self) -> tree.Tree:
+        """The whole tree, defaults included; `from_tree` reads it back."""
+        parts: tree.Tree = {"seed": self.seed, "preset": self.preset}
+        for kind, name in (("task", self.task_name), ("method", self.method_name)):
+            parts[kind] = {"name": name, **dataclasses.asdict(getattr(self, kind))}
+        for section in _SECTIONS:
+            parts[section] = dataclasses.asdict(getattr(self, section))
+        start = None if self.start is None else self.start.to_tree()
+        parts["start"] = start and {key: value for key, value in start.items() if key not in SHARED}
+        return cast(tree.Tree, json.loads(json.dumps(parts)))  # tuples become lists
+
+    @property
+    def setting(self) -> str:
+        """Hash of everything that can change a result, without the seed."""
+        return stable_hash(identity(self.to_tree()))
+
+    @property
+    def backbone(self) -> str:
+        """Short name of the language model, fit for a table and a file name."""
+        return self.model.name
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run's folder; `generate.*` is left out, since it changes an evaluation and not the training."""
+        trained = {key: value for key, value in identity(self.to_tree()).items() if not key.startswith("generate.")}
+        return f"{self.task_name}-{self.method_name}-{self.backbone}-{stable_hash(trained)}-s{self.seed}"
+
+    @property
+    def variant(self) -> str:
+        """Short text of the keys that differ from the preset or the defaults; unusual preset and start come first."""
+        names: tree.Tree = {
+            "task": {"name": self.task_name},
+            "method": {"name": self.method_name},
+            "model": {"id": self.model.id},
+            "preset": self.preset,
+        }
+        usual = RunConfig.from_tree(layered(names)).start
+        alike = RunConfig.from_tree(layered(names | {"start": _names(self.start)}))
+        unusual = [f"preset={self.preset}"] if self.preset != default_preset(self.method_name, self.model.id) else []
+        if _names(self.start) != _names(usual):
+            unusual.append(f"start={_label(self.start)}")
+        return " ".join(unusual + _changed(results_only(alike.to_tree()), results_only(self.to_tree())))
+
+
+def parse(given: Mapping[str, Any], *, preset: str | None = None, overrides: Iterable[str] = ()) -> RunConfig:
+    """Layer defaults, preset, tree and overrides, and validate.
+
+    Args:
+        given: tree from a YAML file or from command-line options; may name a `preset`.
+        preset: name of a preset of the method; None takes the tree's, else the one of `default_preset`.
+        overrides: `KEY=VALUE` texts, applied last.
+    Raises: ConfigError: every error of every section; ValueError: a malformed override.
+    """
+    upper = tree.merge(spelled_out(given), spelled_out(tree.parse_overrides(overrides)))
+    upper |= {"preset": preset} if preset else {}
+    try:
+        whole = layered(upper)
+    except ValueError as error:
+        raise ConfigError([str(error), *_errors(upper)]) from None
+    return RunConfig.from_tree(whole)
+
+
+def _errors(given: tree.Tree) -> list[str]:
+    try:
+        RunConfig.from_tree(given)
+    except ConfigError as error:
+        return str(error).split("\n")
+    return []
+
+
+def read_config(path: Path) -> RunConfig:
+    """The configuration saved beside a run. Raises: ValueError: unreadable, or not a configuration."""
+    return RunConfig.from_tree(tree.read_yaml(path))
+
+
+def _changed(usual: tree.Tree, own: tree.Tree) -> list[str]:
+    """`KEY=VALUE` of the keys whose values differ; training data that a start takes over are said once."""
+
+    def is_taken_over(key: str) -> bool:
+        outer = key.removeprefix("start.")
+        return outer != key and outer.rpartition("train.")[2] in DATA and own[outer] == own[key]
+
+    changed = [key for key, value in own.items() if key not in usual or usual[key] != value]
+    return [f"{key}={tree.show(own[key])}" for key in changed if not is_taken_over(key)]
+
+
+def _names(start: RunConfig | None) -> tree.Tree | None:
+    """The tree that chooses a start's method and preset, and those of its own start."""
+    if start is None:
+        return None
+    return {"method": {"name": start.method_name}, "preset": start.preset, "start": _names(start.start)}
+
+
+def _label(start: RunConfig | None) -> str:
+    """`null`, `cot`, `cot/codi-gpt2` with an unusual preset, `coconut<cot` with a start of its own."""
+    if start is None:
+        return "null"
+    unusual = start.preset != default_preset(start.method_name, start.model.id)
+    name = f"{start.method_name}/{start.preset}" if unusual else start.method_name
+    return name if start.start is None else f"{name}<{_label(start.start)}"
+
+
+def _validated(given: Mapping[str, Any], shared: Mapping[str, Any], within: str = "") -> tuple[RunConfig, list[str]]:
+    """A run of what it shares with its start and what it does not, and the errors in the latter.
+
+    Args:
+        within: `start.` for the start, `start.start.` for that of the start.
+    """
+    known = ["preset", "method", "train", "generate", "start", *([] if within else SHARED)]
+    errors = [_unknown_section(key, within) for key in given if key not in known]
+    values: dict[str, Any] = {"preset": str(given.get("preset") or "none"), "start": None, **shared}
+    values["method_name"], values["method"], found = _named_section("method", given.get("method"), within)
+    errors += found
+    for section in ("train", "generate"):
+        values[section], found = tree.validate(within + section, _SECTIONS[section], given.get(section))
+        errors += found
+    start = given.get("start")
+    if isinstance(start, Mapping):
+        values["start"], found = _validated(start, shared, f"{within}start.")
+        errors += found
+    elif start is not None:
+        errors.append(f"start must be a mapping such as {{method: cot}}, or null, got {tree.show(start)}")
+    return RunConfig(**values), [text if within in text else within + text for text in errors]
+
+
+def _named_section(kind: registry.Kind, given: Any, within: str = "") -> tuple[str, Any, list[str]]:
+    """Registered name, settings and errors of `task` or `method`."""
+    section = dict(given) if isinstance(given, Mapping) else {}
+    name = section.pop("name", "synth" if kind == "task" else None)
+    if not isinstance(name, str):
+        names = registry.method_names() if kind == "method" else registry.task_names()
+        option = "" if within else f" with --{kind}"
+        return "", None, [f"{within}{kind}.name is missing; choose{option} one of {', '.join(names)}"]
+    try:
+        entry = registry.get_method(name) if kind == "method" else registry.get_task_entry(name)
+    except ValueError as error:
+        return name, None, [f"{within}{kind}: {error}" if within else str(error)]
+    return name, *tree.validate(within + kind, entry.config, section)
+
+
+def _unknown_section(key: str, within: str) -> str:
+    if within and key in SHARED:
+        return f"{within}{key} cannot be set; a run has the {key} of the one it starts from, set {key} for both"
+    own = ["preset", "method", "start", *([] if within else SHARED)]
+    known = [name for section, cls in _SECTIONS.items() for name in tree.keys(section, cls)]
+    return tree.unknown_key(within + key, [within + name for name in [*own, *_SECTIONS, *known]])

@@ -1,0 +1,214 @@
+"""What one evaluation shows: accuracy, chain length, rates and cost, as a pure function of its records and manifest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import comb, fsum
+from pathlib import Path
+from statistics import fmean
+
+from latbench.config import stable_hash
+from latbench.evaluation.records import Evaluation, Manifest, Record
+from latbench.evaluation.statistics import Interval, mean_interval, ratio_of_means, wilson_interval
+from latbench.measures.files import Measures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """Metrics of one evaluation.
+
+    Lengths, steps and their means leave out questions longer than the context (`prompt_too_long`), for which nothing
+    was decoded; they are None where nothing was decoded at all. Accuracy and rates count every record.
+
+    Args:
+        folder, manifest, num_bad_lines: of the evaluation; the manifest names the cell it belongs to.
+        test_set: hash over what was asked, and over the ids that are left where records were lost; equal means the same
+            questions, and only these stand in one table.
+        n: questions; samples: answers per question.
+        accuracy: pass@1, the mean over samples, then over questions.
+        pass_at: pass@k by k, 1, 2, 4 ... and samples; maj_at_k: with k = samples; see the functions; like accuracy
+            with a Wilson interval at n trials (the samples of a question are not independent trials).
+        chain_length: mean #L (latent steps plus explicit reasoning tokens, without markers, answer and EOS), first over
+            samples; t-interval over questions.
+        answer_tokens: mean answer tokens without EOS.
+        decode_steps: mean forward passes after the prompt, forced markers included.
+        lengths, gold_lengths: by question, #L (mean over samples), and tokens of the gold chain under the run's
+            tokenizer (of those that have one).
+        no_answer, timeout: share of answers with that status; truncated, prompt_too_long: with that stop reason
+            (`length` for truncated).
+        answers_per_second: over the whole evaluation; None where the manifest has no cost.
+        train_flops, train_tokens, train_seconds, train_passes: of training, the run it started from included:
+            operations, tokens without padding, wall time, and passes over the training examples; None where the
+            manifest has no cost.
+        measures: what stands beside the records, where the caller has read it.
+    """
+
+    folder: Path
+    manifest: Manifest
+    num_bad_lines: int
+    test_set: str
+    n: int
+    samples: int
+    accuracy: Interval
+    pass_at: Mapping[int, Interval]
+    maj_at_k: Interval
+    chain_length: Interval | None
+    lengths: Mapping[str, float]
+    answer_tokens: float | None
+    decode_steps: float | None
+    gold_lengths: Mapping[str, float]
+    no_answer: float
+    timeout: float
+    truncated: float
+    prompt_too_long: float
+    answers_per_second: float | None
+    train_flops: float | None
+    train_tokens: float | None
+    train_seconds: float | None
+    train_passes: float | None
+    measures: Measures = field(default_factory=Measures)
+
+
+def summarise(evaluation: Evaluation) -> Summary:
+    """Metrics of a complete evaluation.
+
+    Raises: ValueError: what `problem` finds.
+    """
+    if found := problem(evaluation):
+        raise ValueError(f"{evaluation.folder}: {found}")
+    manifest, records = evaluation.manifest, evaluation.records
+    questions = by_question(records)
+    n, samples = len(questions), len(records) // len(questions)
+    num_correct = [sum(record.status == "correct" for record in answers) for answers in questions.values()]
+    decoded = [record for record in records if record.stop_reason != "prompt_too_long"]
+    answered = by_question(decoded)
+    lengths = {question: fmean(one.chain_length for one in answers) for question, answers in answered.items()}
+    gold = {question: float(answers[0].gold_chain_length) for question, answers in answered.items()}
+    gold = {question: length for question, length in gold.items() if length > 0}  # of some questions none is known
+    seconds, answers = manifest.evaluation.get("seconds"), manifest.evaluation.get("answers")
+
+    def share(condition: Callable[[Record], bool]) -> float:
+        return sum(map(condition, records)) / len(records)
+
+    return Summary(
+        folder=evaluation.folder,
+        manifest=manifest,
+        num_bad_lines=evaluation.num_bad_lines,
+        test_set=stable_hash([manifest.questions_sha256, *questions])
+        if evaluation.num_lost
+        else manifest.questions_sha256[:12],
+        n=n,
+        samples=samples,
+        accuracy=wilson_interval(sum(num_correct) / samples, n),
+        pass_at={
+            k: wilson_interval(fsum(pass_at_k(samples, correct, k) for correct in num_correct), n)
+            for k in _budgets(samples)
+        },
+        maj_at_k=wilson_interval(fsum(map(maj_at_k, questions.values())), n),
+        chain_length=mean_interval(list(lengths.values())).clipped(low=0) if lengths else None,
+        lengths=lengths,
+        answer_tokens=_mean([record.num_answer_tokens for record in decoded]),
+        decode_steps=_mean([record.decode_steps for record in decoded]),
+        gold_lengths=gold,
+        no_answer=share(lambda record: record.status == "no_answer"),
+        timeout=share(lambda record: record.status == "timeout"),
+        truncated=share(lambda record: record.stop_reason == "length"),
+        prompt_too_long=share(lambda record: record.stop_reason == "prompt_too_long"),
+        answers_per_second=answers / seconds if answers and seconds else None,
+        train_flops=manifest.train.get("flops"),
+        train_tokens=manifest.train.get("tokens_seen"),
+        train_seconds=manifest.train.get("seconds"),
+        train_passes=manifest.train.get("epochs"),
+    )
+
+
+def problem(evaluation: Evaluation) -> str | None:
+    """Why an evaluation cannot be counted, or None: duplicate, missing or superfluous records, no fingerprint."""
+    manifest, records = evaluation.manifest, evaluation.records
+    per_answer = Counter((record.id, record.sample) for record in records)
+    repeated = [key for key, count in per_answer.items() if count > 1]
+    if repeated:
+        example, sample = repeated[0]
+        return (
+            f"{len(repeated)} answers are recorded more than once (first: id {example!r}, sample {sample}); "
+            "delete the folder and evaluate again"
+        )
+    if not manifest.complete or len(records) < manifest.n:
+        return f"incomplete, {len(records)} of {manifest.n} records; resume the evaluation"
+    per_question = set(Counter(record.id for record in records).values())
+    if len(records) != manifest.n or len(per_question) != 1:
+        return f"{len(records)} records do not fit the {manifest.n} of its manifest; evaluate again"
+    if f"{manifest.task}/{manifest.split}" not in manifest.data:
+        return f"its manifest has no fingerprint of {manifest.task}/{manifest.split}; evaluate again"
+    return None
+
+
+def readable(evaluation: Evaluation) -> Evaluation:
+    """An evaluation that was complete before some of its lines were lost, as one of the questions that lost none."""
+    manifest, counts = evaluation.manifest, Counter(record.id for record in evaluation.records)
+    if not (counts and manifest.complete and evaluation.num_bad_lines and len(evaluation.records) < manifest.n):
+        return evaluation
+    samples = max(counts.values())
+    whole = [record for record in evaluation.records if counts[record.id] == samples]
+    lost = manifest.n - len(whole)
+    return replace(evaluation, records=whole, manifest=replace(manifest, n=len(whole)), num_lost=lost)
+
+
+def by_question(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Records by question id, in file order."""
+    questions: dict[str, list[Record]] = {}
+    for record in records:
+        questions.setdefault(record.id, []).append(record)
+    return questions
+
+
+def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
+    """Unbiased chance that one of k answers is correct: 1 - C(n - c, k) / C(n, k) (arXiv:2107.03374, equation 1).
+
+    Args:
+        num_samples, num_correct: answers to one question, n, and the correct ones among them, c.
+    Raises: ValueError: k outside 1..n.
+    """
+    if not 1 <= k <= num_samples:
+        raise ValueError(f"k must be in 1..{num_samples} (answers per question), got {k}")
+    return 1 - comb(num_samples - num_correct, k) / comb(num_samples, k)
+
+
+def _budgets(samples: int) -> list[int]:
+    """The k of pass@k that are shown: powers of two, and all samples."""
+    return sorted({samples, *(1 << power for power in range(samples.bit_length()))})
+
+
+def maj_at_k(answers: Sequence[Record]) -> float:
+    """Credit of a majority vote over the k answers to one question (self-consistency, arXiv:2203.11171, section 2).
+
+    Correct answers are one candidate, since all equal the gold answer; others are the same candidate when their
+    extracted text is. Missing answers do not vote. A tie is broken at random, so that the credit is the expected one:
+    1 / (number of tied candidates) where the correct one is among them.
+    """
+    votes = Counter(
+        (record.status == "correct", "" if record.status == "correct" else record.extracted)
+        for record in answers
+        if record.extracted is not None
+    )
+    most = max(votes.values(), default=0)
+    tied = [is_correct for (is_correct, _), count in votes.items() if count == most]
+    return sum(tied) / len(tied) if tied else 0.0
+
+
+def compression(reference: Mapping[str, float], own: Mapping[str, float]) -> Interval | None:
+    """Mean #L of the reference / mean #L, with an interval over questions, of which each is its own pair.
+
+    Args:
+        reference, own: #L by question; questions that one of them lacks are left out.
+    Returns: None where there is no reference, or #L is 0.
+    """
+    asked = [question for question in own if question in reference]
+    found = ratio_of_means([reference[question] for question in asked], [own[question] for question in asked])
+    return found.clipped(low=0) if found is not None and found.value > 0 else None
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return fsum(values) / len(values) if values else None

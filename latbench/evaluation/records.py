@@ -1,0 +1,286 @@
+"""Record and manifest schema; append and read of records.
+
+Every table is a pure function of these. A record holds nothing that depends on the machine or the clock, so that a
+resumed run equals an undisturbed one byte for byte; time, memory and hardware stand in the manifest.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import types
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from latbench.task import Fingerprint, Status, StopReason
+from latbench.util.files import write_whole
+
+RECORDS = "records.jsonl"
+MANIFEST = "manifest.json"
+TRACE, TRACE_HEADER = "trace", "trace.json"  # folder beside the records, and the file in it that says it is complete
+SAME_ANSWERS = ("run", "setting", "questions_sha256", "n")  # fields of a manifest that files beside it must share
+SCHEMA_VERSION = 1
+
+# JSON leaves these as they are: three are line ends to some readers (str.splitlines), a lone surrogate has no UTF-8
+_ESCAPED = re.compile("[\u0085\u2028\u2029\ud800-\udfff]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """One generated answer and its verdict; one JSON line.
+
+    Args:
+        id, sample: which example, which of its samples (0-based).
+        text: the answer segment, after the close marker; "" where it was never reached.
+        reasoning: the explicit reasoning text, without markers ("" for latent steps).
+        extracted: the final answer read from `text`; None where there is none.
+        gold: the reference answer.
+        num_latents, num_reasoning_tokens: their sum is the chain length #L, without markers, answer and EOS.
+        num_answer_tokens: answer tokens without EOS.
+        gold_chain_length: tokens of the gold reasoning under the run's tokenizer (0: the data have none).
+        num_prompt_tokens: tokens of the prompt.
+        decode_steps: forward passes of this row after its prompt, forced markers included.
+        stop_reason: eos, stop (a stop string), length (a cap), prompt_too_long.
+        seed: seed of the evaluation; chunk: number of the fixed chunk of questions it belongs to.
+    """
+
+    id: str
+    sample: int
+    text: str
+    reasoning: str
+    extracted: str | None
+    gold: str
+    status: Status
+    num_latents: int
+    num_reasoning_tokens: int
+    num_answer_tokens: int
+    gold_chain_length: int
+    num_prompt_tokens: int
+    decode_steps: int
+    stop_reason: StopReason
+    seed: int
+    chunk: int
+
+    @property
+    def chain_length(self) -> int:
+        """#L: latent steps plus explicit reasoning tokens."""
+        return self.num_latents + self.num_reasoning_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything about an evaluation that is not an answer: enough to repeat it, place it in a table, and cost it.
+
+    Args:
+        task .. train_data: the cell's identity (DESIGN.md 6): `variant` is a short text of the non-default keys,
+            `setting` the hash of the configuration without its seed.
+        run: name of the run's folder; n: number of records of a complete evaluation (examples x samples).
+        complete: all records are there.
+        config: the whole configuration tree.
+        questions_sha256: of the ids, prompts and golds asked: equal means that two runs can be compared.
+        data: fingerprints by "<task>/<split>".
+        versions: package versions; git_commit/git_dirty: of latbench's checkout, None outside one.
+        hardware: CPU, GPU, cores, memory, as text.
+        train: costs of training: examples seen, tokens, optimiser steps, flops, seconds, peak_memory_bytes.
+        diagnostics: figures the method reported about its own training, by name.
+        evaluation: costs of this evaluation: seconds (sum over sessions), answers, peak_memory_bytes.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    task: str
+    split: str
+    method: str
+    variant: str
+    setting: str
+    backbone: str
+    layout: str
+    train_data: str
+    run: str
+    seed: int
+    n: int
+    complete: bool
+    command: str
+    config: dict[str, Any]
+    questions_sha256: str
+    data: dict[str, Fingerprint]
+    versions: dict[str, str]
+    git_commit: str | None
+    git_dirty: bool | None
+    hardware: dict[str, Any]
+    train: dict[str, float] = field(default_factory=dict)
+    diagnostics: dict[str, float] = field(default_factory=dict)
+    evaluation: dict[str, float] = field(default_factory=dict)
+    created: str = ""  # ISO 8601, UTC
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The records of one evaluation with its manifest, as read from a folder.
+
+    Args:
+        num_bad_lines: that are no records; num_lost: records of a complete evaluation that are missing for them.
+    """
+
+    folder: Path
+    manifest: Manifest
+    records: list[Record]
+    num_bad_lines: int = 0
+    num_lost: int = 0
+
+
+def record_line(record: Record) -> str:
+    """One JSON line, without the newline; a fixed key order makes it byte-stable, any Python text can be encoded."""
+    return _dumps({name: getattr(record, name) for name in Record.__slots__})
+
+
+def parse_record(line: str) -> Record:
+    """The record of a JSON line.
+
+    Raises: ValueError: not JSON, or fields missing, unknown, of the wrong kind or out of range.
+    """
+    try:
+        record = _from_row(Record, json.loads(line))
+    except RecursionError:  # thousands of nested brackets
+        raise ValueError("not a record: nested too deeply") from None
+    if record.status not in _STATUSES or record.stop_reason not in _STOP_REASONS:
+        raise ValueError("not a record: unknown status or stop_reason")
+    if min(_counts(record)) < 0:
+        raise ValueError("not a record: a count is negative")
+    return record
+
+
+def append_records(path: Path, records: Iterable[Record]) -> None:
+    """Append a chunk's records in one write and flush them to disk."""
+    data = "".join(record_line(record) + "\n" for record in records).encode()
+    with path.open("ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_records(path: Path) -> tuple[list[Record], int]:
+    """Records of a .jsonl or .jsonl.gz file, and the number of lines that could not be read.
+
+    A line is unreadable when it is cut, not UTF-8, not JSON or not a record; a compressed file that ends early or is
+    damaged counts as one such line, and what comes before it is used.
+    """
+    records: list[Record] = []
+    num_bad = 0
+    for line in _lines(path):
+        try:
+            records.append(parse_record(line.decode()))
+        except ValueError:
+            num_bad += 1
+    return records, num_bad
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest beside and rename it into place."""
+    write_whole(folder / MANIFEST, _dumps(asdict(manifest), indent=1) + "\n")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a folder.
+
+    Raises: ValueError: no manifest, one of a newer schema, or not one of ours.
+    """
+    path = folder / MANIFEST
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(row, dict) and isinstance(version := row.get("schema_version"), int) and version > SCHEMA_VERSION:
+            raise ValueError(f"its schema_version {version} is newer than {SCHEMA_VERSION}, update latbench")
+        manifest = _from_row(Manifest, row)
+        costs = [*manifest.train.items(), *manifest.evaluation.items(), *manifest.diagnostics.items()]
+        if wrong := [name for name, cost in costs if type(cost) not in (int, float)]:
+            raise ValueError(f"{wrong[0]} is not a number")
+        data: Mapping[str, Any] = manifest.data
+        return replace(manifest, data={name: _from_row(Fingerprint, value) for name, value in data.items()})
+    except FileNotFoundError:
+        raise ValueError(f"no {MANIFEST} in {folder}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a latbench manifest: {error}") from None
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """Manifest and records of one evaluation folder (records plain or gzipped).
+
+    Raises: ValueError: manifest or records are missing, or the manifest cannot be read.
+    """
+    manifest = read_manifest(folder)
+    path = records_path(folder)
+    if path is None:
+        raise ValueError(f"no {RECORDS} in {folder}")
+    records, num_bad = read_records(path)
+    return Evaluation(folder=folder, manifest=manifest, records=records, num_bad_lines=num_bad)
+
+
+def records_path(folder: Path) -> Path | None:
+    """The records file of a folder, plain before gzipped; None where there is neither."""
+    candidates = [folder / RECORDS, folder / (RECORDS + ".gz")]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Lines of a plain or gzipped file; an empty, hence unreadable, one stands for the lost rest of a damaged gzip."""
+    if path.suffix != ".gz":
+        with path.open("rb") as file:
+            yield from file
+        return
+    try:
+        with gzip.open(path, "rb") as file:
+            yield from file
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        yield b""
+
+
+def _dumps(row: Mapping[str, Any], indent: int | None = None) -> str:
+    text = json.dumps(row, ensure_ascii=False, indent=indent)
+    return _ESCAPED.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+
+
+T = TypeVar("T", Record, Manifest, Fingerprint)
+
+
+def _from_row(cls: type[T], row: Any) -> T:
+    """A dataclass from a JSON object, whose fields must be those of the class and of their kinds.
+
+    Raises: ValueError: they are not.
+    """
+    kinds, required = _SCHEMAS[cls]
+    if not isinstance(row, dict) or not required <= row.keys() <= kinds.keys():
+        raise ValueError(f"fields differ from those of a {cls.__name__.lower()}")
+    for name, value in row.items():
+        if type(value) not in kinds[name]:
+            raise ValueError(f"{name} is of the wrong kind")
+    return cls(**row)
+
+
+def _schema(cls: type) -> tuple[Mapping[str, tuple[type, ...]], frozenset[str]]:
+    """Allowed types by field name, and the names of fields without default."""
+    hints = get_type_hints(cls)
+    required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+    return {f.name: _kinds(hints[f.name]) for f in fields(cls)}, frozenset(required)
+
+
+def _kinds(hint: Any) -> tuple[type, ...]:
+    """Types a JSON value of this annotation may have; exact, so that true is not an integer."""
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return tuple(kind for part in get_args(hint) for kind in _kinds(part))
+    if origin is Literal:
+        return (str,)
+    return (int, float) if hint is float else (origin or hint,)
+
+
+_SCHEMAS: Mapping[type, tuple[Mapping[str, tuple[type, ...]], frozenset[str]]] = {
+    cls: _schema(cls) for cls in (Record, Manifest, Fingerprint)
+}
+_STATUSES = frozenset(get_args(Status))
+_STOP_REASONS = frozenset(get_args(StopReason))
+_counts = attrgetter(*(name for name, kinds in _SCHEMAS[Record][0].items() if kinds == (int,) and name != "seed"))

@@ -1,0 +1,128 @@
+"""Repeat a result from its manifest, and say how far the repetition agrees with it."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from latbench.config import RunConfig, stable_hash
+from latbench.evaluation.evaluate import evaluate
+from latbench.evaluation.metrics import summarise
+from latbench.evaluation.plan import plan
+from latbench.evaluation.records import Evaluation, Manifest, read_evaluation
+from latbench.evaluation.statistics import Interval
+from latbench.runs import environment
+from latbench.runs.train import base_run, train
+
+RERUNS = ".rerun"  # within the folder of runs; hidden, so that no leaderboard counts a repetition as another seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """A result and its repetition.
+
+    Args:
+        folder: of the repetition; n: answers compared; same_questions: both were asked the same.
+        num_identical: records equal in every field.
+        accuracy_before, accuracy_now, length_before, length_now: pass@1 and mean #L with their intervals over
+            questions (`metrics.Summary`); lengths are None where nothing was decoded.
+        differences: what else is not the same: data, versions.
+    """
+
+    folder: Path
+    n: int
+    same_questions: bool
+    num_identical: int
+    accuracy_before: Interval
+    accuracy_now: Interval
+    length_before: Interval | None
+    length_now: Interval | None
+    differences: tuple[str, ...]
+
+    @property
+    def reproduced(self) -> bool:
+        """Whether the same questions were asked, the accuracy lies within the interval of the result, and the intervals
+        of #L meet; other hardware rounds differently, so that records need not be identical."""
+        low, high = self.accuracy_before.low, self.accuracy_before.high
+        return (
+            self.same_questions
+            and low <= self.accuracy_now.value <= high
+            and _meet(self.length_before, self.length_now)
+        )
+
+
+def rerun(result: Path, *, runs_dir: Path) -> Agreement:
+    """Train and evaluate as the manifest in `result` says, under `<runs_dir>/.rerun`, and compare the records.
+
+    Raises: ValueError: no complete result there, or its configuration no longer fits this version.
+    """
+    before = read_evaluation(result)
+    manifest = before.manifest
+    if not manifest.complete or len(before.records) != manifest.n:
+        raise ValueError(
+            f"{result} is incomplete ({len(before.records)} of {manifest.n} records); rerun a whole result"
+        )
+    asked = manifest.config.get("eval")
+    if not isinstance(asked, dict):
+        raise ValueError(f"the manifest in {result} does not say what was evaluated; evaluate the run again")
+    config = RunConfig.from_tree({key: value for key, value in manifest.config.items() if key != "eval"})
+    where = _folder(runs_dir)
+    start = (
+        base_run(config, runs_dir=where)
+        if manifest.train_data == "none"
+        else train(config, runs_dir=where, resume=True)
+    )
+    changes = {f"task.{key}": value for key, value in asked["task"].items() if key != "name"}
+    changes |= {f"generate.{key}": value for key, value in asdict(config.generate).items()}
+    wanted = plan(
+        start.config,
+        asked["task"]["name"],
+        split=asked["split"],
+        limit=asked["limit"],
+        changes={"seed": asked["seed"], **changes},
+    )
+    return _agreement(before, read_evaluation(evaluate(start, wanted)))
+
+
+def _folder(runs_dir: Path) -> Path:
+    """Where this code repeats results: an earlier repetition by other code proves nothing, nor one by changed files."""
+    commit, dirty = environment.git_state()
+    where = runs_dir / RERUNS
+    if dirty or commit is None:
+        where.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix="changed-", dir=where))
+    return where / stable_hash([commit, environment.versions()])
+
+
+def _agreement(before: Evaluation, now: Evaluation) -> Agreement:
+    there = {(record.id, record.sample): record for record in now.records}
+    summary, summary_now = summarise(before), summarise(now)
+    return Agreement(
+        folder=now.folder,
+        n=len(before.records),
+        same_questions=before.manifest.questions_sha256 == now.manifest.questions_sha256,
+        num_identical=sum(there.get((record.id, record.sample)) == record for record in before.records),
+        accuracy_before=summary.accuracy,
+        accuracy_now=summary_now.accuracy,
+        length_before=summary.chain_length,
+        length_now=summary_now.chain_length,
+        differences=_differences(before.manifest, now.manifest),
+    )
+
+
+def _meet(one: Interval | None, other: Interval | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.low <= other.high and other.low <= one.high
+
+
+def _differences(before: Manifest, now: Manifest) -> tuple[str, ...]:
+    data = [f"data {name}" for name, found in before.data.items() if now.data.get(name) != found]
+    versions = [
+        f"{name} {version} there, {now.versions.get(name, 'absent')} here"
+        for name, version in before.versions.items()
+        if now.versions.get(name) != version
+    ]
+    commits = [] if before.git_commit == now.git_commit else ["latbench's commit"]
+    return (*data, *versions, *commits)

@@ -1,0 +1,224 @@
+"""One question through a run: each latent step as its top tokens, beside the part of the gold chain in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from latbench.evaluation.evaluate import questions
+from latbench.evaluation.manifest import new_manifest
+from latbench.evaluation.plan import EvalConfig, eval_folder
+from latbench.evaluation.records import MANIFEST, TRACE, TRACE_HEADER, Manifest, Record, read_evaluation, records_path
+from latbench.measures.compression import even_cuts
+from latbench.measures.latents import LatentStep
+from latbench.runs.run import Run
+from latbench.task import Example, Score, Status, StopReason, Task
+
+if TYPE_CHECKING:
+    from latbench.decoding.loop import Generation
+    from latbench.decoding.trace import LatentTrace
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectedStep(LatentStep):
+    """One latent step beside the chain.
+
+    Args:
+        segment: the gold chain in this step's place; "" where there is none.
+        text: what the method's helper model reads in the latent; "": a later step has it, None: it has none.
+    """
+
+    segment: str
+    text: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """One answer with its latent steps.
+
+    Args:
+        run: name of its folder; id: of the question, None where it is not of the split.
+        gold, status, extracted: the reference answer and the verdict; None where there is none.
+        latents: in step order; reasoning: explicit reasoning text; text: the answer segment.
+        from_file: the latent steps are those of a stored trace.
+    """
+
+    run: str
+    id: str | None
+    question: str
+    steps: tuple[str, ...]
+    gold: str | None
+    latents: tuple[InspectedStep, ...]
+    reasoning: str
+    text: str
+    status: Status | None
+    extracted: str | None
+    num_latents: int
+    stop_reason: StopReason
+    from_file: bool
+
+
+def inspect(run: Run, wanted: EvalConfig, *, index: int = 0, text: str | None = None, top: int = 5) -> Inspection:
+    """The first answer to a question: from the stored trace and records where it stands there, else generated.
+
+    Args:
+        index: of the question in the split, from 0; text: a question instead, of the split or any other.
+        top: tokens per latent step.
+    Raises: ValueError: no such index, the run is unfinished, the data are not at hand, or the trace stored for this
+        evaluation belongs to something else or is damaged.
+    """
+    task, examples = questions(wanted)
+    place, example = _find(task, examples, index, text)
+    manifest = new_manifest(run, wanted, task.fingerprint(wanted.split), examples)
+    stored = None if place is None else _stored_trace(run, wanted, manifest, place)
+    run = run if stored is not None else run.with_helpers_for("read_latents")
+    record = None if stored is None else _record(run, wanted, manifest, example)
+    answer: Record | Generation
+    if record is None:
+        answer = generated = _generate(run, wanted, example, top)
+        trace = generated.trace if stored is None else stored
+        verdict = None if place is None else task.score(answer.text, example)
+    else:
+        answer, trace, verdict = record, stored, Score(status=record.status, extracted=record.extracted)
+    return Inspection(
+        run=run.folder.name,
+        id=None if place is None else example.id,
+        question=example.question,
+        steps=example.steps,
+        gold=None if place is None else example.answer,
+        latents=() if trace is None else _latents(run, trace, example, top),
+        reasoning=answer.reasoning,
+        text=answer.text,
+        status=verdict.status if verdict else None,
+        extracted=verdict.extracted if verdict else None,
+        num_latents=answer.num_latents,
+        stop_reason=answer.stop_reason,
+        from_file=stored is not None,
+    )
+
+
+def _find(task: Task[Any], examples: Sequence[Example], index: int, text: str | None) -> tuple[int | None, Example]:
+    """The question with its place in the split, None for a free text."""
+    if text is None:
+        if not 0 <= index < len(examples):
+            raise ValueError(f"--index {index} is none of the questions 0 to {len(examples) - 1}; choose one of them")
+        return index, examples[index]
+    free = Example(id="", question=text, steps=(), answer="")
+    worded = task.prompt(free)
+    places = (place for place, example in enumerate(examples) if example.question in (text, worded))
+    place = next(places, None)
+    return place, replace(free, question=worded) if place is None else examples[place]
+
+
+def _stored_trace(run: Run, wanted: EvalConfig, manifest: Manifest, place: int) -> LatentTrace | None:
+    """The latent steps on file; None where there is no complete trace."""
+    from latbench.measures.trace import Traces
+
+    folder = eval_folder(run, wanted) / TRACE
+    return Traces.open(folder, of=manifest).get(place) if (folder / TRACE_HEADER).exists() else None
+
+
+def _record(run: Run, wanted: EvalConfig, manifest: Manifest, example: Example) -> Record | None:
+    """The first answer on file; None where the evaluation has not come that far or was of other questions."""
+    folder = eval_folder(run, wanted)
+    if not (folder / MANIFEST).exists() or records_path(folder) is None:
+        return None
+    there = read_evaluation(folder)
+    if there.manifest.questions_sha256 != manifest.questions_sha256:
+        return None
+    return next((record for record in there.records if (record.id, record.sample) == (example.id, 0)), None)
+
+
+def _generate(run: Run, wanted: EvalConfig, example: Example, top: int) -> Generation:
+    """The answer with its trace, as an evaluation would draw it."""
+    from latbench.decoding.loop import Prompt
+
+    config = replace(wanted.generate, trace_top_k=max(wanted.generate.trace_top_k, top))
+    prompt = Prompt(id=example.id, text=example.question)
+    return run.method.generate([prompt], config, seed=wanted.seed, trace=True)[0]
+
+
+def _latents(run: Run, trace: LatentTrace, example: Example, top: int) -> tuple[InspectedStep, ...]:
+    layout = run.method.backbone.layout
+    return latent_steps(trace, layout.steps(example.steps), layout.tokenizer.decode, top)
+
+
+def latent_steps(
+    trace: LatentTrace, chain: Sequence[int], decode: Callable[[list[int]], str], top: int
+) -> tuple[InspectedStep, ...]:
+    """Latent steps as text, in order.
+
+    Args:
+        chain: ids of the gold chain, cut evenly: step t = 1 .. m has ids ceil((t - 1) T / m) + 1 to ceil(t T / m), so
+            that a shorter segment comes last, as where every r tokens were condensed.
+        decode: ids -> text, special tokens included; top: tokens per step.
+    """
+    num = len(trace.entropy)
+    cuts = even_cuts(len(chain), num)
+    texts: Sequence[str | None] = trace.texts or [None] * num
+    rows = zip(trace.entropy.tolist(), trace.ids.tolist(), trace.weights.tolist(), pairwise(cuts), texts, strict=True)
+    return tuple(
+        InspectedStep(
+            entropy=entropy,
+            tokens=tuple((decode([token]), weight) for token, weight in zip(ids[:top], weights[:top], strict=True)),
+            segment=decode(list(chain[start:end])),
+            text=text,
+        )
+        for entropy, ids, weights, (start, end), text in rows
+    )
+
+
+def render(found: Inspection) -> str:
+    """Plain text; whatever could act on a terminal is written as an escape."""
+    known = found.gold is not None
+    head = {
+        "question": shown(found.question),
+        "gold steps": shown("\n".join(found.steps)) if found.steps else "none" if known else "unknown",
+        "gold answer": shown(found.gold) if found.gold is not None else "unknown",
+    }
+    read = "" if found.extracted is None else f", read as {shown(found.extracted)}"
+    origin = "stored trace" if found.from_file else "generated now"
+    tail = {
+        **({"reasoning": shown(found.reasoning)} if found.reasoning else {}),
+        "answer": shown(found.text) or "none",
+        "verdict": f"{found.status}{read}" if found.status else "not scored",
+        "latent steps": f"{found.num_latents} ({origin})",
+        "stopped by": found.stop_reason,
+    }
+    blocks = [_lines(head), *([_table(found.latents)] if found.latents else []), _lines(tail)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def shown(text: str) -> str:
+    """One line in which line ends, control, formatting and invisible characters are escapes as in a Python literal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _lines(texts: dict[str, str]) -> str:
+    width = max(map(len, texts))
+    return "\n".join(f"{name:{width}}  {text}".rstrip() for name, text in texts.items())
+
+
+def _table(latents: Sequence[InspectedStep]) -> str:
+    from tabulate import tabulate
+
+    is_read = any(step.text is not None for step in latents)
+    columns = ("step", "entropy, nats", "top tokens", *(("read as",) if is_read else ()), "gold segment")
+    rows = [
+        [
+            str(number),
+            f"{step.entropy:.2f}",
+            "  ".join(f"'{shown(token)}' {weight:.3f}" for token, weight in step.tokens),
+            *((_quoted(step.text),) if is_read else ()),
+            _quoted(step.segment),
+        ]
+        for number, step in enumerate(latents, start=1)
+    ]
+    sides = ["right", "right", *["left"] * (len(columns) - 2)]
+    return tabulate(rows, columns, tablefmt="simple", disable_numparse=True, colalign=sides)
+
+
+def _quoted(text: str | None) -> str:
+    return f"'{shown(text)}'" if text else ""

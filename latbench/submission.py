@@ -1,0 +1,225 @@
+"""Validate a submission: what stands in its files must follow from its records, its configuration and the task's data.
+
+Besides what every table asks (`metrics.problem`), an evaluation is refused where one of these does not recompute: the
+run's id and the identity of its cell from the configuration, the questions asked from the task's data, the verdict on
+every answer from its text, and the leaderboard files beside it; with the embedded backbone, whose tokenizer is always
+at hand, also the tokens of prompts and gold chains and the operations of an answer. Counts of steps must be possible.
+What it takes a trained model or the machine to know is not checked here: texts, latents and what was measured of them,
+costs and times. `latbench rerun RESULT --check` trains and answers again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from math import isclose
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from latbench import registry
+from latbench.config import TINY, GenerateConfig, RunConfig
+from latbench.evaluation.evaluate import questions
+from latbench.evaluation.manifest import new_manifest
+from latbench.evaluation.metrics import problem
+from latbench.evaluation.plan import EvalConfig
+from latbench.evaluation.records import TRACE, Evaluation, Manifest, Record, read_evaluation, records_path
+from latbench.measures.files import COST, CostFile, read_measures
+from latbench.report.browse import asked_config
+from latbench.report.leaderboard import FORMATS, LeaderboardResult, find_evaluations, leaderboard
+from latbench.report.page import RECORD_FILES
+from latbench.report.reported import TITLE
+from latbench.runs.run import Run
+from latbench.task import Example, Task
+
+if TYPE_CHECKING:
+    from latbench.method import Method
+
+MAX_BYTES = 150_000  # of a run's gzipped records
+# not `variant`: it names what differs from the preset, which later versions may change
+_RECOMPUTED = ("run", "task", "method", "setting", "backbone", "layout", "seed", "n", "questions_sha256")
+
+
+def check(folders: Sequence[Path]) -> tuple[list[str], int]:
+    """Why a submission is refused, one sentence each, and the number of evaluations looked at.
+
+    Raises: ValueError: a folder does not exist, or there is no evaluation in any.
+    """
+    found = list(find_evaluations(folders))
+    problems = [sentence for folder in found for sentence in check_evaluation(folder)]
+    for folder in folders:
+        problems += check_tables(folder)
+    if not problems:  # what one evaluation alone does not show, such as another run of one setting and seed
+        problems += leaderboard(folders, ()).notices
+    return problems, len(found)
+
+
+def check_evaluation(folder: Path) -> list[str]:
+    """Why one evaluation is refused, one sentence each; empty where everything recomputes."""
+    try:
+        evaluation = read_evaluation(folder)
+    except (ValueError, OSError) as error:
+        return [str(error)]
+    if evaluation.num_bad_lines:
+        return [f"{folder}: {evaluation.num_bad_lines} lines are no records; evaluate again"]
+    if reason := problem(evaluation):
+        return [f"{folder}: {reason}"]
+    measures, unusable = read_measures(evaluation)
+    return [f"{folder}: {sentence}" for sentence in (*_problems(evaluation, measures.cost), *unusable)]
+
+
+def check_tables(folder: Path) -> list[str]:
+    """Leaderboard files that are not those of the folder's records, one sentence each."""
+    there = {name: path for name, kind in FORMATS.items() if (path := folder / kind.file_name).is_file()}
+    if not there:
+        return []
+    texts = {name: path.read_text(encoding="utf-8") for name, path in there.items()}
+    boards: dict[tuple[bool, bool], LeaderboardResult] = {}
+    problems = []
+    for name, path in there.items():
+        options = (TITLE in texts[name] and name != "html", name == "html" and f'"{RECORD_FILES}"' in texts[name])
+        if options not in boards:
+            boards[options] = leaderboard([folder], list(there), reported=options[0], all_records=options[1])
+        if boards[options].text_by_format[name] != texts[name]:
+            problems.append(
+                f"{path} is not what these records give; write it again with --format {name} --out {folder}"
+            )
+    return problems
+
+
+def _problems(evaluation: Evaluation, cost: CostFile | None) -> Iterator[str]:
+    manifest = evaluation.manifest
+    path = records_path(evaluation.folder)
+    if path is not None and path.stat().st_size > MAX_BYTES:
+        advice = "submit fewer samples" if path.suffix == ".gz" else f"pack it with `gzip -9n {path.name}`"
+        yield f"{path.name} has {path.stat().st_size} bytes, more than {MAX_BYTES}; {advice}"
+    if (evaluation.folder / TRACE).exists():
+        yield f"{TRACE}/ is too large for a submission; remove it"
+    try:
+        config = RunConfig.from_tree({key: value for key, value in manifest.config.items() if key != "eval"})
+        wanted = _wanted(manifest, config)
+        task, examples = questions(wanted)
+        fresh = new_manifest(
+            _Told(evaluation.folder.parent / config.run_id, config, manifest),
+            wanted,
+            task.fingerprint(manifest.split),
+            examples,
+        )
+    except ValueError as error:
+        yield f"cannot be checked: {' '.join(str(error).split())}"
+        return
+    for name in _RECOMPUTED:
+        there, here = getattr(manifest, name), getattr(fresh, name)
+        if there != here:
+            yield f"{name} is {there!r} in the manifest, but {here!r} follows from its configuration and data"
+    key = f"{manifest.task}/{manifest.split}"
+    if key not in fresh.data or manifest.data[key].sha256 != fresh.data[key].sha256:
+        yield f"the data of {key} are not those at hand; fetch the pinned revision"
+    if len(examples) * wanted.generate.samples == len(evaluation.records):
+        method = _untrained(config, manifest)
+        yield from _record_problems(evaluation, wanted, task, examples, method)
+        if method and cost:
+            yield from _cost_problems(cost, method, evaluation.records)
+
+
+def _record_problems(
+    evaluation: Evaluation,
+    wanted: EvalConfig,
+    task: Task[Any],
+    examples: Sequence[Example],
+    method: Method[Any] | None,
+) -> Iterator[str]:
+    """One sentence per kind of fault, with the first record that has it."""
+    samples, chunk = wanted.generate.samples, wanted.generate.chunk
+    tokens = [_tokens(method, example, wanted.generate) for example in examples] if method else []
+    pairs = [(record, examples[place // samples]) for place, record in enumerate(evaluation.records)]
+    scores = task.score_many([(record.text, example) for record, example in pairs])
+    faults: dict[str, list[str]] = {}
+    impossible: list[str] = []
+    for place, ((record, example), score) in enumerate(zip(pairs, scores, strict=True)):
+        expected: dict[str, object] = {
+            "id": example.id,
+            "sample": place % samples,
+            "chunk": place // samples // chunk,
+            "gold": example.answer,
+            "seed": wanted.seed,
+            "extracted": score.extracted,
+        }
+        if "timeout" not in (record.status, score.status):  # the checker's time limit depends on the machine
+            expected["status"] = score.status
+        if method:
+            expected |= tokens[place // samples]
+        for name, value in expected.items():
+            if getattr(record, name) != value:
+                faults.setdefault(name, []).append(_fault(record, name, value))
+        if reason := _impossible(record, wanted.generate):
+            impossible.append(f"{record.id!r}, {reason}")
+    if impossible:
+        yield f"counts of {len(impossible)} records are impossible; the first: {impossible[0]}"
+    for name, found in faults.items():
+        yield f"{name} of {len(found)} records does not recompute; the first: {found[0]}"
+
+
+def _fault(record: Record, name: str, value: object) -> str:
+    return f"{record.id!r} has {getattr(record, name)!r} instead of {value!r}"
+
+
+def _impossible(record: Record, config: GenerateConfig) -> str | None:
+    """Why no decoding gives these counts."""
+    emitted = record.num_reasoning_tokens + record.num_answer_tokens
+    least = record.num_latents + emitted - 1  # the last token need not be fed
+    if record.decode_steps < least:
+        return f"{record.decode_steps} decode steps for {least} latents and tokens at least"
+    for what, count, cap in (
+        ("tokens", emitted, config.max_new_tokens),
+        ("latents", record.num_latents, config.max_latents),
+    ):
+        if count > cap:
+            return f"{count} {what}, where at most {cap} were asked for"
+    for text, count in ((record.reasoning, record.num_reasoning_tokens), (record.text, record.num_answer_tokens)):
+        if text and not count:
+            return f"{text[:20]!r} in no token"
+    return None
+
+
+def _untrained(config: RunConfig, manifest: Manifest) -> Method[Any] | None:
+    """The method on the embedded backbone, which knows tokens and sizes without training; None with another model."""
+    if config.model.id != TINY:
+        return None
+    from latbench.model.backbone import Backbone
+
+    entry = registry.get_method(config.method_name)
+    backbone = Backbone.load(replace(config.model, device="cpu"), markers=manifest.train_data != "none")
+    method: Method[Any] = entry.cls(backbone, config.method)
+    return method
+
+
+def _tokens(method: Method[Any], example: Example, config: GenerateConfig) -> dict[str, object]:
+    """Fields of a record that the tokenizer gives."""
+    return {
+        "gold_chain_length": method.backbone.num_step_tokens(example),
+        "num_prompt_tokens": len(method.prompt_ids(example.question, config)),
+    }
+
+
+def _cost_problems(cost: CostFile, method: Method[Any], records: Sequence[Record]) -> Iterator[str]:
+    from latbench.measures.answer_cost import mean_flops
+
+    flops = mean_flops(method, records)
+    if cost.flops is None or flops is None or not isclose(cost.flops, flops, rel_tol=1e-9):
+        yield f"flops is {cost.flops} in {COST}, but {flops} follows from the records"
+
+
+def _wanted(manifest: Manifest, config: RunConfig) -> EvalConfig:
+    seed = manifest.config["eval"].get("seed") if isinstance(manifest.config.get("eval"), dict) else None
+    if type(seed) is not int:
+        raise ValueError("its manifest does not say what was asked; evaluate the run again")
+    generate: GenerateConfig = config.generate
+    return replace(asked_config(manifest), generate=generate, seed=seed)
+
+
+class _Told(Run):
+    """A run of which the manifest tells: nothing of it is on disk."""
+
+    def __init__(self, folder: Path, config: RunConfig, manifest: Manifest) -> None:
+        super().__init__(folder, config)
+        self.__dict__["report"] = {"train_data": manifest.train_data}

@@ -1,0 +1,1 @@
+"""Many runs: what a sweep holds, and what carries its jobs out."""

@@ -1,0 +1,125 @@
+"""Run jobs, each a few command lines one after another, somewhere; here: on this machine, one process per device."""
+
+from __future__ import annotations
+
+import os
+import queue
+import shlex
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from latbench.util.signals import handling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Commands that run one after another until one fails; their output goes to `log`."""
+
+    name: str
+    commands: tuple[tuple[str, ...], ...]
+    log: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobResult:
+    """How a job ended; `last_line` of its log says why where it failed."""
+
+    job: Job
+    returncode: int
+    last_line: str
+
+    @property
+    def failed(self) -> bool:
+        """Whether a command ended with an exit code other than 0."""
+        return self.returncode != 0
+
+
+class Executor(Protocol):
+    """Where jobs run."""
+
+    def run(self, jobs: Sequence[Job], on_end: Callable[[JobResult], None]) -> list[JobResult]:
+        """Run all jobs; a failed one stops no other.
+
+        Args:
+            on_end: called as each job ends.
+        Returns: results in the order of the jobs.
+        """
+
+
+class LocalExecutor:
+    """Processes on this machine, as many at once as there are slots.
+
+    Args:
+        slots: one per process at a time: the GPU it may see (`CUDA_VISIBLE_DEVICES`), or None for no restriction.
+    """
+
+    def __init__(self, slots: Sequence[str | None]) -> None:
+        self._slots: queue.Queue[str | None] = queue.Queue()
+        for slot in slots:
+            self._slots.put(slot)
+        self._num_slots = len(slots)
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def run(self, jobs: Sequence[Job], on_end: Callable[[JobResult], None]) -> list[JobResult]:
+        """See Executor. On Ctrl-C or SIGTERM the running processes are ended, which leaves resumable runs."""
+        terminated = handling(signal.SIGTERM, signal.default_int_handler)  # schedulers send it
+        with terminated, ThreadPoolExecutor(self._num_slots) as pool:
+            futures = [pool.submit(self._run, job, on_end) for job in jobs]
+            try:
+                return [future.result() for future in futures]
+            except KeyboardInterrupt:
+                self._stop()
+                raise
+
+    def _run(self, job: Job, on_end: Callable[[JobResult], None]) -> JobResult:
+        slot = self._slots.get()
+        try:
+            returncode = self._run_commands(job, slot)
+        finally:
+            self._slots.put(slot)
+        result = JobResult(job=job, returncode=returncode, last_line=last_line(job.log))
+        if not self._stopped:
+            on_end(result)
+        return result
+
+    def _run_commands(self, job: Job, slot: str | None) -> int:
+        environment = os.environ if slot is None else {**os.environ, "CUDA_VISIBLE_DEVICES": slot}
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        with job.log.open("ab") as log:
+            for command in job.commands:
+                log.write(f"$ {shlex.join(command)}\n".encode())
+                log.flush()
+                with self._lock:
+                    if self._stopped:
+                        return 1
+                    # in a group of its own: Ctrl-C at the terminal reaches it once, through `_stop`
+                    process = subprocess.Popen(
+                        command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, process_group=0
+                    )
+                    self._running.add(process)
+                returncode = process.wait()
+                with self._lock:
+                    self._running.discard(process)
+                if returncode:
+                    return returncode
+        return 0
+
+    def _stop(self) -> None:
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                process.send_signal(signal.SIGINT)  # training stops at its next whole step
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that says something."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -1,0 +1,190 @@
+"""A sweep: methods x tasks x seeds x settings as a list of runs, each trained and evaluated once.
+
+base: {train: {epochs: 1}}        any configuration tree, may name a preset
+methods: [cot, direct]
+tasks: [synth]                    trained on; default: the base's
+seeds: [0, 1, 2]                  default: the base's
+settings:                         overrides by dotted key; default: none
+  - {}
+  - {train.lr: 1e-3}
+evaluate: [synth]                 default: the task trained on
+split: test
+limit: 100                        default: all questions
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass as config_dataclass
+
+from latbench.config import ConfigError, Positive, RunConfig, parse, stable_hash, tree
+from latbench.evaluation.plan import eval_folder, plan
+from latbench.evaluation.records import MANIFEST, read_manifest
+from latbench.runs.run import CONFIG, TRAIN, Run, load_run
+from latbench.sweep.executor import Executor, Job, JobResult
+from latbench.task import STRICT
+from latbench.util.files import write_whole
+
+Names = Annotated[list[str], Field(min_length=1)]
+
+
+def _no_settings() -> list[dict[str, Any]]:
+    return [{}]
+
+
+@config_dataclass(frozen=True, kw_only=True, config=STRICT)
+class SweepConfig:
+    """The content of a sweep's file; see the module docstring."""
+
+    methods: Names
+    base: dict[str, Any] = Field(default_factory=dict)
+    tasks: Names | None = None
+    seeds: Annotated[list[int], Field(min_length=1)] | None = None
+    settings: Annotated[list[dict[str, Any]], Field(min_length=1)] = Field(default_factory=_no_settings)
+    evaluate: Names | None = None
+    split: str = "test"
+    limit: Positive | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepReport:
+    """What a sweep did: runs that were complete before, and results of the others."""
+
+    skipped: list[str] = field(default_factory=list)
+    results: list[JobResult] = field(default_factory=list)
+
+    @property
+    def failed(self) -> list[JobResult]:
+        """Results of the jobs that failed."""
+        return [result for result in self.results if result.failed]
+
+
+def read_sweep(path: Path) -> SweepConfig:
+    """The sweep in a YAML file. Raises: ConfigError: every error, one sentence each; ValueError: no such file."""
+    config, errors = tree.validate("sweep", SweepConfig, tree.read_yaml(path))
+    if errors:
+        raise ConfigError(errors)
+    assert isinstance(config, SweepConfig)
+    return config
+
+
+def run_configs(sweep: SweepConfig) -> list[RunConfig]:
+    """The grid, methods varying slowest.
+
+    Raises: ConfigError: every error of every run, each sentence once.
+    """
+    configs: list[RunConfig] = []
+    errors: dict[str, None] = {}
+    tasks: list[str | None] = [*sweep.tasks] if sweep.tasks else [None]
+    seeds: list[int | None] = [*sweep.seeds] if sweep.seeds else [None]
+    for method, task, settings, seed in product(sweep.methods, tasks, sweep.settings, seeds):
+        names = {"method.name": method, "task.name": task, "seed": seed}
+        upper: tree.Tree = {}
+        for key, value in {**{name: value for name, value in names.items() if value is not None}, **settings}.items():
+            tree.put(upper, key, value)
+        try:
+            configs.append(parse(tree.merge(sweep.base, upper)))
+        except ConfigError as error:
+            errors.update(dict.fromkeys(str(error).split("\n")))
+    if errors:
+        raise ConfigError(list(errors))
+    return configs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One training run of a sweep with its evaluations.
+
+    Args:
+        decodings: changes of `generate.*` by dotted key; grid points that differ only there share one training.
+        tasks: evaluated on, each with every decoding.
+    """
+
+    run: Run
+    decodings: list[dict[str, Any]]
+    tasks: list[str]
+
+    def folders(self, sweep: SweepConfig) -> list[Path]:
+        """Where the records of all its evaluations go."""
+        return [
+            eval_folder(self.run, plan(self.run.config, task, split=sweep.split, limit=sweep.limit, changes=changes))
+            for changes in self.decodings
+            for task in self.tasks
+        ]
+
+
+def members(sweep: SweepConfig, runs_dir: Path) -> list[Member]:
+    """The grid's points, grouped by what is trained."""
+    groups: dict[str, list[RunConfig]] = {}
+    for config in run_configs(sweep):
+        groups.setdefault(config.run_id, []).append(config)
+    found = []
+    for run_id, configs in groups.items():
+        folder = runs_dir / run_id
+        run = load_run(folder) if (folder / TRAIN).exists() else Run(folder, configs[0])
+        decodings = {stable_hash(changes): changes for changes in (_changes(run.config, other) for other in configs)}
+        found.append(
+            Member(run=run, decodings=list(decodings.values()), tasks=sweep.evaluate or [run.config.task_name])
+        )
+    return found
+
+
+def _changes(config: RunConfig, other: RunConfig) -> dict[str, Any]:
+    """`generate.*` keys of `other` whose values `config` does not have."""
+    own, changed = config.to_tree()["generate"], other.to_tree()["generate"]
+    return {f"generate.{key}": value for key, value in changed.items() if own[key] != value}
+
+
+def run_sweep(
+    sweep: SweepConfig,
+    executor: Executor,
+    *,
+    runs_dir: Path,
+    resume: bool,
+    on_end: Callable[[JobResult], None],
+) -> SweepReport:
+    """Train and evaluate every run that is not complete.
+
+    Raises: ValueError: invalid configurations, or unfinished runs there while `resume` is off.
+    """
+    all_members = members(sweep, runs_dir)
+    open_members = [member for member in all_members if not _is_complete(member, sweep)]
+    begun = [member.run.folder.name for member in open_members if (member.run.folder / CONFIG).exists()]
+    if begun and not resume:
+        raise ValueError(f"{len(begun)} runs of the sweep are begun but not complete (first {begun[0]}); pass --resume")
+    jobs = [_job(member, sweep, runs_dir) for member in open_members]
+    complete = [member.run.folder.name for member in all_members if member not in open_members]
+    return SweepReport(skipped=complete, results=executor.run(jobs, on_end))
+
+
+def _is_complete(member: Member, sweep: SweepConfig) -> bool:
+    """Whether training and all evaluations have ended."""
+    return member.run.is_complete and all(
+        (folder / MANIFEST).exists() and read_manifest(folder).complete for folder in member.folders(sweep)
+    )
+
+
+def _job(member: Member, sweep: SweepConfig, runs_dir: Path) -> Job:
+    """The job of one member; its configuration is written where the job reads it."""
+    name = member.run.folder.name
+    config = runs_dir / "logs" / f"{name}.yaml"
+    config.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(config, tree.dump_yaml(member.run.config.to_tree()))
+    latbench = (sys.executable, "-m", "latbench")
+    asked = ["--run", str(member.run.folder), "--tasks", ",".join(member.tasks), "--split", sweep.split]
+    if sweep.limit is not None:
+        asked += ["--limit", str(sweep.limit)]
+    evaluations = [
+        (*latbench, "eval", *asked, *(f"--set={key}={json.dumps(value)}" for key, value in changes.items()))
+        for changes in member.decodings
+    ]
+    train = (*latbench, "train", "--config", str(config), "--runs-dir", str(runs_dir), "--resume")
+    return Job(name=name, commands=(train, *evaluations), log=runs_dir / "logs" / f"{name}.log")

@@ -1,0 +1,198 @@
+"""Rows, cells and their texts."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from latbench.evaluation.metrics import Summary, summarise
+from latbench.evaluation.statistics import Interval, mean_interval, wilson_interval
+from latbench.report.formats import DASH, interval_text, number_text, to_csv, to_markdown
+from latbench.report.table import Row, cells, rows, sections
+
+REQUIRED = [
+    "task",
+    "split",
+    "method",
+    "variant",
+    "setting",
+    "backbone",
+    "layout",
+    "train_data",
+    "run",
+    "seed",
+    "n",
+    "accuracy",
+    "accuracy_low",
+    "accuracy_high",
+    "chain_length",
+    "compression",
+    "answer_tokens",
+    "decode_steps",
+    "no_answer",
+    "timeout",
+    "truncated",
+    "answers_per_second",
+    "train_flops",
+]
+
+
+@pytest.fixture
+def run(make: Any, record: Any) -> Any:
+    """Summary of a run of `n` questions with `num_correct` correct answers and `length` latent steps each."""
+
+    def summary(
+        name: str, num_correct: int = 2, length: int = 4, n: int = 4, gold: int = 0, samples: int = 1, **changes: Any
+    ) -> Summary:
+        records = [
+            record(f"q{i}", i < num_correct, sample=s, num_latents=length, gold_chain_length=gold)
+            for i in range(n)
+            for s in range(samples)
+        ]
+        return summarise(make(records, run=name, **changes))
+
+    return summary
+
+
+def table_lines(text: str) -> list[list[str]]:
+    return [[part.strip() for part in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+
+
+def test_csv_starts_with_the_required_columns_and_reads_back(run: Any) -> None:
+    text = to_csv(rows([run("a", 1), run("b", 3, seed=1)]))
+    read = list(csv.DictReader(io.StringIO(text)))
+    assert list(read[0])[: len(REQUIRED)] == REQUIRED
+    assert [(row["run"], float(row["accuracy"]), row["compression"]) for row in read] == [
+        ("b", 0.75, ""),
+        ("a", 0.25, ""),
+    ]
+
+
+def test_one_run_has_wilsons_interval_and_several_seeds_students(run: Any) -> None:
+    single, several = cells(rows([run("a", 4, setting="s2"), run("b", 1), run("c", 2, seed=1), run("d", 1, seed=2)]))
+    assert single.accuracy == wilson_interval(4, 4)
+    assert several.accuracy == mean_interval([0.25, 0.5, 0.25]).clipped(0, 1)
+    assert several.chain_length == Interval(4, 4, 4)
+    assert len(several.rows) == 3
+
+
+@pytest.mark.parametrize("name", ["method", "variant", "setting", "backbone", "layout", "train_data"])
+def test_runs_that_differ_in_the_identity_are_never_averaged(run: Any, name: str) -> None:
+    assert len(cells(rows([run("a"), run("b", seed=1, **{name: "other"})]))) == 2
+
+
+def test_other_questions_or_numbers_of_answers_are_never_put_in_one_cell(run: Any, make: Any, record: Any) -> None:
+    ids = summarise(make([record(f"p{i}") for i in range(4)], run="ids", seed=1))
+    for other in (run("more", n=5, seed=1), ids, run("twice", samples=2, seed=1)):
+        made = cells(rows([run("few " + other.manifest.run), other]))
+        assert [len(cell.rows) for cell in made] == [1, 1]
+    assert len(sections(cells(rows([run("same"), ids])))) == 2
+
+
+def test_rows_are_sorted_by_task_then_accuracy_whatever_their_order(run: Any) -> None:
+    from latbench.task import Fingerprint
+
+    other = {"task": "aime", "data": {"aime/test": Fingerprint(source="a", sha256="1", num_examples=4)}}
+    summaries = [run("a", 1), run("b", 3, setting="s2"), run("c", 2, **other), run("d", 2, setting="s3")]
+    assert [row.run for row in rows(summaries)] == ["c", "b", "d", "a"]
+    for write in (to_csv, to_markdown):
+        assert write(rows(summaries)) == write(rows(summaries[::-1]))
+
+
+def test_compression_refers_to_the_gold_chain_where_there_is_one(run: Any) -> None:
+    (row,) = rows([run("a", length=4, gold=12)])
+    assert (row.compression, row.reference, row.reference_length) == (3, "gold chain", 12)
+
+
+def test_compression_refers_to_cot_on_the_same_questions_and_backbone_where_there_is_no_gold_chain(run: Any) -> None:
+    summaries = [
+        run("latent", length=4),
+        run("cot-0", length=10, method="cot"),
+        run("cot-1", length=14, method="cot", seed=1),
+        run("cot-far", length=40, method="cot", backbone="other"),
+        run("cot-variant", length=50, method="cot", variant="lr=1", setting="s2"),
+        run("cot-layout", length=60, method="cot", layout="coconut"),
+    ]
+    by_run = {row.run: row for row in rows(summaries)}
+    assert by_run["latent"].reference == "run cot-0, cot-1"
+    assert by_run["latent"].compression == 12 / 4
+    assert by_run["cot-far"].compression == 1
+    assert by_run["cot-variant"].compression == 12 / 50
+    assert by_run["cot-layout"].reference == "run cot-layout"
+
+
+def test_no_compression_without_reasoning_or_reference(run: Any) -> None:
+    silent, alone = run("direct", length=0, gold=9), run("alone", length=4, setting="s2")
+    assert [row.compression for row in rows([silent, alone])] == [None, None]
+
+
+def test_markdown_names_reference_interval_and_length_and_shows_an_interval_in_every_cell(run: Any) -> None:
+    text = to_markdown(rows([run("a", 3, gold=12, variant="c=3"), run("b", 1, length=0, gold=12, method="direct")]))
+    for fact in (
+        "Wilson",
+        "Student's t",
+        "latent steps plus explicit reasoning tokens",
+        "gold chain (mean #L 12.0, tiny)",
+    ):
+        assert fact in text
+    header, _, first, second = table_lines(text)
+    best, worst = dict(zip(header, first, strict=True)), dict(zip(header, second, strict=True))
+    assert (best["variant"], best["accuracy"]) == ("c=3", "75.0 [30.1, 95.4]")
+    assert (best["#L"], best["compression"]) == ("4.0 [4.0, 4.0]", "3.00 [3.00, 3.00]")
+    assert (worst["method"], worst["#L"], worst["compression"]) == ("direct", "0.0 [0.0, 0.0]", DASH)
+
+
+def test_markdown_tells_cells_apart_by_what_differs(run: Any) -> None:
+    def header(*summaries: Summary) -> list[str]:
+        return table_lines(to_markdown(rows(summaries)))[0]
+
+    base = run("a")
+    assert not {"setting", "backbone", "layout", "training data"} & set(header(base))
+    assert "setting" in header(base, run("b", setting="s2"))
+    assert "setting" not in header(base, run("c", setting="s2", variant="lr=1"))
+    assert "backbone" in header(base, run("d", backbone="gpt2"))
+    assert "training data" in header(base, run("e", train_data="other"))
+
+
+def test_markdown_shows_the_passes_and_operations_of_training(run: Any) -> None:
+    header, _, line = table_lines(to_markdown(rows([run("a"), run("b", seed=1, train={"epochs": 2.5, "flops": 4e12})])))
+    shown = dict(zip(header, line, strict=True))
+    assert (shown["passes"], shown["train FLOPs"]) == ("2", "3.00e+12")
+
+
+def test_other_test_sets_stand_in_tables_of_their_own(run: Any) -> None:
+    text = to_markdown(rows([run("a"), run("b", n=5, setting="s2")]))
+    assert text.count("## synth / test") == 2
+
+
+def test_several_samples_show_pass_and_majority(run: Any) -> None:
+    header, _, line = table_lines(to_markdown(rows([run("a", 3, samples=2)])))
+    shown = dict(zip(header, line, strict=True))
+    assert (shown["k"], shown["pass@2"], shown["maj@k"]) == ("2", "75.0 [30.1, 95.4]", "75.0 [30.1, 95.4]")
+    assert "pass@1" not in header, "that is the accuracy"
+    header, _, *lines = table_lines(to_markdown(rows([run("b", 3, samples=2), run("c", 3, samples=4, setting="s2")])))
+    place = header.index("pass@4")
+    assert header[place - 1] == "pass@2"
+    shown = {line[place] for line in lines}
+    assert "–" in shown, "two answers have no pass@4"
+    assert len(shown) == 2
+
+
+def test_hostile_names_stay_inside_their_cell(run: Any) -> None:
+    text = to_markdown(rows([run("a", variant="x|y\nz\udce9"), run("b", setting="s2")]))
+    assert r"x\|y z\udce9" in text
+    assert text.encode()
+    assert len({line.count("|") - line.count(r"\|") for line in text.splitlines() if line[:1] == "|"}) == 1
+
+
+def test_every_row_field_but_the_measures_is_a_column(run: Any) -> None:
+    assert to_csv([]).strip().split(",") == [field.name for field in fields(Row) if field.name != "measures"]
+
+
+def test_what_rounds_to_zero_has_no_sign() -> None:
+    assert [number_text(value, ".1f") for value in (-0.0, -0.04, -0.06, None)] == ["0.0", "0.0", "-0.1", "–"]
+    assert interval_text(Interval(-0.001, -0.2, 0.1)) == "0.0 [-0.2, 0.1]"

@@ -1,0 +1,200 @@
+"""A submission that recomputes passes; each way in which it does not is named."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from latbench.config import RunConfig, parse
+from latbench.evaluation.evaluate import questions
+from latbench.evaluation.manifest import new_manifest
+from latbench.evaluation.plan import plan
+from latbench.evaluation.records import (
+    MANIFEST,
+    RECORDS,
+    TRACE,
+    Record,
+    append_records,
+    read_evaluation,
+    read_manifest,
+    write_manifest,
+)
+from latbench.measures.answer_cost import mean_flops
+from latbench.measures.files import CostFile, Header, write_measure
+from latbench.model.backbone import Backbone
+from latbench.report.leaderboard import leaderboard
+from latbench.submission import _Told, _untrained, check, check_evaluation
+from latbench.task import Example
+
+RESULTS = Path(__file__).parents[1] / "results"
+COMMITTED = sorted(RESULTS.glob("synth/*/*-s0"))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, record: Any) -> Path:
+    """A folder with one evaluation that recomputes, on 4 generated questions, and its tables."""
+    top = tmp_path_factory.mktemp("built")
+    config: RunConfig = parse({"method": "cot"}, overrides=["task.num_test=4", "task.num_train=2"])
+    wanted = plan(config, "synth")
+    task, examples = questions(wanted)
+    told: Any = SimpleNamespace(train_data="synth/train n=2")
+    fresh = new_manifest(_Told(top / config.run_id, config, told), wanted, task.fingerprint("test"), examples)
+    folder = top / "synth" / "cot" / config.run_id
+    folder.mkdir(parents=True)
+    write_manifest(folder, replace(fresh, complete=True, versions={}))
+    backbone = Backbone.load(config.model)
+    answers = [example.answer if place else "" for place, example in enumerate(examples)]  # the first has none
+    append_records(
+        folder / RECORDS, [_answered(record, backbone, *pair) for pair in zip(examples, answers, strict=True)]
+    )
+    leaderboard([top], ["md", "csv", "latex", "html"], top)
+    return top
+
+
+@pytest.fixture
+def submission(built: Path, tmp_path: Path) -> Path:
+    """A copy, to be changed."""
+    return shutil.copytree(built, tmp_path / "submitted")
+
+
+def _answered(record: Callable[..., Record], backbone: Backbone, example: Example, answer: str) -> Record:
+    layout, status = backbone.layout, "correct" if answer else "no_answer"
+    num_prompt_tokens, num_step_tokens = len(layout.prompt(example.question)), len(layout.steps(example.steps))
+    counts = {"gold_chain_length": num_step_tokens, "num_prompt_tokens": num_prompt_tokens}
+    return record(example.id, gold=example.answer, text=answer, extracted=answer or None, status=status, **counts)
+
+
+def evaluation(submission: Path) -> Path:
+    return next(submission.rglob(MANIFEST)).parent
+
+
+def rewrite(path: Path, line: int, **changes: Any) -> None:
+    lines = path.read_text().splitlines()
+    lines[line] = json.dumps({**json.loads(lines[line]), **changes})
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_what_recomputes_passes(submission: Path) -> None:
+    assert check([submission]) == ([], 1)
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
+def test_committed_results_recompute(folder: Path) -> None:
+    assert check_evaluation(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"status": "correct", "extracted": "7"}, "extracted of 1 records does not recompute; the first: 'test-0' has"),
+        ({"status": "incorrect"}, "status of 1 records does not recompute; the first: 'test-0' has 'incorrect'"),
+        ({"gold": "77"}, "gold of 1 records does not recompute; the first: 'test-0' has '77' instead of"),
+        ({"id": "test-9"}, "id of 1 records does not recompute"),
+        ({"seed": 3}, "seed of 1 records does not recompute"),
+        ({"chunk": 1}, "chunk of 1 records does not recompute"),
+        ({"gold_chain_length": 500}, "gold_chain_length of 1 records does not recompute; the first: 'test-0' has 500"),
+        ({"num_prompt_tokens": 1}, "num_prompt_tokens of 1 records does not recompute"),
+        ({"decode_steps": 1}, "the first: 'test-0', 1 decode steps for 6 latents and tokens at least"),
+        ({"num_latents": 1000, "decode_steps": 2000}, "1000 latents, where at most"),
+        ({"num_answer_tokens": 200, "decode_steps": 300}, "200 tokens, where at most 96 were asked for"),
+        ({"reasoning": "n0=3"}, "counts of 1 records are impossible; the first: 'test-0', 'n0=3' in no token"),
+    ],
+)
+def test_a_changed_record_is_refused(submission: Path, changes: dict[str, Any], sentence: str) -> None:
+    rewrite(evaluation(submission) / RECORDS, 0, **changes)
+    assert any(sentence in problem for problem in check_evaluation(evaluation(submission)))
+
+
+def test_a_timeout_of_the_checker_is_taken_as_it_stands(submission: Path) -> None:
+    rewrite(evaluation(submission) / RECORDS, 1, status="timeout")
+    assert check_evaluation(evaluation(submission)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"run": "synth-cot-mine"}, "run is 'synth-cot-mine' in the manifest, but 'synth-cot-tiny-"),
+        ({"setting": "00000000"}, "setting is '00000000' in the manifest, but '"),
+        ({"method": "codi"}, "method is 'codi' in the manifest, but 'cot' follows"),
+        ({"backbone": "Llama-3.2-1B"}, "backbone is 'Llama-3.2-1B' in the manifest, but 'tiny-128x2' follows"),
+        ({"seed": 7}, "seed is 7 in the manifest, but 0 follows"),
+        ({"questions_sha256": "0" * 64}, "questions_sha256 is '0000"),
+        ({"config": {}}, "cannot be checked: method.name is missing"),
+        ({"data": {}}, "its manifest has no fingerprint of synth/test"),
+        ({"complete": False}, "incomplete, 4 of 4 records; resume the evaluation"),
+    ],
+)
+def test_a_changed_manifest_is_refused(submission: Path, changes: dict[str, Any], sentence: str) -> None:
+    folder = evaluation(submission)
+    write_manifest(folder, replace(read_manifest(folder), **changes))
+    assert any(sentence in problem for problem in check_evaluation(folder)), check_evaluation(folder)
+
+
+def test_another_schema_and_cut_lines_are_refused(submission: Path) -> None:
+    folder = evaluation(submission)
+    with (folder / RECORDS).open("a") as file:
+        file.write('{"id": ')
+    assert check_evaluation(folder) == [f"{folder}: 1 lines are no records; evaluate again"]
+    (folder / MANIFEST).write_text("{}")
+    assert "is not a latbench manifest" in check_evaluation(folder)[0]
+
+
+def test_what_is_too_large_to_commit_is_refused(submission: Path) -> None:
+    folder = evaluation(submission)
+    rewrite(folder / RECORDS, 0, text=random.Random(0).randbytes(200_000).hex())
+    assert any("bytes, more than 150000; pack it with `gzip -9n" in problem for problem in check_evaluation(folder))
+    (folder / (RECORDS + ".gz")).write_bytes(gzip.compress((folder / RECORDS).read_bytes()))
+    (folder / RECORDS).unlink()
+    (folder / TRACE).mkdir()
+    problems = check_evaluation(folder)
+    assert any("bytes, more than 150000; submit fewer samples" in problem for problem in problems)
+    assert f"{folder}: trace/ is too large for a submission; remove it" in problems
+
+
+def test_operations_that_do_not_follow_from_the_records_are_refused(submission: Path) -> None:
+    folder = evaluation(submission)
+    manifest = read_manifest(folder)
+    method = _untrained(parse({"method": "cot"}), manifest)
+    assert method is not None
+    flops = mean_flops(method, read_evaluation(folder).records)
+    times = {name: [1.0] for name in ("seconds_single", "seconds_full", "reference_single", "reference_full")}
+    facts: Any = {"num_single": 1, "batch_size": 4, "reference": "it", "peak_memory_bytes": None, "hardware": {}}
+    measured = CostFile(header=Header.of(manifest, 0), flops=flops, **times, **facts)
+    write_measure(folder, measured)
+    assert check_evaluation(folder) == []
+    write_measure(folder, replace(measured, flops=1.0))
+    assert check_evaluation(folder) == [f"{folder}: flops is 1.0 in cost.json, but {flops} follows from the records"]
+
+
+@pytest.mark.parametrize("suffix", ["md", "csv", "tex", "html"])
+def test_tables_of_other_records_are_refused(submission: Path, suffix: str) -> None:
+    path = submission / f"leaderboard.{suffix}"
+    path.write_text(path.read_text().replace("75.0", "99.0").replace("0.75", "0.99"))
+    problems, _ = check([submission])
+    assert len(problems) == 1
+    assert f"leaderboard.{suffix} is not what these records give; write it again with --format" in problems[0]
+
+
+def test_tables_with_published_numbers_or_files_beside_the_page_pass_as_well(submission: Path) -> None:
+    leaderboard([submission], ["md", "latex", "html"], submission, reported=True, all_records=True)
+    assert check([submission]) == ([], 1)
+
+
+def test_a_copy_is_refused(submission: Path) -> None:
+    folder = evaluation(submission)
+    for path in submission.glob("leaderboard.*"):
+        path.unlink()
+    shutil.copytree(folder, submission / "copy")
+    problems, num_checked = check([submission])
+    assert num_checked == 2
+    assert len(problems) == 1
+    assert "it has the setting and the seed of" in problems[0]

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from latbench import data
 from latbench.data import FileTask, Source, contamination, hub, normalised_question
+from latbench.data import file_task as data
 from latbench.data.hub import HubRows, HubSource
 from latbench.task import Example, TaskConfig
 

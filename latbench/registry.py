@@ -22,31 +22,41 @@ ClassT = TypeVar("ClassT", bound=type)
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A registered class with the type of its configuration."""
+    """A registered class with the types of its configuration."""
 
     name: str
+    """Registered name."""
     cls: type
+    """The method or task."""
     config: type
+    """Class of its settings, `method.*` or `task.*`."""
+    decoding: type | None = None
+    """Class of the decoding settings that this method alone reads, `generate.method.*`; None: it reads none."""
 
 
 _entries: dict[Kind, dict[str, Entry]] = {"method": {}, "task": {}}
 
 
-def _register(kind: Kind, name: str, config: type) -> Callable[[ClassT], ClassT]:
+def _register(kind: Kind, name: str, config: type, decoding: type | None = None) -> Callable[[ClassT], ClassT]:
     def decorate(cls: ClassT) -> ClassT:
         known = _entries[kind].get(name)
         if known is not None and known.cls.__module__ != cls.__module__:
             raise ValueError(f"{kind} {name!r} is registered twice: {known.cls.__module__} and {cls.__module__}")
         cls.name = name  # type: ignore[attr-defined]
-        _entries[kind][name] = Entry(name=name, cls=cls, config=config)
+        _entries[kind][name] = Entry(name=name, cls=cls, config=config, decoding=decoding)
         return cls
 
     return decorate
 
 
-def register_method(name: str, *, config: type) -> Callable[[ClassT], ClassT]:
-    """Class decorator: the method's registered name and the type of its configuration."""
-    return _register("method", name, config)
+def register_method(name: str, *, config: type, decoding: type | None = None) -> Callable[[ClassT], ClassT]:
+    """Class decorator: the method's registered name and the types of its configuration.
+
+    Args:
+        config: class of `method.*`.
+        decoding: class of `generate.method.*`, the decoding settings that no other method reads.
+    """
+    return _register("method", name, config, decoding)
 
 
 def register_task(name: str, *, config: type) -> Callable[[ClassT], ClassT]:

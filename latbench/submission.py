@@ -95,7 +95,7 @@ def _problems(evaluation: Evaluation, cost: CostFile | None) -> Iterator[str]:
     if (evaluation.folder / TRACE).exists():
         yield f"{TRACE}/ is too large for a submission; remove it"
     try:
-        config = RunConfig.from_tree({key: value for key, value in manifest.config.items() if key != "eval"})
+        config = RunConfig.from_stored({key: value for key, value in manifest.config.items() if key != "eval"})
         wanted = _wanted(manifest, config)
         task, examples = questions(wanted)
         fresh = new_manifest(

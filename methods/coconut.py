@@ -29,7 +29,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from latbench.config import Fraction, GenerateConfig, Positive, PositiveFloat
+from latbench.config import YOUNGER, Fraction, GenerateConfig, Positive, PositiveFloat
 from latbench.decoding.loop import unroll
 from latbench.decoding.rule import FixedLatents, StepRule
 from latbench.decoding.sampling import uniform
@@ -53,7 +53,8 @@ class CoconutConfig(MethodConfig):
     final_share: Annotated[Fraction, Field(gt=0, lt=1)] = 0.5  # of train.epochs; the other stages share the rest evenly
     # instead of shares of train.epochs, which is not read then: epochs of each stage (E), and of the final one
     stage_epochs: tuple[PositiveFloat, PositiveFloat] | None = None
-    thought: Literal["hidden", "pause"] = "hidden"  # what a latent step feeds; pause: a learned vector (ablation)
+    thought: Literal["hidden", "pause"] = Field(default="hidden", json_schema_extra=YOUNGER)
+    """What a latent step feeds: the last hidden state, or a learned vector (`pause`, an ablation)."""
     uniform_prob: Fraction = 0.0  # p: an example is at a stage drawn from 0 ... its number of steps (analysis)
 
     def __post_init__(self) -> None:

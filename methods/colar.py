@@ -6,7 +6,7 @@ head learns to continue each latent with a random token of the next chunk, and t
 latent head learns the distribution of the next input embedding: a diagonal Gaussian, in units of the embeddings'
 deviation s. At inference the mean of that, or a draw, is the next input until the LM head's argmax is the end of
 thought; then the answer is text. c changes from step to step and stands in the prompt, so that one model thinks at any
-speed. `generate.thinking_speed` chooses it at test time, also one never trained on (less accurate in the paper).
+speed. `generate.method.thinking_speed` chooses it at test time, also one never trained on (less accurate in the paper).
 
 The paper's separator `###` opens and closes the thought. Here `<think>` and `</think>` do, special tokens of known ids;
 in the layout `coconut` the end of the question and `###` do. The opening one is part of the prompt, hence not
@@ -35,7 +35,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from latbench.config import Fraction, GenerateConfig, NonNegativeFloat, Positive, PositiveFloat
+from latbench.config import YOUNGER, Fraction, GenerateConfig, NonNegativeFloat, Positive, PositiveFloat
 from latbench.decoding.rule import Latent, LatentRule, RowState, StepRule, says_close
 from latbench.decoding.sampling import Sampling, normal, row_keys, uniform
 from latbench.method import DIAGNOSTICS, Losses, LossTerm, Method, MethodConfig, Stage
@@ -54,6 +54,16 @@ PLACEHOLDER = 0  # id of a latent in a sequence: any valid row of the table
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class ColarDecoding:
+    """How the model thinks at test time."""
+
+    thinking_speed: Annotated[int, Field(ge=0)] | None = Field(default=None, json_schema_extra=YOUNGER)
+    """Chain tokens per latent that the prompt asks for; 0: `auto`; null: method.test_speed."""
+    latent_noise: NonNegativeFloat = 0.0
+    """Factor on the deviation of a drawn latent, the paper's latent temperature; 0 feeds the mean."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class ColarConfig(MethodConfig):
     """The defaults are those of the paper's tables on GSM8K; its ablations are DL, OC, MP and NLL."""
 
@@ -61,7 +71,8 @@ class ColarConfig(MethodConfig):
     # c is uniform over these instead: 1, 3, 5, 7 for speeds never trained on, a single one for a model of that speed
     speeds: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
     auto_prob: Fraction = 0.0  # examples whose prompt says `auto` instead of c
-    test_speed: Annotated[int, Field(ge=0)] = 2  # c in the prompt where generate.thinking_speed is null; 0: `auto`
+    test_speed: Annotated[int, Field(ge=0)] = 2
+    """c in the prompt where generate.method.thinking_speed is null; 0: `auto`."""
     pooling: Literal["sqrt", "mean"] = "sqrt"  # what divides a chunk's sum; mean: MP
     latent_loss: Literal["soft_mse", "nll", "mse"] = "soft_mse"  # mse: with a deterministic head (DL)
     latent_weight: NonNegativeFloat = 1.0
@@ -118,7 +129,7 @@ class LatentHead(nn.Module):
         return embeds.to(self.scale.dtype) / self.scale
 
 
-@register_method("colar", config=ColarConfig)
+@register_method("colar", config=ColarConfig, decoding=ColarDecoding)
 class Colar(Method[ColarConfig]):
     """Question at a speed, compressed chain, answer."""
 
@@ -228,7 +239,7 @@ class Colar(Method[ColarConfig]):
 
     def prompt_ids(self, question: str, config: GenerateConfig | None = None) -> list[int]:
         """The question with the speed to think at."""
-        asked = None if config is None else config.thinking_speed
+        asked = None if config is None else config.own(ColarDecoding).thinking_speed
         return self.backbone.prompt(at_speed(question, self.config.test_speed if asked is None else asked))
 
     def rule(self, config: GenerateConfig) -> StepRule:
@@ -240,12 +251,12 @@ class LatentHeadRule(LatentRule):
     """At least one latent, then as many as the model wants.
 
     Args:
-        config: `latent_noise` is the paper's latent temperature: it multiplies the deviation; 0 feeds the mean.
+        head: draws a latent from a hidden state; config: sampling of text, and ColarDecoding.
     """
 
     def __init__(self, backbone: Backbone, head: LatentHead, config: GenerateConfig) -> None:
         super().__init__(backbone, Sampling.from_config(config))
-        self.head, self.latent_noise = head, config.latent_noise
+        self.head, self.latent_noise = head, config.own(ColarDecoding).latent_noise
 
     def latent(self, hidden: Tensor, logits: Tensor, rows: RowState) -> Latent:
         """See LatentRule; the first id of the marker stops, the others are forced."""

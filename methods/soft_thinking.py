@@ -83,13 +83,8 @@ class SoftThinking(Method[SoftThinkingConfig]):
     def rule(self, config: GenerateConfig) -> StepRule:
         """The variant's.
 
-        Raises: ValueError: noise is asked for in `generate.*`, or the model has no close marker.
+        Raises: ValueError: the model has no close marker.
         """
-        if config.latent_noise > 0:
-            raise ValueError(
-                f"generate.latent_noise must be 0 with method {self.name!r}, got {config.latent_noise}; "
-                "its noise is method.variant=gumbel with method.gumbel_temperature"
-            )
         if self.config.variant == "moi":
             return MixtureOfInputsRule(self.backbone, self.config, config)
         if not self.backbone.layout.close:

@@ -1,10 +1,11 @@
 """A run's configuration: sections, layering, identity, and the settings as trees."""
 
-from latbench.config.identity import CARRIED_OUT, YOUNGER, identity, stable_hash
+from latbench.config.identity import CARRIED_OUT, decoding_identity, identity, stable_hash
 from latbench.config.layering import default_preset
 from latbench.config.run_config import ConfigError, RunConfig, parse, read_config
 from latbench.config.sections import (
     TINY,
+    YOUNGER,
     Fraction,
     GenerateConfig,
     LoraConfig,
@@ -31,6 +32,7 @@ __all__ = [
     "RunConfig",
     "StageOverrides",
     "TrainConfig",
+    "decoding_identity",
     "default_preset",
     "identity",
     "parse",

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from latbench import registry
 from latbench.config import tree
+from latbench.config.sections import GenerateConfig, ModelConfig, TrainConfig
+
+SECTIONS: dict[str, type] = {"model": ModelConfig, "train": TrainConfig, "generate": GenerateConfig}
+OWN = "generate.method"  # decoding settings of one method; in an identity they are keys of `generate` like others
 
 # Keys that change how a run is carried out but not what it finds. Batch size and chunk of `generate` are among them,
-# because every row decodes as it would alone (DESIGN.md 10); `model.attention` and `dtype` are not: they round.
+# because every row decodes as it would alone; `model.attention` and `dtype` are not: they round.
 CARRIED_OUT = frozenset(
     {
         "model.device",
@@ -22,16 +29,10 @@ CARRIED_OUT = frozenset(
         "generate.trace_top_k",
     }
 )
-# Keys younger than committed results, with the value that every run before them had: at that value they are no part of
-# an identity, so that run ids and settings stay what they were.
-YOUNGER: dict[str, Any] = {
-    "train.reset_optimizer": True,
-    "generate.thinking_speed": None,
-    "model.words": None,
-    "train.auxiliary_lr": None,
-    "method.thought": "hidden",
-    "model.instruction": "",
-}
+# Keys of `generate` that every run had before they moved to the methods that read them, with the value that left them
+# unused. Older configurations hold them, and every identity still counts the ones that are set, so that settings stay
+# what they were.
+MOVED: dict[str, Any] = {"latent_noise": 0.0, "latent_noise_temperature": 1.0, "thinking_speed": None}
 
 
 def stable_hash(value: Any) -> str:
@@ -40,18 +41,59 @@ def stable_hash(value: Any) -> str:
 
 
 def identity(whole: tree.Tree) -> tree.Tree:
-    """What two configurations that are one have in common: flattened, and free of YOUNGER keys at their old values."""
-    return {
-        key: value
-        for key, value in results_only(whole).items()
-        if (name := key.rpartition("start.")[2]) not in YOUNGER or value != YOUNGER[name]
-    }
+    """What two configurations that are one have in common: flattened, free of younger keys at their defaults."""
+    younger = dict(_younger(whole))
+    return {key: value for key, value in results_only(whole).items() if key not in younger or value != younger[key]}
 
 
 def results_only(whole: tree.Tree) -> tree.Tree:
     """Flattened tree without the seed, the preset's name (its values are there) and what changes no result."""
     start = results_only(whole["start"]) if whole.get("start") else {}  # absent and null are one
-    own = tree.flatten({key: value for key, value in whole.items() if key not in ("seed", "preset", "start")})
-    return {key: value for key, value in own if key not in CARRIED_OUT} | {
+    own = dict(tree.flatten({key: value for key, value in whole.items() if key not in ("seed", "preset", "start")}))
+    flat = {key.replace(f"{OWN}.", "generate."): value for key, value in own.items() if key != OWN}
+    flat = {f"generate.{name}": value for name, value in MOVED.items() if value is not None} | flat
+    return {key: value for key, value in flat.items() if key not in CARRIED_OUT} | {
         f"start.{key}": value for key, value in start.items() if not key.startswith("generate.")
     }
+
+
+def decoding_identity(generate: GenerateConfig) -> tree.Tree:
+    """The settings of decoding that change answers, by their keys in an identity."""
+    settings = dataclasses.asdict(generate)
+    own = settings.pop("method") or {}
+    return {key: value for key, value in (MOVED | settings | own).items() if f"generate.{key}" not in CARRIED_OUT}
+
+
+def modernised(stored: Mapping[str, Any]) -> tree.Tree:
+    """A configuration from a file, with the keys of `generate` that moved to the methods in their place of today.
+
+    A method that does not read such a key never did: it is left out.
+    """
+    whole = dict(stored)
+    if isinstance(start := whole.get("start"), dict):
+        whole["start"] = modernised(start)
+    generate, method = whole.get("generate"), whole.get("method")
+    name = method.get("name") if isinstance(method, dict) else method
+    if not isinstance(generate, dict) or name not in registry.method_names():
+        return whole
+    kind = registry.get_method(str(name)).decoding
+    reads = {field.name for field in dataclasses.fields(kind)} if kind else set()
+    moved = {key: value for key, value in generate.items() if key in MOVED}
+    given = generate.get("method")
+    own = {key: value for key, value in moved.items() if key in reads} | (given if isinstance(given, dict) else {})
+    kept = {key: value for key, value in generate.items() if key not in MOVED and key != "method"}
+    return whole | {"generate": kept | ({"method": own} if own else {})}
+
+
+def _younger(whole: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
+    """Keys younger than committed results, as an identity names them, with their defaults."""
+    method = registry.get_method(whole["method"]["name"])
+    classes = {**SECTIONS, "method": method.config, "generate.": method.decoding}
+    if "task" in whole:
+        classes["task"] = registry.get_task_entry(whole["task"]["name"]).config
+    for section, cls in classes.items():
+        for name, field in getattr(cls, "__pydantic_fields__", {}).items():
+            if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("younger"):
+                yield f"{within}{section.rstrip('.')}.{name}", field.get_default(call_default_factory=True)
+    if whole.get("start"):
+        yield from _younger(whole["start"], f"{within}start.")

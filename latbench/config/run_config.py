@@ -16,12 +16,10 @@ from typing import Any, cast
 
 from latbench import registry
 from latbench.config import tree
-from latbench.config.identity import identity, results_only, stable_hash
+from latbench.config.identity import OWN, SECTIONS, identity, modernised, results_only, stable_hash
 from latbench.config.layering import DATA, SHARED, default_preset, layered, spelled_out
 from latbench.config.sections import GenerateConfig, ModelConfig, Seed, TrainConfig
 from latbench.task import TaskConfig
-
-_SECTIONS: dict[str, type] = {"model": ModelConfig, "train": TrainConfig, "generate": GenerateConfig}
 
 
 class ConfigError(ValueError):
@@ -68,13 +66,23 @@ class RunConfig:
             raise ConfigError(errors)
         return config
 
+    @classmethod
+    def from_stored(cls, stored: Mapping[str, Any]) -> RunConfig:
+        """Validate a whole tree from a file, which an older version may have written.
+
+        Raises: ConfigError: every error of every section, one sentence each.
+        """
+        return cls.from_tree(modernised(stored))
+
     def to_tree(self) -> tree.Tree:
         """The whole tree, defaults included; `from_tree` reads it back."""
         parts: tree.Tree = {"seed": self.seed, "preset": self.preset}
         for kind, name in (("task", self.task_name), ("method", self.method_name)):
             parts[kind] = {"name": name, **dataclasses.asdict(getattr(self, kind))}
-        for section in _SECTIONS:
+        for section in SECTIONS:
             parts[section] = dataclasses.asdict(getattr(self, section))
+        if not parts["generate"]["method"]:
+            del parts["generate"]["method"]
         start = None if self.start is None else self.start.to_tree()
         parts["start"] = start and {key: value for key, value in start.items() if key not in SHARED}
         return cast(tree.Tree, json.loads(json.dumps(parts)))  # tuples become lists
@@ -140,7 +148,7 @@ def _errors(given: tree.Tree) -> list[str]:
 
 def read_config(path: Path) -> RunConfig:
     """The configuration saved beside a run. Raises: ValueError: unreadable, or not a configuration."""
-    return RunConfig.from_tree(tree.read_yaml(path))
+    return RunConfig.from_stored(tree.read_yaml(path))
 
 
 def _changed(usual: tree.Tree, own: tree.Tree) -> list[str]:
@@ -181,9 +189,10 @@ def _validated(given: Mapping[str, Any], shared: Mapping[str, Any], within: str 
     values: dict[str, Any] = {"preset": str(given.get("preset") or "none"), "start": None, **shared}
     values["method_name"], values["method"], found = _named_section("method", given.get("method"), within)
     errors += found
-    for section in ("train", "generate"):
-        values[section], found = tree.validate(within + section, _SECTIONS[section], given.get(section))
-        errors += found
+    values["train"], found = tree.validate(f"{within}train", TrainConfig, given.get("train"))
+    errors += found
+    values["generate"], found = _generate(values["method_name"], given.get("generate"), within)
+    errors += found
     start = given.get("start")
     if isinstance(start, Mapping):
         values["start"], found = _validated(start, shared, f"{within}start.")
@@ -191,6 +200,21 @@ def _validated(given: Mapping[str, Any], shared: Mapping[str, Any], within: str 
     elif start is not None:
         errors.append(f"start must be a mapping such as {{method: cot}}, or null, got {tree.show(start)}")
     return RunConfig(**values), [text if within in text else within + text for text in errors]
+
+
+def _generate(method: str, given: Any, within: str) -> tuple[Any, list[str]]:
+    """`generate.*` with the method's own settings in it, and the errors of both."""
+    kind = registry.get_method(method).decoding if method in registry.method_names() else None
+    section = dict(given) if isinstance(given, Mapping) else given
+    own = section.pop("method", None) if isinstance(section, dict) else None
+    own_keys = list(tree.keys(within + OWN, kind)) if kind else []
+    generate, errors = tree.validate(f"{within}generate", GenerateConfig, section, also_known=own_keys)
+    if kind is None and own:
+        errors = [*errors, f"{within}{OWN}: method {method!r} has no decoding settings of its own; leave {OWN} out"]
+    settings, found = (None, []) if kind is None else tree.validate(within + OWN, kind, own)
+    if generate is not None and settings is not None:
+        generate = dataclasses.replace(generate, method=settings)
+    return generate, [*errors, *found]
 
 
 def _named_section(kind: registry.Kind, given: Any, within: str = "") -> tuple[str, Any, list[str]]:
@@ -212,5 +236,5 @@ def _unknown_section(key: str, within: str) -> str:
     if within and key in SHARED:
         return f"{within}{key} cannot be set; a run has the {key} of the one it starts from, set {key} for both"
     own = ["preset", "method", "start", *([] if within else SHARED)]
-    known = [name for section, cls in _SECTIONS.items() for name in tree.keys(section, cls)]
-    return tree.unknown_key(within + key, [within + name for name in [*own, *_SECTIONS, *known]])
+    known = [name for section, cls in SECTIONS.items() for name in tree.keys(section, cls)]
+    return tree.unknown_key(within + key, [within + name for name in [*own, *SECTIONS, *known]])

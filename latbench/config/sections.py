@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -18,43 +18,67 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
+# Marks a field younger than committed results: `Field(default=..., json_schema_extra=YOUNGER)`. Every run before it
+# had its default, so at its default it is no part of an identity, and run ids and settings stay what they were.
+YOUNGER: dict[str, Any] = {"younger": True}
 
 TINY = "tiny"  # id of the embedded backbone, and name of the presets for it
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class LoraConfig:
-    """Low-rank adapters through PEFT; rows of added tokens are trained beside them."""
+    """Low-rank adapters through PEFT; the rows of added tokens are trained with them."""
 
     rank: Positive = 128
+    """Rank of each adapter."""
     alpha: PositiveFloat = 32.0
+    """Scale of the adapters; the update is multiplied by alpha / rank."""
     dropout: Fraction = 0.0
-    targets: list[str] | None = None  # module names; None: all linear layers but the LM head
-    train_markers: bool = True  # rows of added markers are trained (the CODI paper's code leaves them frozen)
+    """Dropout on the input of the adapters."""
+    targets: list[str] | None = None
+    """Names of the modules that get adapters; null: all linear layers but the LM head."""
+    train_markers: bool = True
+    """Train the embedding rows of added marker tokens; the released code of CODI leaves them frozen."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ModelConfig:
     """The backbone: which language model, how it is loaded, and the layout of its sequences."""
 
-    id: str = TINY  # the embedded one; else a Hugging Face id or a local path
+    id: str = TINY
+    """Language model: `tiny` is the embedded one, else a Hugging Face id or a local path."""
     revision: str | None = None
-    weights: Literal["pretrained", "random"] = "pretrained"  # random: the architecture of `id`, fresh weights
+    """Revision of the model on the Hub; null: its default branch."""
+    weights: Literal["pretrained", "random"] = "pretrained"
+    """`random` takes the architecture of `model.id` with fresh weights."""
     layout: Literal["default", "coconut"] = "default"
-    chat_template: bool | None = None  # None: where the tokenizer has one and the weights are pretrained
-    instruction: str = ""  # before every question, with a blank line after it; such as how to word the answer
+    """How question, markers, steps and answer become one sequence."""
+    chat_template: bool | None = None
+    """Word the question through the tokenizer's chat template; null: if it has one and the weights are pretrained."""
+    instruction: str = Field(default="", json_schema_extra=YOUNGER)
+    """Text before every question, with a blank line after it, such as how to word the answer."""
     lora: LoraConfig | None = None
-    dtype: Literal["auto", "float32", "bfloat16", "float64"] = "float32"  # of the weights
+    """Train low-rank adapters; null: train all weights."""
+    dtype: Literal["auto", "float32", "bfloat16", "float64"] = "float32"
+    """Number format of the weights; `auto` takes that of the checkpoint."""
     attention: Literal["sdpa", "eager"] = "sdpa"
-    device: str = "auto"  # auto, cpu, cuda, cuda:1 ...
+    """Attention implementation of transformers."""
+    device: str = "auto"
+    """Where the model lives: auto, cpu, cuda, cuda:1 and so on."""
     trust_remote_code: bool = False
+    """Run Python code that comes with the model."""
     gradient_checkpointing: bool = False
-    # size of the embedded tiny Llama; ignored by others
+    """Recompute activations in the backward pass to save memory."""
     hidden_size: Positive = 128
+    """Hidden size of the embedded tiny model; other models ignore it."""
     num_layers: Positive = 2
+    """Number of layers of the embedded tiny model; other models ignore it."""
     num_heads: Positive = 4
+    """Number of attention heads of the embedded tiny model; other models ignore it."""
     mlp_size: Positive = 384
-    words: str | None = None  # a task whose words get tokens of their own in the embedded tokenizer, such as graphs
+    """Width of the MLP blocks of the embedded tiny model; other models ignore it."""
+    words: str | None = Field(default=None, json_schema_extra=YOUNGER)
+    """Task whose words get tokens of their own in the embedded tokenizer, such as `graphs`."""
 
     def __post_init__(self) -> None:
         pairs = 2 * self.num_heads  # rotary embeddings turn pairs of a head's dimensions
@@ -80,9 +104,13 @@ class StageOverrides:
     """`train.stages.<name>.*`: replaces what the method's stage says."""
 
     epochs: PositiveFloat | None = None
+    """Passes over the training examples in this stage."""
     steps: Positive | None = None
+    """Optimiser steps of this stage; wins over `epochs`."""
     lr: PositiveFloat | None = None
+    """Peak learning rate of this stage."""
     accumulation: Positive | None = None
+    """Micro-batches per optimiser step in this stage."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -90,47 +118,92 @@ class TrainConfig:
     """Budget, optimiser and bookkeeping of training, shared by a method's stages."""
 
     split: str = "train"
-    num_examples: Positive | None = None  # the first n of the split; None: all
-    epochs: PositiveFloat = 1.0  # example-passes per example over all stages
-    max_steps: Positive | None = None  # cap on optimiser steps in all
-    batch_size: Positive = 32  # examples per device and micro-batch
-    accumulation: Positive = 1  # micro-batches per optimiser step
+    """Split of the task that is trained on."""
+    num_examples: Positive | None = None
+    """Train on the first so many examples of the split; null: all."""
+    epochs: PositiveFloat = 1.0
+    """Passes over the training examples, over all stages together."""
+    max_steps: Positive | None = None
+    """Cap on optimiser steps over all stages together; null: none."""
+    batch_size: Positive = 32
+    """Examples per device and micro-batch."""
+    accumulation: Positive = 1
+    """Micro-batches per optimiser step."""
     lr: PositiveFloat = 2e-3
-    auxiliary_lr: PositiveFloat | None = None  # of helper models, such as SIM-CoT's decoder; None: as everything else
+    """Peak learning rate of AdamW."""
+    auxiliary_lr: PositiveFloat | None = Field(default=None, json_schema_extra=YOUNGER)
+    """Learning rate of helper models, such as the auxiliary decoder of SIM-CoT; null: that of everything else."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    min_lr_ratio: Fraction = 0.0  # cosine ends at this fraction of lr
+    """How the learning rate falls after the warm-up."""
+    min_lr_ratio: Fraction = 0.0
+    """The cosine schedule ends at this fraction of `train.lr`."""
     warmup_ratio: Fraction = 0.05
+    """Share of a stage's optimiser steps over which the learning rate rises."""
     weight_decay: NonNegativeFloat = 0.01
+    """Decoupled weight decay of AdamW."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
-    clip_norm: NonNegativeFloat = 1.0  # 0: no clipping
-    reset_optimizer: bool = True  # each stage starts with fresh moments; false: with those the stage before left
-    precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast over float32 weights
-    bucket_by_length: bool = True  # batches of similar length, in an order keyed by (seed, epoch)
-    save_every: Positive = 500  # optimiser steps between resume points
+    """Decay rates of AdamW's moments."""
+    clip_norm: NonNegativeFloat = 1.0
+    """Largest gradient norm; 0: no clipping."""
+    reset_optimizer: bool = Field(default=True, json_schema_extra=YOUNGER)
+    """Start each stage with fresh optimiser moments; false: with those that the stage before left."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """`bfloat16` runs forward passes under autocast, over weights in `model.dtype`."""
+    bucket_by_length: bool = True
+    """Make batches of similar length, in an order keyed by seed and epoch."""
+    save_every: Positive = 500
+    """Optimiser steps between resume points."""
     log_every: Positive = 50
-    trackers: list[str] = Field(default_factory=list)  # names known to Accelerate: tensorboard, wandb, trackio
-    drop_contaminated: bool = False  # drop rows whose normalised question is a test question
+    """Optimiser steps between lines of the training log."""
+    trackers: list[str] = Field(default_factory=list)
+    """Trackers known to Accelerate: tensorboard, wandb, trackio."""
+    drop_contaminated: bool = False
+    """Drop training rows whose normalised question is a test question."""
     stages: dict[str, StageOverrides] = Field(default_factory=dict)
+    """Settings of single stages, by the stage's name."""
+
+
+OwnT = TypeVar("OwnT")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class GenerateConfig:
     """Decoding: batch, caps, sampling, stop strings."""
 
-    batch_size: Positive = 64  # rows decoded at once; finished rows are refilled inside a chunk
-    chunk: Positive = 256  # questions in file order whose records are appended together
-    max_new_tokens: Positive = 256  # emitted tokens per row, reasoning and answer together
-    max_latents: Annotated[int, Field(ge=0)] = 128  # latent steps per row; then the close marker is forced
-    temperature: NonNegativeFloat = 0.0  # 0: greedy
-    top_k: Annotated[int, Field(ge=0)] = 0  # 0: off
+    batch_size: Positive = 64
+    """Rows decoded at once; a finished row's place goes to the next question of the chunk."""
+    chunk: Positive = 256
+    """Questions, in file order, whose records are appended together."""
+    max_new_tokens: Positive = 256
+    """Emitted tokens per row, reasoning and answer together."""
+    max_latents: Annotated[int, Field(ge=0)] = 128
+    """Latent steps per row; then the close marker is forced."""
+    temperature: NonNegativeFloat = 0.0
+    """Temperature of sampled tokens; 0: greedy."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Sample among so many most probable tokens; 0: among all."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    samples: Positive = 1  # answers per question
-    # of methods that mix the vocabulary: scale of Gumbel noise on a latent step's log-probabilities, and what divides
-    # their sum; 0 and 1 leave them. Of methods that draw a latent: factor on its standard deviation; 0 takes the mean
-    latent_noise: NonNegativeFloat = 0.0
-    latent_noise_temperature: PositiveFloat = 1.0
-    # of methods that are told in the prompt how much to compress: chain tokens per latent; 0: whatever suits ("auto");
-    # None: the method's own
-    thinking_speed: Annotated[int, Field(ge=0)] | None = None
-    until: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)  # stop strings; cut from the text
-    trace_top_k: Positive = 50  # entries kept per latent step in traces
+    """Sample among the most probable tokens that hold this share of the probability."""
+    samples: Positive = 1
+    """Answers per question."""
+    until: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+    """Stop strings; the answer ends before the first that occurs in it."""
+    trace_top_k: Positive = 50
+    """Entries of a latent step's distribution that a trace keeps."""
+    method: Any = None
+    """Decoding settings that one method alone reads; `latbench list keys --method M` shows them."""
+
+    def own(self, kind: type[OwnT]) -> OwnT:
+        """The method's own decoding settings; their defaults where none were given.
+
+        Args:
+            kind: the class that the method registered as `decoding`.
+        Raises: ValueError: the settings are those of another method.
+        """
+        if self.method is None:
+            return kind()
+        if isinstance(self.method, dict):
+            return kind(**self.method)
+        if not isinstance(self.method, kind):
+            raise ValueError(f"generate.method holds {type(self.method).__name__}, expected {kind.__name__}")
+        return self.method

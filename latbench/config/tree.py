@@ -119,12 +119,16 @@ def preset(method: str, name: str) -> Tree:
     return available[name]
 
 
-def validate(section: str, config: type, value: Any) -> tuple[Any, list[str]]:
-    """The section as its configuration class (None where invalid), and one sentence per error."""
+def validate(section: str, config: type, value: Any, *, also_known: Iterable[str] = ()) -> tuple[Any, list[str]]:
+    """The section as its configuration class (None where invalid), and one sentence per error.
+
+    Args:
+        also_known: keys of other sections that an unknown key may have meant.
+    """
     try:
         return TypeAdapter(config).validate_python({} if value is None else value), []
     except ValidationError as error:
-        known = list(keys(section, config))
+        known = [*keys(section, config), *also_known]
         return None, [_sentence(section, row, known) for row in error.errors()]
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from latbench.config import CARRIED_OUT, GenerateConfig, RunConfig, stable_hash, tree
+from latbench.config import GenerateConfig, RunConfig, decoding_identity, stable_hash, tree
 from latbench.runs.run import EVAL, Run
 from latbench.task import TaskConfig
 
@@ -80,5 +80,4 @@ def eval_folder(run: Run, wanted: EvalConfig) -> Path:
 
 def _identity(wanted: EvalConfig) -> dict[str, Any]:
     """What changes an evaluation's answers or verdicts."""
-    decoding = {k: v for k, v in asdict(wanted.generate).items() if f"generate.{k}" not in CARRIED_OUT}
-    return {"task": asdict(wanted.task), "generate": decoding, "seed": wanted.seed}
+    return {"task": asdict(wanted.task), "generate": decoding_identity(wanted.generate), "seed": wanted.seed}

@@ -66,7 +66,7 @@ def rerun(result: Path, *, runs_dir: Path) -> Agreement:
     asked = manifest.config.get("eval")
     if not isinstance(asked, dict):
         raise ValueError(f"the manifest in {result} does not say what was evaluated; evaluate the run again")
-    config = RunConfig.from_tree({key: value for key, value in manifest.config.items() if key != "eval"})
+    config = RunConfig.from_stored({key: value for key, value in manifest.config.items() if key != "eval"})
     where = _folder(runs_dir)
     start = (
         base_run(config, runs_dir=where)

@@ -61,6 +61,16 @@ NOISE_DRAW = 1  # draw 0 of a step is the text token's
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class LatentSFTDecoding:
+    """Noise on the latent steps of inference, for several samples per question."""
+
+    latent_noise: NonNegativeFloat = 0.0
+    """Scale of the Gumbel noise on the log-probabilities of a superposition; 0: none."""
+    latent_noise_temperature: PositiveFloat = 1.0
+    """Temperature that divides the perturbed log-probabilities."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class LatentSFTConfig(MethodConfig):
     """What the two versions of the paper, its code and its ablations switch; the defaults are the code of v2."""
 
@@ -97,7 +107,7 @@ class LatentSFTConfig(MethodConfig):
             )
 
 
-@register_method("latent_sft", config=LatentSFTConfig)
+@register_method("latent_sft", config=LatentSFTConfig, decoding=LatentSFTDecoding)
 class LatentSFT(Method[LatentSFTConfig]):
     """Encoder and soft labels (stage 1), then a decoder that thinks by itself (stage 2)."""
 
@@ -300,8 +310,10 @@ class LatentSFT(Method[LatentSFTConfig]):
 
     def rule(self, config: GenerateConfig) -> LatentRule:
         """Feed back the model's own superposition until its clean argmax is the close marker."""
-        if self.config.latent_space == "hidden" and config.latent_noise > 0:
-            raise ValueError("generate.latent_noise is noise on mixtures; leave it 0 with method.latent_space=hidden")
+        if self.config.latent_space == "hidden" and config.own(LatentSFTDecoding).latent_noise > 0:
+            raise ValueError(
+                "generate.method.latent_noise is noise on mixtures; leave it 0 with method.latent_space=hidden"
+            )
         return SuperpositionRule(self.backbone, self.config, config)
 
 
@@ -309,12 +321,12 @@ class SuperpositionRule(LatentRule):
     """The latent steps of inference (specs/latent_sft.md 7.1), with optional noise for several samples per question.
 
     Args:
-        settings: of the method; config: `latent_noise` and `latent_noise_temperature`, the noise of stage 2 here.
+        settings: of the method; config: sampling of text, and LatentSFTDecoding.
     """
 
     def __init__(self, backbone: Backbone, settings: LatentSFTConfig, config: GenerateConfig) -> None:
         super().__init__(backbone, Sampling.from_config(config))
-        self.settings, self.config = settings, config
+        self.settings, self.noise = settings, config.own(LatentSFTDecoding)
 
     def latent(self, hidden: Tensor, logits: Tensor, rows: RowState) -> Latent:
         """See LatentRule; the first id of the marker stops, the others are forced."""
@@ -322,10 +334,10 @@ class SuperpositionRule(LatentRule):
         if self.settings.latent_space == "hidden":
             return Latent(hidden, stop)
         ids, weights = mixture(logits, self.settings.top_k)
-        if self.config.latent_noise > 0:
+        if self.noise.latent_noise > 0:
             noise = gumbel(rows.keys, rows.steps, NOISE_DRAW, weights.shape[-1])
             weights = with_gumbel(
-                weights, noise, scale=self.config.latent_noise, temperature=self.config.latent_noise_temperature
+                weights, noise, scale=self.noise.latent_noise, temperature=self.noise.latent_noise_temperature
             )
         embeds = self.backbone.mix(ids, weights)
         if ids is None:

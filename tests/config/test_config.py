@@ -12,7 +12,7 @@ from latbench import registry
 from latbench.config import ConfigError, GenerateConfig, RunConfig, identity, parse, read_config, tree
 
 COT = {"method": {"name": "cot"}}
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(__file__).parents[2] / "results"
 
 
 def errors(given: tree.Tree, *overrides: str, preset: str | None = None) -> list[str]:
@@ -184,13 +184,6 @@ def test_configurations_are_frozen() -> None:
 # identities outlive new keys
 
 
-@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/*/*/manifest.json")), ids=lambda path: path.parent.name)
-def test_committed_results_still_have_their_run_ids(path: Path) -> None:
-    config = json.loads(path.read_text())["config"]
-    del config["eval"]
-    assert RunConfig.from_tree(config).run_id == path.parent.name
-
-
 def test_a_younger_key_is_part_of_an_identity_at_a_new_value_alone() -> None:
     started = {"method": "latent_sft", "start": {"method": "cot"}}
     usual = parse(started)
@@ -200,3 +193,34 @@ def test_a_younger_key_is_part_of_an_identity_at_a_new_value_alone() -> None:
         assert other.setting != usual.setting
         assert "reset_optimizer" in other.variant
     assert not any(key.endswith("reset_optimizer") for key in identity(usual.to_tree()))
+
+
+def test_decoding_settings_of_one_method_are_typed_by_it() -> None:
+    config = parse({"method": "colar"}, overrides=["generate.method.thinking_speed=5"])
+    assert config.to_tree()["generate"]["method"] == {"thinking_speed": 5, "latent_noise": 0.0}
+    assert RunConfig.from_tree(config.to_tree()) == config
+    assert "method" not in parse({"method": "cot"}).to_tree()["generate"]
+    with pytest.raises(ConfigError, match=r"unknown key 'generate.latent_noise'; did you mean 'generate.method.latent"):
+        parse({"method": "colar"}, overrides=["generate.latent_noise=1"])
+    with pytest.raises(
+        ConfigError, match="method 'cot' has no decoding settings of its own; leave generate.method out"
+    ):
+        parse({"method": "cot"}, overrides=["generate.method.latent_noise=1"])
+
+
+def test_a_configuration_from_before_decoding_settings_moved_is_the_same_run() -> None:
+    new = parse({"method": "colar"}, overrides=["generate.method.thinking_speed=5"])
+    stored = new.to_tree()
+    own = stored["generate"].pop("method")
+    stored["generate"] |= {**own, "latent_noise_temperature": 1.0}
+    old = RunConfig.from_stored(stored)
+    assert (old, old.setting, old.variant) == (new, new.setting, "generate.thinking_speed=5")
+
+
+def test_every_committed_identity_follows_from_its_stored_configuration() -> None:
+    manifests = [json.loads(path.read_text()) for path in RESULTS.rglob("manifest.json")]
+    assert len(manifests) > 100
+    for row in manifests:
+        config = RunConfig.from_stored({key: value for key, value in row["config"].items() if key != "eval"})
+        assert (config.run_id, config.variant) == (row["run"], row["variant"])
+        assert config.setting == row["setting"]

@@ -29,7 +29,17 @@ from latbench.runs.train import train
 from latbench.task import Example
 from latbench.training import checkpoint
 from latbench.training.trainer import set_trainable, train_method
-from methods.colar import AUTO, LABEL_DRAW, LATENT_DRAW, Colar, ColarConfig, LatentHead, LatentHeadRule, compress
+from methods.colar import (
+    AUTO,
+    LABEL_DRAW,
+    LATENT_DRAW,
+    Colar,
+    ColarConfig,
+    ColarDecoding,
+    LatentHead,
+    LatentHeadRule,
+    compress,
+)
 from methods.cot import Cot, CotConfig
 from tests.conftest import CHAINS, make_backbone, small_model
 
@@ -582,9 +592,9 @@ def test_the_prompt_of_inference_is_that_of_training(llama: Backbone) -> None:
     for asked, config in (
         (2, None),
         (2, GenerateConfig()),
-        (4, GenerateConfig(thinking_speed=4)),
-        (9, GenerateConfig(thinking_speed=9)),  # outside of what it was trained on
-        (AUTO, GenerateConfig(thinking_speed=AUTO)),
+        (4, GenerateConfig(method=ColarDecoding(thinking_speed=4))),
+        (9, GenerateConfig(method=ColarDecoding(thinking_speed=9))),  # outside of what it was trained on
+        (AUTO, GenerateConfig(method=ColarDecoding(thinking_speed=AUTO))),
     ):
         method = at(asked or 3, llama, auto_prob=float(asked == AUTO))
         batch = method.batch([EXAMPLES[0]], STAGE)
@@ -627,7 +637,9 @@ class SlowAnswer:
 def slow_answer(method: Colar, prompt: Prompt, config: GenerateConfig, seed: int = 0) -> SlowAnswer:
     """One prompt without cache, written from section 5: the whole sequence again at every step."""
     backbone, layout = method.backbone, method.backbone.layout
-    said = {None: 2, AUTO: "auto"}.get(config.thinking_speed, config.thinking_speed)
+    said = {None: 2, AUTO: "auto"}.get(
+        config.own(ColarDecoding).thinking_speed, config.own(ColarDecoding).thinking_speed
+    )
     embeds = backbone.embed(torch.tensor(layout.prompt(f"{prompt.text}(Thinking speed: {said})")))
 
     def last(embeds: Tensor) -> tuple[Tensor, Tensor]:
@@ -640,7 +652,7 @@ def slow_answer(method: Colar, prompt: Prompt, config: GenerateConfig, seed: int
     while len(latents) < config.max_latents:
         found = method.head(last(embeds)[0])
         eps = normal(key, torch.tensor([len(latents)]), LATENT_DRAW, len(found.mean))[0]
-        latents.append((found.mean + config.latent_noise * found.stddev * eps) * method.head.scale)
+        latents.append((found.mean + config.own(ColarDecoding).latent_noise * found.stddev * eps) * method.head.scale)
         embeds = torch.cat([embeds, latents[-1][None]])
         if int(last(embeds)[1].argmax()) == layout.close[0]:
             stopped = True
@@ -675,7 +687,7 @@ def same(method: Colar, found: Generation, expected: SlowAnswer) -> None:
     ],
 )
 def test_cached_batches_equal_a_loop_without_cache(name: str, layout: str, changes: dict[str, Any]) -> None:
-    method, config = thinker(name, layout=layout), replace(GENERATE, **changes)
+    method, config = thinker(name, layout=layout), replace(GENERATE, method=ColarDecoding(**changes))
     found = method.generate(PROMPTS, config, seed=3, trace=True)
     expected = [slow_answer(method, prompt, config, seed=3) for prompt in PROMPTS]
     for generation, one in zip(found, expected, strict=True):
@@ -686,7 +698,7 @@ def test_cached_batches_equal_a_loop_without_cache(name: str, layout: str, chang
 
 
 def test_the_rows_of_these_tests_stop_at_once_later_and_never() -> None:
-    method, config = thinker("llama"), replace(GENERATE, latent_noise=1.0)
+    method, config = thinker("llama"), replace(GENERATE, method=ColarDecoding(latent_noise=1.0))
     found = [slow_answer(method, prompt, config) for prompt in PROMPTS]
     assert len({len(one.latents) for one in found if one.stopped}) > 1
     assert any(not one.stopped for one in found)
@@ -725,7 +737,7 @@ def test_noise_scales_the_deviation_and_leaves_the_mean(llama: Backbone) -> None
     logits = torch.zeros(4000, len(llama.tokenizer)).double()
     head = method.head(hidden[0])
     for noise in (0.0, 0.5, 1.0):
-        rule: Any = method.rule(replace(GENERATE, latent_noise=noise))
+        rule: Any = method.rule(replace(GENERATE, method=ColarDecoding(latent_noise=noise)))
         drawn = rule.latent(hidden, logits, rows(4000)).embeds.detach() / method.head.scale
         error = 5 * float(head.stddev.detach().max()) * noise / 4000**0.5 + 1e-9
         torch.testing.assert_close(drawn.mean(0), head.mean.detach(), rtol=0, atol=error)
@@ -733,7 +745,7 @@ def test_noise_scales_the_deviation_and_leaves_the_mean(llama: Backbone) -> None
 
 
 def test_samples_differ_with_noise_and_repeat_for_a_seed(llama: Backbone) -> None:
-    method, config = built(llama), replace(GENERATE, latent_noise=1.0)
+    method, config = built(llama), replace(GENERATE, method=ColarDecoding(latent_noise=1.0))
     prompts = [replace(PROMPTS[0], sample=sample) for sample in range(2)]
 
     def latents(seed: int, config: GenerateConfig = config) -> list[Tensor]:
@@ -758,7 +770,7 @@ def test_rows_that_stop_apart_are_counted_and_answer_as_alone(llama: Backbone, m
         seen.append((hidden.clone(), found.embeds, rows.num_latents.tolist()))
         return Latent(found.embeds, rows.num_latents >= told[rows.question])
 
-    config = replace(GENERATE, latent_noise=1.0, batch_size=2)
+    config = replace(GENERATE, method=ColarDecoding(latent_noise=1.0), batch_size=2)
     prompts = [Prompt(id="a", text="n0 = 33"), Prompt(id="b", text="n0 = 3")]
     with monkeypatch.context() as patch:
         patch.setattr(LatentHeadRule, "latent", scripted)
@@ -805,8 +817,8 @@ def test_bad_settings_are_refused_by_name(bad: dict[str, Any], sentence: str) ->
 def test_no_speed_at_all_and_a_negative_one_are_refused() -> None:
     with pytest.raises(ValueError, match=r"method\.speeds"):
         parse({"method": {"name": "colar", "speeds": []}})
-    with pytest.raises(ValueError, match=r"generate\.thinking_speed must be >= 0, got -1"):
-        parse({"method": "colar"}, overrides=["generate.thinking_speed=-1"])
+    with pytest.raises(ValueError, match=r"generate\.method\.thinking_speed must be >= 0, got -1"):
+        parse({"method": "colar"}, overrides=["generate.method.thinking_speed=-1"])
 
 
 def test_data_without_steps_are_refused(tmp_path: Path) -> None:
@@ -893,7 +905,7 @@ def test_each_speed_is_an_evaluation_of_its_own(tmp_path: Path) -> None:
     """Without training again."""
     run = small_run("tiny", tmp_path)
     cells = [plan(run.config, "synth", limit=3)]
-    cells += [plan(run.config, "synth", limit=3, changes={"generate.thinking_speed": c}) for c in (0, 5)]
+    cells += [plan(run.config, "synth", limit=3, changes={"generate.method.thinking_speed": c}) for c in (0, 5)]
     read = [read_evaluation(evaluate(run, cell)) for cell in cells]
     assert len({eval_folder(run, cell) for cell in cells}) == 3
     assert len({one.manifest.setting for one in read}) == 3
@@ -933,7 +945,9 @@ def test_a_few_examples_are_learnt_at_three_speeds(tmp_path: Path) -> None:
     assert before < 0.1
     assert stop_probability() > 0.9
     for c in (1, 2, 5):
-        found = method.generate([e.question for e in examples], GenerateConfig(thinking_speed=c, max_latents=64))
+        found = method.generate(
+            [e.question for e in examples], GenerateConfig(method=ColarDecoding(thinking_speed=c), max_latents=64)
+        )
         expected = [ceil(backbone.num_step_tokens(example) / c) for example in examples]
         assert [one.num_latents for one in found] == expected
         assert [one.text for one in found] == [example.answer for example in examples]

@@ -515,11 +515,6 @@ def test_values_out_of_range_are_refused(key: str, value: Any) -> None:
         TypeAdapter(SoftThinkingConfig).validate_python({key: value})
 
 
-def test_noise_of_other_methods_is_refused(llama: Backbone) -> None:
-    with pytest.raises(ValueError, match=r"generate\.latent_noise must be 0 .* got 0\.5; its noise is method\.variant"):
-        answers(built(llama), latent_noise=0.5)
-
-
 def test_a_model_without_a_marker_has_no_end_of_thinking(llama: Backbone) -> None:
     llama.layout.open = llama.layout.close = ()  # as of a plain chat model
     for variant in ("soft", "gumbel", "dirichlet", "discrete"):

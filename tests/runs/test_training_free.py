@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 from made_runs import SMALL
-from tests.runs.test_runs_start import equal
-from tests.runs.test_runs_sweep import InProcess, ignore
 
 from latbench.cli import main
 from latbench.cli.listing import runs as list_runs
@@ -27,6 +25,8 @@ from latbench.runs.run import CHECKPOINT, TRAIN, Run, load_run
 from latbench.runs.train import base_run, train
 from latbench.sweep.sweep import SweepConfig, run_sweep
 from latbench.training import checkpoint
+from tests.runs.test_start import equal
+from tests.sweep.test_sweep import InProcess, ignore
 
 START = ("start.train.max_steps=2", "start.train.batch_size=4")  # the run of the fixture `trained`
 DECODING = ("generate.max_latents=6",)

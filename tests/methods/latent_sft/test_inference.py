@@ -18,7 +18,7 @@ from latbench.decoding.sampling import gumbel, row_keys
 from latbench.decoding.superposition import with_gumbel
 from latbench.model.backbone import Backbone
 from methods.latent_sft import LatentSFT, LatentSFTConfig
-from methods.latent_sft.method import NOISE_DRAW, SuperpositionRule
+from methods.latent_sft.method import NOISE_DRAW, LatentSFTDecoding, SuperpositionRule
 
 BackboneOf = Callable[..., Backbone]
 QUESTIONS = [f"n{i} = {7 * i % 11} + {i}; {'n1 = 2; ' * (i % 3)}n0 = ?" for i in range(8)]
@@ -76,9 +76,9 @@ def slow(method: LatentSFT, prompt: Prompt, config: GenerateConfig, *, seed: int
         if method.config.latent_space == "vocab":
             scores, ids = logits.topk(min(method.config.top_k or len(logits), len(logits)))
             weights = scores.float().softmax(-1)
-            if config.latent_noise:
+            if config.own(LatentSFTDecoding).latent_noise:
                 noise = gumbel(key, torch.tensor([len(latents)]), NOISE_DRAW, len(ids))[0]
-                weights = with_gumbel(weights, noise, scale=config.latent_noise)
+                weights = with_gumbel(weights, noise, scale=config.own(LatentSFTDecoding).latent_noise)
             z = (weights.double()[:, None] * backbone.embed(ids)).sum(0)
         latents.append(z)
         embeds = torch.cat([embeds, z[None]])
@@ -204,7 +204,7 @@ def test_one_entry_is_discrete_decoding_of_the_most_likely_ids(backbone_of: Back
 # noise
 
 
-NOISY = replace(GENERATE, latent_noise=1.0)
+NOISY = replace(GENERATE, method=LatentSFTDecoding(latent_noise=1.0))
 
 
 def samples(num: int) -> list[Prompt]:
@@ -246,7 +246,8 @@ def rows(num: int) -> RowState:
 def test_noise_neither_stops_nor_keeps_a_row_from_stopping(backbone_of: BackboneOf) -> None:
     """The close marker a hair above the runner-up always stops, a hair below never does."""
     backbone = backbone_of("llama")
-    rule = SuperpositionRule(backbone, LatentSFTConfig(), replace(GENERATE, latent_noise=50.0))
+    config = replace(GENERATE, method=LatentSFTDecoding(latent_noise=50.0))
+    rule = SuperpositionRule(backbone, LatentSFTConfig(), config)
     hidden = random_latents(backbone, 200)
     logits = torch.zeros(200, len(backbone.tokenizer)).double()
     close = backbone.layout.close[0]

@@ -28,7 +28,10 @@ def layered(upper: tree.Tree) -> tree.Tree:
         return upper
     name = str(upper.get("preset") or default_preset(method, model_id(upper)))
     whole = tree.merge(_for_task(_preset(method, name), upper), upper) | {"preset": name}
-    return _with_start(whole, model_id(whole), section_of(upper, "generate"))
+    generate = {
+        key: value for key, value in section_of(upper, "generate").items() if key != "method"
+    }  # another reads it
+    return _with_start(whole, model_id(whole), generate)
 
 
 def _with_start(whole: tree.Tree, model_id: str, generate: tree.Tree, outer: tuple[tree.Tree, ...] = ()) -> tree.Tree:

@@ -200,11 +200,9 @@ def test_decoding_settings_of_one_method_are_typed_by_it() -> None:
     assert config.to_tree()["generate"]["method"] == {"thinking_speed": 5, "latent_noise": 0.0}
     assert RunConfig.from_tree(config.to_tree()) == config
     assert "method" not in parse({"method": "cot"}).to_tree()["generate"]
-    with pytest.raises(ConfigError, match=r"unknown key 'generate.latent_noise'; did you mean 'generate.method.latent"):
+    with pytest.raises(ConfigError, match=r"unknown key 'generate\.latent_noise'; did you mean 'generate\.method\.lat"):
         parse({"method": "colar"}, overrides=["generate.latent_noise=1"])
-    with pytest.raises(
-        ConfigError, match="method 'cot' has no decoding settings of its own; leave generate.method out"
-    ):
+    with pytest.raises(ConfigError, match="method 'cot' has no decoding settings of its own"):
         parse({"method": "cot"}, overrides=["generate.method.latent_noise=1"])
 
 

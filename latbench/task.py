@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass as config_dataclass
 Status = Literal["correct", "incorrect", "no_answer", "timeout"]
 StopReason = Literal["eos", "stop", "length", "prompt_too_long"]
 Scorer = Literal["default", "coconut", "codi", "colar"]
-STRICT = ConfigDict(extra="forbid")
+STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -207,7 +207,7 @@ def _generate(method: str, given: Any, within: str) -> tuple[Any, list[str]]:
     kind = registry.get_method(method).decoding if method in registry.method_names() else None
     section = dict(given) if isinstance(given, Mapping) else given
     own = section.pop("method", None) if isinstance(section, dict) else None
-    own_keys = list(tree.keys(within + OWN, kind)) if kind else []
+    own_keys = tree.keys(within + OWN, kind) if kind else {}
     generate, errors = tree.validate(f"{within}generate", GenerateConfig, section, also_known=own_keys)
     if kind is None and own:
         errors = [*errors, f"{within}{OWN}: method {method!r} has no decoding settings of its own; leave {OWN} out"]
@@ -236,5 +236,7 @@ def _unknown_section(key: str, within: str) -> str:
     if within and key in SHARED:
         return f"{within}{key} cannot be set; a run has the {key} of the one it starts from, set {key} for both"
     own = ["preset", "method", "start", *([] if within else SHARED)]
-    known = [name for section, cls in SECTIONS.items() for name in tree.keys(section, cls)]
-    return tree.unknown_key(within + key, [within + name for name in [*own, *SECTIONS, *known]])
+    known = dict.fromkeys([*own, *SECTIONS], "")
+    for section, cls in SECTIONS.items():
+        known |= tree.keys(section, cls)
+    return tree.unknown_key(within + key, {within + name: meaning for name, meaning in known.items()})

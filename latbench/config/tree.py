@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -119,29 +119,33 @@ def preset(method: str, name: str) -> Tree:
     return available[name]
 
 
-def validate(section: str, config: type, value: Any, *, also_known: Iterable[str] = ()) -> tuple[Any, list[str]]:
+def validate(
+    section: str, config: type, value: Any, *, also_known: Mapping[str, str] | None = None
+) -> tuple[Any, list[str]]:
     """The section as its configuration class (None where invalid), and one sentence per error.
 
     Args:
-        also_known: keys of other sections that an unknown key may have meant.
+        also_known: further keys, with their meaning, that an unknown one may have meant.
     """
     try:
         return TypeAdapter(config).validate_python({} if value is None else value), []
     except ValidationError as error:
-        known = [*keys(section, config), *also_known]
+        known = keys(section, config) | dict(also_known or {})
         return None, [_sentence(section, row, known) for row in error.errors()]
 
 
-def keys(section: str, config: type) -> Iterator[str]:
-    """Dotted keys of a configuration class, those of the classes in it included."""
+def keys(section: str, config: type) -> dict[str, str]:
+    """Dotted keys of a configuration class with their meaning, those of the classes in it included."""
+    found: dict[str, str] = {}
     if not dataclasses.is_dataclass(config):
-        return
-    hints = get_type_hints(config)
+        return found
+    hints, described = get_type_hints(config), getattr(config, "__pydantic_fields__", {})
     for field in dataclasses.fields(config):
-        yield f"{section}.{field.name}"
+        found[f"{section}.{field.name}"] = (described[field.name].description or "") if field.name in described else ""
         is_mapping = get_origin(hints[field.name]) is dict
         for part in get_args(hints[field.name]):
-            yield from keys(f"{section}.{field.name}" + ".<name>" * is_mapping, part)
+            found |= keys(f"{section}.{field.name}" + ".<name>" * is_mapping, part)
+    return found
 
 
 _COMPARISONS = {
@@ -163,7 +167,7 @@ _KINDS = {
 }
 
 
-def _sentence(section: str, error: Mapping[str, Any], known: Sequence[str]) -> str:
+def _sentence(section: str, error: Mapping[str, Any], known: Mapping[str, str]) -> str:
     """`method.latents_per_step must be >= 1, got 0`, from one row of pydantic's errors."""
     key = ".".join([section, *(str(part) for part in error["loc"])])
     kind, context = error["type"], error.get("ctx", {})
@@ -182,8 +186,12 @@ def _sentence(section: str, error: Mapping[str, Any], known: Sequence[str]) -> s
     return f"{key} must be {expected}{got}" if expected else f"{key}: {error['msg']}{got}"
 
 
-def unknown_key(key: str, known: Iterable[str]) -> str:
-    """One sentence about a key that no class has, with the nearest known one."""
+def unknown_key(key: str, known: Mapping[str, str]) -> str:
+    """One sentence about a key that no class has, with the known one that is nearest in letters, else in meaning.
+
+    Args:
+        known: keys with their meaning.
+    """
     *section, leaf = key.split(".")
 
     def beside(name: str) -> bool:
@@ -193,7 +201,21 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     by_leaf: dict[str, str] = {}  # those beside the key first, then those near the root
     for name in sorted(known, key=lambda name: (not beside(name), name.count("."), name)):
         by_leaf.setdefault(name.rpartition(".")[2], name)
-    near = difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.6) or _alike_in_meaning(leaf, by_leaf, known)
     siblings = ", ".join(filter(beside, by_leaf.values()))
     hint = f"did you mean {by_leaf[near[0]]!r}?" if near else f"available: {siblings or 'none'}"
     return f"unknown key {key!r}; {hint}"
+
+
+def _alike_in_meaning(leaf: str, by_leaf: Mapping[str, str], known: Mapping[str, str]) -> list[str]:
+    """The leaf of the key whose meaning has every word of the unknown one, each as a beginning; the tersest of several.
+
+    So `learning_rate` finds `lr`, the "peak learning rate of AdamW".
+    """
+    wanted = leaf.lower().split("_")
+    fitting = [
+        (len(known[name]), found)
+        for found, name in by_leaf.items()
+        if all(any(word.startswith(part) for word in re.findall(r"\w+", known[name].lower())) for part in wanted)
+    ]
+    return [found for _, found in sorted(fitting)[:1]]

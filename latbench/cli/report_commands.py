@@ -110,15 +110,26 @@ def compare(
 
 @commands.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(help="methods, tasks, presets or runs.")],
+    what: Annotated[str | None, typer.Argument(help="methods, tasks, presets, runs or keys.")] = None,
+    method: Annotated[str | None, typer.Option(help="Of keys: those that this method reads too.")] = None,
+    task: Annotated[str | None, typer.Option(help="Of keys: those that this task reads too.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Of keys: the page of all of them.")] = False,
     runs_dir: RunsOption = RUNS,
     as_json: JsonOption = False,
 ) -> None:
-    """Methods, tasks, presets or runs at hand."""
+    """Methods, tasks, presets, runs or configuration keys at hand; without argument, what can be listed."""
     from latbench.cli.listing import LISTINGS
 
+    if what is None:
+        say("\n".join(f"latbench list {name}" for name in (*LISTINGS, "keys")))
+        return
+    if what == "keys":
+        _list_keys(method, task, markdown, as_json)
+        return
+    if method is not None or task is not None or markdown:
+        raise ValueError(f"--method, --task and --markdown belong to `latbench list keys`, not to `list {what}`")
     if what not in LISTINGS:
-        raise registry.unknown("list", what, LISTINGS)
+        raise registry.unknown("list", what, [*LISTINGS, "keys"])
     found = LISTINGS[what](runs_dir)
     if as_json:
         print_json({what: found})
@@ -126,6 +137,21 @@ def list_(
     width = max(map(len, found), default=0)
     for name, text in found.items():
         say(f"{name:{width}}  {text}".rstrip())
+
+
+def _list_keys(method: str | None, task: str | None, markdown: bool, as_json: bool) -> None:
+    from latbench.cli.keys_page import configuration_page
+    from latbench.config.keys import method_keys, shared_keys, task_keys
+
+    if markdown:
+        say(configuration_page().rstrip("\n"))
+        return
+    keys = [*shared_keys(), *(method_keys(method) if method else []), *(task_keys(task) if task else [])]
+    if as_json:
+        print_json({"keys": [asdict(key) for key in keys]})
+        return
+    for key in keys:
+        say(f"{key.name}={key.default}  ({key.type})\n    {key.meaning}".rstrip())
 
 
 @commands.command(

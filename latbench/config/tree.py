@@ -213,6 +213,8 @@ def _alike_in_meaning(leaf: str, by_leaf: Mapping[str, str], known: Mapping[str,
     So `learning_rate` finds `lr`, the "peak learning rate of AdamW".
     """
     wanted = leaf.lower().split("_")
+    if len(wanted) < 2:
+        return []  # one word occurs in too many meanings
     fitting = [
         (len(known[name]), found)
         for found, name in by_leaf.items()

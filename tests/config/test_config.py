@@ -10,6 +10,7 @@ import pytest
 
 from latbench import registry
 from latbench.config import ConfigError, GenerateConfig, RunConfig, identity, parse, read_config, tree
+from latbench.config.keys import method_keys, shared_keys, task_keys
 
 COT = {"method": {"name": "cot"}}
 RESULTS = Path(__file__).parents[2] / "results"
@@ -222,3 +223,25 @@ def test_every_committed_identity_follows_from_its_stored_configuration() -> Non
         config = RunConfig.from_stored({key: value for key, value in row["config"].items() if key != "eval"})
         assert (config.run_id, config.variant) == (row["run"], row["variant"])
         assert config.setting == row["setting"]
+
+
+@pytest.mark.parametrize(
+    ("unknown", "known"),
+    [("train.learning_rate", "train.lr"), ("train.grad_clip", "train.clip_norm"), ("lr", "train.lr")],
+)
+def test_an_unknown_key_finds_the_one_it_means(unknown: str, known: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown key '{unknown}'; did you mean '{known}'"):
+        parse({"method": "cot"}, overrides=[f"{unknown}=1"])
+
+
+def test_keys_are_listed_with_type_range_default_and_meaning() -> None:
+    keys = {key.name: key for key in [*shared_keys(), *method_keys("colar"), *task_keys("synth")]}
+    assert keys["generate.top_p"].type == "number > 0 <= 1"
+    assert keys["train.stages.<name>.lr"].type == "number > 0 or null"
+    assert keys["model.lora.rank"].default == "128"
+    assert keys["generate.method.thinking_speed"].meaning.startswith("Chain tokens per latent")
+    assert keys["task.order"].type == "random, canonical"
+
+
+def test_every_shared_key_says_what_it_does() -> None:
+    assert [key.name for key in shared_keys() if not key.meaning.endswith(".")] == []

@@ -35,12 +35,14 @@ def train(
     """Train a method, by default on `synth` with the embedded tiny backbone.
 
     Args:
+        method: a registered name, or the path of a Python file that registers one.
         preset: one of `latbench list presets`; model: a Hugging Face id or a local path.
         settings: values by dotted key, such as `{"train.lr": 1e-4}`.
         resume: continue an unfinished run; a finished one is returned as it is.
     Raises: ValueError: settings are unknown or out of range (all reported), or the run exists and `resume` is off.
     """
     given: tree.Tree = {}
+    method, task = registry.from_file("method", method), task and registry.from_file("task", task)
     chosen = {"seed": seed, "method.name": method, "task.name": task, "model.id": model, **(settings or {})}
     for key, value in chosen.items():
         if value is not None or key in (settings or {}):

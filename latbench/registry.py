@@ -11,12 +11,15 @@ import difflib
 import importlib
 import importlib.metadata
 import importlib.util
+import os
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 Kind = Literal["method", "task"]
+FILES = "LATBENCH_FILES"  # environment variable: Python files that a command was given, for the processes it starts
 ClassT = TypeVar("ClassT", bound=type)
 
 
@@ -105,6 +108,30 @@ def preset_file(method: str) -> Path:
     return folder / "presets" / f"{method}.yaml"
 
 
+def from_file(kind: Kind, name_or_path: str) -> str:
+    """The registered name; of a Python file, such as `./mine.py`, which is run and must register one method or task.
+
+    Only a call's own argument leads here, never a file: whoever names a Python file asks for it to be run. Processes
+    that this one starts find the file in the environment variable FILES.
+
+    Raises: ValueError: no such file, or it registers none or several.
+    """
+    if not name_or_path.endswith(".py"):
+        return name_or_path
+    path = Path(name_or_path).resolve()
+    if not path.is_file():
+        raise ValueError(f"--{kind} {name_or_path}: there is no such file; give a registered name or the path of one")
+    names = _registered_names(path, kind)
+    if len(names) != 1:
+        found = ", ".join(names) or "none"
+        raise ValueError(f"--{kind} {name_or_path} must register one {kind} with @register_{kind}(...); found {found}")
+    known = [text for text in os.environ.get(FILES, "").split(os.pathsep) if text]
+    if str(path) not in known:
+        os.environ[FILES] = os.pathsep.join([*known, str(path)])
+    _run_file(path)
+    return names[0]
+
+
 def unknown(what: str, name: str, available: Iterable[str]) -> ValueError:
     """One sentence: the unknown name, the nearest known one, and all of them."""
     names = sorted(available)
@@ -117,7 +144,10 @@ def _get(kind: Kind, name: str) -> Entry:
     if name not in _entries[kind]:
         modules = _modules(kind)
         if name not in modules:
-            raise unknown(kind, name, modules)
+            sentence = str(unknown(kind, name, modules))
+            if "did you mean" not in sentence:
+                sentence += f"; a {kind} in a file of your own is found with {FILES}=FILE.py in the environment"
+            raise ValueError(sentence)
         importlib.import_module(modules[name])
         if name not in _entries[kind]:
             raise ValueError(f"module {modules[name]} registers no {kind} named {name!r}")
@@ -127,6 +157,9 @@ def _get(kind: Kind, name: str) -> Entry:
 def _modules(kind: Kind) -> dict[str, str]:
     """Module name by registered name: files of the package, then entry points, then what is already registered."""
     folder = _package_folder(kind)
+    for text in os.environ.get(FILES, "").split(os.pathsep):
+        if text:
+            _run_file(Path(text))
     found = {entry.name: entry.cls.__module__ for entry in _entries[kind].values()}
     for point in importlib.metadata.entry_points(group=f"latbench.{kind}s"):
         found.setdefault(point.name, point.module)
@@ -137,6 +170,23 @@ def _modules(kind: Kind) -> dict[str, str]:
             for registered in _registered_names(path, kind):
                 found[registered] = f"{kind}s.{name}"
     return found
+
+
+def _run_file(path: Path) -> None:
+    """Run a Python file once, as a module of its own name."""
+    name = f"latbench_file_{path.stem}"
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None, f"{path} ends in .py"
+    assert spec.loader is not None, f"{path} ends in .py"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception:
+        del sys.modules[name]
+        raise
 
 
 def _registered_names(path: Path, kind: Kind) -> list[str]:

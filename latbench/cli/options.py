@@ -9,8 +9,12 @@ import typer
 
 from latbench.config import tree
 
-MethodOption = Annotated[str | None, typer.Option("--method", help="Method; `latbench list methods` shows them.")]
-TaskOption = Annotated[str | None, typer.Option("--task", help="Task to train on; synth by default.")]
+MethodOption = Annotated[
+    str | None, typer.Option("--method", help="Method, of `latbench list methods` or a Python file of your own.")
+]
+TaskOption = Annotated[
+    str | None, typer.Option("--task", help="Task to train on, or a Python file of your own; synth by default.")
+]
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="Hugging Face id or local path; the embedded tiny one by default.")
 ]

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from latbench import registry
 from latbench.cli.console import (
     FAILED,
     figures,
@@ -90,6 +91,8 @@ def train(
     from latbench.runs.train import train as train_run
 
     use_data_dir(data_dir)
+    method = method and registry.from_file("method", method)
+    task = task and registry.from_file("task", task)
     options = {"method.name": method, "task.name": task, "model.id": model, "seed": seed, "model.device": device}
     given = options_tree(config, options)
     run = train_run(parse(given, preset=preset, overrides=settings or []), runs_dir=runs_dir, resume=resume)
@@ -129,12 +132,15 @@ def evaluate(
 
     use_data_dir(data_dir)
     changes = eval_changes(settings, samples) | ({} if seed is None else {"seed": seed})
+    names = [registry.from_file("task", name.strip()) for name in tasks.split(",")] if tasks else []
+    if method is not None and (name := registry.from_file("method", method)) != method:
+        method = None if model is None else name  # without a model the file says what a trained run's method is
     options = {"model.id": model, "method.name": method}
     fixed: dict[str, Any] = {}  # of a run by its training; a method over a model as it comes is set up here
     if model is not None or method is not None:
         fixed = {key: changes.pop(key) for key in list(changes) if key.split(".")[0] in ("model", "method")}
     target = find_target(run, options, settings=fixed, preset=preset, device=device, runs_dir=runs_dir)
-    names = [name.strip() for name in tasks.split(",")] if tasks else [target.config.task_name]
+    names = names or [target.config.task_name]
     plans = [plan(target.config, name, split=split, limit=limit, changes=changes) for name in names]
     asked = [questions(wanted) for wanted in plans]  # refuses absent data before anything is answered
     folders = [evaluate_run(target, wanted, given) for wanted, given in zip(plans, asked, strict=True)]

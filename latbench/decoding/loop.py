@@ -92,7 +92,12 @@ def decode(
 
 
 def unroll(
-    backbone: Backbone, state: DecodeState, rule: StepRule, *, rows: RowState | None = None, max_latents: int = 128
+    backbone: Backbone,
+    state: DecodeState,
+    rule: StepRule,
+    *,
+    rows: RowState | None = None,
+    max_latents: int | None = None,
 ) -> DecodeState:
     """Take a rule's latent steps with gradients; the close marker and what follows are the caller's to `extend`.
 
@@ -100,8 +105,9 @@ def unroll(
         state: after `backbone.prefill(batch.question)`; spent by the call.
         rows: of the rule, with the keys of its random draws; None: fresh rows in the rule's starting mode, without
             keys of their own.
-        max_latents: steps per row; a rule that has not stopped by then is stopped.
+        max_latents: steps per row after which a rule is stopped; None: the rule stops by itself.
     Returns: the state after each row's last latent step.
+    Raises: ValueError: the rule goes on to the end of the context.
     """
     rows = rows or RowState.fresh(torch.zeros_like(state.lengths), rule.start)
     rows.talking = False  # nothing is emitted
@@ -109,10 +115,17 @@ def unroll(
         step = rule.step(state.hidden, state.logits, rows)
         if step.mode is None:
             return state
-        feeds = (rows.mode == Mode.LATENT) & (step.mode == Mode.LATENT) & (rows.num_latents < max_latents)
+        feeds = (rows.mode == Mode.LATENT) & (step.mode == Mode.LATENT)
+        if max_latents is not None:
+            feeds = feeds & (rows.num_latents < max_latents)
         rows.mode = torch.where(feeds, Mode.LATENT, Mode.DONE)
         if not feeds.any():
             return state
+        if int(state.lengths[feeds].max()) >= backbone.context:
+            raise ValueError(
+                f"{type(rule).__name__} took latent steps to the end of the context ({backbone.context} positions) "
+                "without stopping; let it stop, or give unroll a max_latents"
+            )
         rows.num_latents = rows.num_latents + feeds
         rows.steps = rows.steps + feeds
         state = backbone.step(state, step.embeds, active=feeds)

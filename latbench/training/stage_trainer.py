@@ -187,7 +187,11 @@ class StageTrainer(Trainer):
         """This micro-batch's share of the step's objective, times the processes, over which DDP averages gradients."""
         assert num_items_in_batch is not None
         losses: Losses = model(inputs)
-        assert losses.keys() == num_items_in_batch.keys(), "batch.num_items names the loss terms"
+        if losses.keys() != num_items_in_batch.keys():
+            raise ValueError(
+                f"method {self.module.method.name!r}, stage {self.module.stage.name!r}: loss returns the terms "
+                f"{sorted(losses)}, but batch.num_items counts {sorted(num_items_in_batch)}; name the same in both"
+            )
         objective = losses.objective(num_items_in_batch)
         self.window.add(losses, objective)
         share: Tensor = objective * self.args.world_size

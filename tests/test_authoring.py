@@ -1,0 +1,91 @@
+"""What an author does: a new file, trained and evaluated as it stands, imports included."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from latbench import registry
+from latbench.cli import main
+from latbench.cli.new_command import write_template
+from latbench.decoding.loop import unroll
+from latbench.decoding.rule import FixedLatents
+from latbench.model.backbone import Backbone
+from latbench.model.layout import pad
+
+SMALL = (
+    "model.hidden_size=16", "model.num_heads=2", "model.num_layers=1", "model.mlp_size=16", "train.max_steps=2",
+    "generate.max_new_tokens=4",
+)  # fmt: skip
+ROOT = Path(__file__).parents[1]
+
+
+def latbench(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own, so that nothing stays registered."""
+    command = [sys.executable, "-m", "latbench", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
+
+
+def test_new_files_train_and_evaluate_as_they_stand(tmp_path: Path) -> None:
+    assert latbench("new", "method", "my_way", folder=tmp_path).returncode == 0
+    assert latbench("new", "task", "my_sums", folder=tmp_path).returncode == 0
+    settings = [word for key in SMALL for word in ("--set", key)]
+    trained = latbench("train", "--method", "my_way.py", "--task", "./my_sums.py", *settings, folder=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    run = next((tmp_path / "runs").iterdir()).name
+    assert run.startswith("my_sums-my_way-tiny")
+    unknown = latbench("eval", "--run", run, "--limit", "3", folder=tmp_path)
+    assert unknown.returncode == 2
+    assert "LATBENCH_FILES=FILE.py" in unknown.stderr
+    evaluated = latbench(
+        "eval", "--run", run, "--method", "my_way.py", "--tasks", "my_sums.py", "--limit", "3", folder=tmp_path
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "on 3 questions" in evaluated.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("cot", "a method named 'cot' is registered already"),
+        ("My-Way", "'My-Way' cannot name a method"),
+        ("class", "'class' cannot name a method"),
+    ],
+)
+def test_names_that_cannot_be_are_refused(name: str, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        write_template("method", name, tmp_path / f"{name}.py")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("kept")
+    with pytest.raises(ValueError, match="exists; remove it or choose another name"):
+        write_template("method", "mine", tmp_path / "mine.py")
+    assert (tmp_path / "mine.py").read_text() == "kept"
+
+
+def test_a_file_without_a_method_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    assert main(["train", "--method", str(tmp_path / "empty.py")]) == 2
+    assert "must register one method with @register_method(...); found none" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="there is no such file"):
+        registry.from_file("method", str(tmp_path / "absent.py"))
+
+
+class Endless(FixedLatents):
+    """A rule that never stops."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__(backbone, 10**6)
+
+
+def test_unroll_does_not_stop_a_rule_without_a_word(llama: Backbone) -> None:
+    state = llama.prefill(pad([llama.prompt("n1?")]))
+    with pytest.raises(ValueError, match="Endless took latent steps to the end of the context"):
+        unroll(llama, state, Endless(llama))

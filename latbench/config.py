@@ -97,6 +97,142 @@ class StageOverrides:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class RolloutConfig:
+    """How answers are drawn in reinforcement learning; held-out questions are answered with the same caps, greedily.
+
+    `generate.*` has no part in it, since it changes an evaluation and not the training.
+    """
+
+    batch_size: Positive = 256
+    """Rows decoded at once."""
+    max_new_tokens: Positive = 256
+    """Emitted tokens per row, reasoning and answer together; a row that ends here is invalid."""
+    max_latents: Annotated[int, Field(ge=0)] = 128
+    """Latent steps per row; then the close marker is forced."""
+    temperature: PositiveFloat = 1.0
+    """Of text tokens, in drawing and in their log-probabilities alike."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Tokens drawn from; 0: all. Log-probabilities are not renormalised over them."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Mass drawn from; log-probabilities are not renormalised over it."""
+    latent_noise: NonNegativeFloat = 1.0
+    """Scale of the noise on latent steps, as `generate.latent_noise`; at 0 latents are not explored."""
+    thinking_speed: Annotated[int, Field(ge=0)] | None = None
+    """As `generate.thinking_speed`; None: the method's own."""
+
+    def sampled(self) -> GenerateConfig:
+        """Decoding settings of rollouts."""
+        return GenerateConfig(**dataclasses.asdict(cast(Any, self)))
+
+    def greedy(self) -> GenerateConfig:
+        """Decoding settings of held-out questions."""
+        return dataclasses.replace(self.sampled(), temperature=0.0, latent_noise=0.0)
+
+
+# What a variant sets where the key itself is null.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "grpo": {"average": "sequence", "deviation": "unbiased", "clip_high": 0.2, "dynamic": False},
+    "dr_grpo": {"average": "constant", "deviation": "none", "clip_high": 0.2, "dynamic": False},
+    "dapo": {"average": "token", "deviation": "unbiased", "clip_high": 0.28, "dynamic": True},
+}
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class RLConfig:
+    """Reinforcement learning by group-relative advantages: the stage `rl` after a method's supervised stages.
+
+    A key that is null has the value of the variant: GRPO (arXiv:2402.03300, section 4.1; without its divergence term
+    unless `kl` is set), Dr. GRPO (arXiv:2503.20783, section 3.2), DAPO (arXiv:2503.14476, section 3).
+    """
+
+    variant: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
+    """Named setting of average, deviation, clip_high and dynamic."""
+    steps: Positive = 200
+    """Optimiser updates."""
+    lr: PositiveFloat = 1e-6
+    """Learning rate; `train.stages.rl.lr` goes before it."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Of the learning rate in this stage, in place of `train.schedule`."""
+    warmup_ratio: Fraction = 0.0
+    """Share of the updates with a rising rate, in place of `train.warmup_ratio`."""
+    prompts: Positive = 32
+    """Groups of one rollout, over all processes; `train.batch_size` has no part in this stage."""
+    group_size: Annotated[int, Field(ge=2)] = 8
+    """G, answers drawn for each prompt."""
+    minibatches: Positive = 1
+    """Optimiser updates that the groups of a rollout are cut into."""
+    passes: Positive = 1
+    """Times that a rollout is gone through (mu of GRPO)."""
+    rollout: RolloutConfig = Field(default_factory=RolloutConfig)
+    """How answers are drawn."""
+    reward: Literal["correct", "latent_cost", "per_latent"] = "correct"
+    """1 for a correct answer, else 0; less `latent_cost` for each latent step; or divided by their number."""
+    latent_cost: NonNegativeFloat = 0.01
+    """What a latent step costs with reward=latent_cost."""
+    deviation: Literal["unbiased", "biased", "none"] | None = None
+    """Standard deviation that divides the centred rewards of a group: over G - 1, over G, or no division."""
+    advantage_epsilon: PositiveFloat = 1e-6
+    """Added to that deviation."""
+    average: Literal["sequence", "token", "constant"] | None = None
+    """Of the loss: mean over each answer's actions and then over answers; mean over all actions of the update; sum of
+    an answer's actions over a constant, mean over answers."""
+    constant_length: Positive | None = None
+    """The constant; None: `rollout.max_new_tokens`."""
+    parts: Literal["joint", "apart"] = "joint"
+    """apart: latent steps and text are averaged each for itself, and the two means are added (CoLaR)."""
+    learn_from: Literal["all", "latents", "text"] = "all"
+    """Actions in the loss."""
+    clip_low: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Ratios below 1 - clip_low are clipped."""
+    clip_high: PositiveFloat | None = None
+    """Ratios above 1 + clip_high are clipped."""
+    dual_clip: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = None
+    """c of dual clip (arXiv:1912.09729, equation 5): with a negative advantage the loss is at most c times its size."""
+    ratio_cap: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = None
+    """Two-sided clip (arXiv:2505.07291, section 3.4): ratios are cut at this value, whatever the advantage."""
+    negative_weight: NonNegativeFloat = 1.0
+    """Factor on the loss of answers with a negative advantage."""
+    kl: NonNegativeFloat = 0.0
+    """beta: weight of the divergence (k3 estimator) from the model at the stage's beginning, of which a copy is kept."""
+    invalid: Literal["keep", "include", "exclude"] = "keep"
+    """Answers without an end within the caps: nothing special; they count in mean and deviation of their group and get
+    advantage 0; they do not count and get advantage 0."""
+    first_action: Literal["all", "winner"] = "all"
+    """winner: of a group, only the correct answer of the highest mean log-probability moves its first action
+    (Latent-GRPO, arXiv:2604.27998: all first latents of a group come from one state)."""
+    dynamic: bool | None = None
+    """Dynamic sampling: groups whose rewards are all equal are drawn anew."""
+    max_draws: Positive = 10
+    """Cap: draws of `prompts` groups for one rollout. Without dynamic sampling, rollouts in a row without a group of
+    unequal rewards."""
+    eval_every: Annotated[int, Field(ge=0)] = 25
+    """Updates between greedy evaluations on held-out questions; 0: none."""
+    eval_questions: Positive = 256
+    """Held-out questions, at most 256."""
+    keep_best: bool = False
+    """End with the weights of the best held-out accuracy instead of the last ones."""
+
+    def __post_init__(self) -> None:
+        for name, value in VARIANTS[self.variant].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        if self.constant_length is None:
+            object.__setattr__(self, "constant_length", self.rollout.max_new_tokens)
+        if self.minibatches > self.prompts:
+            raise ValueError(
+                f"train.rl.minibatches must be at most train.rl.prompts = {self.prompts}, got {self.minibatches}; "
+                "a group is never divided"
+            )
+        if self.keep_best and not self.eval_every:
+            raise ValueError("train.rl.keep_best needs train.rl.eval_every above 0; nothing is evaluated at 0")
+
+    @property
+    def updates(self) -> int:
+        """Optimiser updates from one rollout."""
+        return self.passes * self.minibatches
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainConfig:
     """Budget, optimiser and bookkeeping of training, shared by a method's stages."""
 
@@ -122,6 +258,8 @@ class TrainConfig:
     trackers: list[str] = Field(default_factory=list)  # names known to Accelerate: tensorboard, wandb, trackio
     drop_contaminated: bool = False  # drop rows whose normalised question is a test question
     stages: dict[str, StageOverrides] = Field(default_factory=dict)
+    only: Annotated[list[str], Field(min_length=1)] | None = None  # stages to go through, by name; None: all
+    rl: RLConfig | None = None  # reinforcement learning as a last stage `rl`; None: supervised stages alone
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -170,6 +308,8 @@ YOUNGER: dict[str, Any] = {
     "train.auxiliary_lr": None,
     "method.thought": "hidden",
     "model.instruction": "",
+    "train.only": None,
+    "train.rl": None,
 }
 _SECTIONS: dict[str, type] = {"model": ModelConfig, "train": TrainConfig, "generate": GenerateConfig}
 _SHARED = ("seed", "task", "model")  # by a run and the one it starts from
@@ -261,7 +401,8 @@ class RunConfig:
         unusual = [f"preset={self.preset}"] if self.preset != default_preset(self.method_name, self.model.id) else []
         if _names(self.start) != _names(usual):
             unusual.append(f"start={_label(self.start)}")
-        return " ".join(unusual + _changed(_results_only(alike.to_tree()), _results_only(self.to_tree())))
+        before = _with_rl_defaults(_results_only(alike.to_tree()), self.train.rl)
+        return " ".join(unusual + _changed(before, _results_only(self.to_tree())))
 
 
 def default_preset(method: str, model_id: str) -> str:
@@ -386,6 +527,14 @@ def _results_only(whole: tree.Tree) -> tree.Tree:
     return {key: value for key, value in own if key not in CARRIED_OUT} | {
         f"start.{key}": value for key, value in start.items() if not key.startswith("generate.")
     }
+
+
+def _with_rl_defaults(usual: tree.Tree, rl: RLConfig | None) -> tree.Tree:
+    """The usual leaves of a run with reinforcement learning: those of its variant, which alone is said in any case."""
+    if rl is None or usual.get("train.rl", rl) is not None:
+        return usual
+    defaults = tree.flatten({"train": {"rl": dataclasses.asdict(RLConfig(variant=rl.variant))}})
+    return usual | {key: value for key, value in defaults if key != "train.rl.variant"}
 
 
 def _changed(usual: tree.Tree, own: tree.Tree) -> list[str]:

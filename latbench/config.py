@@ -194,6 +194,9 @@ class RLConfig:
     """Factor on the loss of answers with a negative advantage."""
     kl: NonNegativeFloat = 0.0
     """beta: weight of the divergence (k3 estimator) from the model at the stage's beginning, of which a copy is kept."""
+    kl_corrected: bool = False
+    """Multiply that divergence by the ratio, which makes its gradient that of the divergence itself
+    (arXiv:2512.02556, section 3.1); TRL's default."""
     invalid: Literal["keep", "include", "exclude"] = "keep"
     """Answers without an end within the caps: nothing special; they count in mean and deviation of their group and get
     advantage 0; they do not count and get advantage 0."""

@@ -107,6 +107,26 @@ def load(
     return loaded.to(loaded.backbone.device).eval()
 
 
+def load_parts(method: Method[Any], folder: Path) -> None:
+    """Set a method's heads and helper models to those of a checkpoint of the same method, where it has them.
+
+    Raises: ValueError: damaged, or made with other settings of the method.
+    """
+    files = read_info(folder)["files"]
+    parts = {HEADS: method.heads, **{f"auxiliary/{name}/{WEIGHTS}": part for name, part in method.auxiliary.items()}}
+    _check_files(folder, {name: size for name, size in files.items() if name in parts})
+    for file, module in parts.items():
+        if file not in files:
+            continue
+        try:
+            safetensors.torch.load_model(module, str(folder / file))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise ValueError(
+                f"{folder / file} does not fit these settings of method {method.name!r} ({_one_line(error)}); "
+                "use the settings of the run that is started from"
+            ) from None
+
+
 def read_info(folder: Path) -> dict[str, Any]:
     """What `latbench.json` of a checkpoint says, `extra` included.
 

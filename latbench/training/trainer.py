@@ -36,6 +36,7 @@ from latbench.progress import progress
 from latbench.registry import unknown
 from latbench.signals import handling
 from latbench.task import Example
+from latbench.training import checkpoint
 from latbench.training.cost import TrainReport
 from latbench.training.order import Order
 from latbench.training.resume import OPTIMIZER, cut_log, load_weights, resume_points, shrink, step_of
@@ -68,6 +69,7 @@ def train_method(
     seed: int,
     resume: bool = False,
     held_out: HeldOut | None = None,
+    parts: Path | None = None,
 ) -> TrainReport:
     """Train a method through its stages; it is left in evaluation mode with the last stage's weights.
 
@@ -75,7 +77,8 @@ def train_method(
         folder: of the run; the stages' folders go to `<folder>/stages`.
         seed: of data order and dropout; fresh weights have the seed of whoever made them.
         resume: continue what is in `folder`; complete stages are skipped. The method must have been built alike.
-        held_out: for what a method reports about its own training.
+        held_out: for what a method reports about its own training, and the task that rewards rollouts.
+        parts: checkpoint of the same method whose heads and helper models training goes on with; None: fresh ones.
     Returns: the costs of all sessions; nothing for a training-free method.
 
     Raises:
@@ -88,6 +91,13 @@ def train_method(
     every = stages_of(method, config)
     _check(method, every, config)
     stages = [stage for stage in every if config.only is None or stage.name in config.only]
+    if parts is not None:
+        checkpoint.load_parts(method, parts)
+    elif len(method.heads) and all(stage.rollouts for stage in stages) and stages:
+        raise ValueError(
+            f"train.only leaves out the stages that train the heads of method {method.name!r}; start from a run of it "
+            f"(start.method={method.name}), or set train.only=null"
+        )
     run = _Run(
         method=method, config=config, folder=folder / "stages", seed=seed, kept=_kept(method, every), held_out=held_out
     )

@@ -69,6 +69,8 @@ def policy_losses(found: ActionLogProbs, batch: Batch, config: RLConfig) -> Loss
     }
     if "kl" in shares:
         apart = divergence(values, actions.reference.to(values.dtype))
+        if config.kl_corrected:
+            apart = apart * (values - old).exp()
         terms["kl"] = LossTerm((shares["kl"] * apart).sum(), batch.num_items["kl"], weight=config.kl)
     difference = (old.detach() - actions.said.to(values.dtype)).abs()
     losses = Losses(terms)

@@ -311,6 +311,9 @@ YOUNGER: dict[str, Any] = {
     "train.auxiliary_lr": None,
     "method.thought": "hidden",
     "model.instruction": "",
+    "method.min_deviation": 0.0,
+    "method.latent_density": "mean",
+    "method.draw_speed": False,
     "train.only": None,
     "train.rl": None,
 }

@@ -5,7 +5,7 @@
     batch.records     what the rule kept of each latent step: (latents, ...) by name, in row-major order of `is_latent`
     batch.scored      (batch, seq) bool: what follows this position is an action
     batch.actions     Actions: (action,) tensors in row-major order of `scored`
-    batch.temperature of the sampling of text, in drawing and in log-probabilities alike
+    batch.temperature of the sampling of text, batch.latent_noise of latents: in drawing and in log-probabilities alike
 """
 
 from __future__ import annotations
@@ -179,6 +179,7 @@ def _tensors(method: Method[Any], rows: Sequence[Rollout], config: RLConfig) -> 
         scored=scored_at,
         actions=actions,
         temperature=config.rollout.temperature,
+        latent_noise=config.rollout.latent_noise,
     )
 
 

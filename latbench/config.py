@@ -314,6 +314,13 @@ YOUNGER: dict[str, Any] = {
     "method.min_deviation": 0.0,
     "method.latent_density": "mean",
     "method.draw_speed": False,
+    "method.rl_density": "latent_grpo",
+    "method.rl_top_p": 0.95,
+    "method.rl_temperature": 1.0,
+    "method.rl_noise_clip": [-1.5, 3.0],
+    "method.rl_one_sided": True,
+    "method.rl_margin": 0.0,
+    "method.rl_sign_rule": "correct",
     "train.only": None,
     "train.rl": None,
 }

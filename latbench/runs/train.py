@@ -112,6 +112,7 @@ def _train(config: RunConfig, folder: Path, resume: bool) -> dict[str, Any]:
         )
     if start is not None and not method.stages():
         data = {key: start.report[key] for key in data}
+    parts = _trained_parts(config, start)
     report = train_method(
         method,
         examples,
@@ -120,10 +121,10 @@ def _train(config: RunConfig, folder: Path, resume: bool) -> dict[str, Any]:
         seed=config.seed,
         resume=resume,
         held_out=_held_out(task, config.train.split, examples),
-        parts=_trained_parts(config, start),
+        parts=parts,
     )
     if is_main_process():
-        checkpoint.save(method, folder / CHECKPOINT, {"config": config.to_tree()})
+        checkpoint.save(method, folder / CHECKPOINT, {"config": config.to_tree()}, helpers_of=parts)
     commit, dirty = environment.git_state()
     return {
         "trained": True,

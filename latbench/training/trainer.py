@@ -87,10 +87,11 @@ def train_method(
             last regular one remains).
     """
     method.seed, method.precision, method.held_out = seed, config.precision, held_out
-    method.build_auxiliary()
     every = stages_of(method, config)
-    _check(method, every, config)
     stages = [stage for stage in every if config.only is None or stage.name in config.only]
+    if not all(stage.rollouts for stage in stages):
+        method.build_auxiliary()
+    _check(method, every, config)
     if parts is not None:
         checkpoint.load_parts(method, parts)
     elif len(method.heads) and all(stage.rollouts for stage in stages) and stages:
@@ -99,7 +100,7 @@ def train_method(
             f"(start.method={method.name}), or set train.only=null"
         )
     run = _Run(
-        method=method, config=config, folder=folder / "stages", seed=seed, kept=_kept(method, every), held_out=held_out
+        method=method, config=config, folder=folder / "stages", seed=seed, kept=_kept(method, stages), held_out=held_out
     )
     state = PartialState(cpu=method.backbone.device.type == "cpu")
     if state.is_main_process and not resume and run.folder.exists() and any(run.folder.iterdir()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -13,7 +13,7 @@ import torch
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor, nn
 
-from latbench.config import GenerateConfig
+from latbench.config import GenerateConfig, RLConfig
 from latbench.decoding.loop import Generation, Prompt, decode
 from latbench.decoding.rule import FixedLatents, StepRule
 from latbench.decoding.sampling import Sampling, row_keys
@@ -42,6 +42,7 @@ class Stage:
             kept by shares that sum to one.
         trainable: prefixes of parameter names of the method (`backbone.`, `heads.` ...); the default is everything
             that `model.lora` leaves trainable; frozen: prefixes taken out of it.
+        rollouts: learns from answers of the model itself (`train.rl`), by `action_log_probs` instead of `loss`.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Stage:
     share: float = 1.0
     trainable: tuple[str, ...] = ("",)
     frozen: tuple[str, ...] = ()
+    rollouts: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,16 +79,21 @@ class LossTerm:
         weight: factor in the objective.
         group: terms of one group share their weight: each has the part of it that falls to one of those with items in
             the optimiser step.
+        largest: a figure of which the log takes the largest instead of a mean.
     """
 
     total: Tensor
     num_items: int
     weight: float = 1.0
     group: str = ""
+    largest: bool = False
 
 
 class Losses(dict[str, LossTerm]):
-    """Loss terms by name: `Losses(ce=token_cross_entropy(...), kl=...)`."""
+    """Loss terms by name: `Losses(ce=token_cross_entropy(...), kl=...)`.
+
+    A term whose name holds a slash is a figure for the log, of weight 0.
+    """
 
     def objective(self, num_items: Mapping[str, float] | None = None) -> Tensor:
         """Weighted sum of per-item means.
@@ -104,6 +111,21 @@ class Losses(dict[str, LossTerm]):
             total = part if total is None else total + part
         assert total is not None, "a method's loss has at least one term"
         return total
+
+
+@dataclass
+class ActionLogProbs:
+    """What a method says of the actions of a batch of rollouts, in the order of its `scored` positions.
+
+    Args:
+        values: (action,) log-probabilities, with gradients, float32 or wider.
+        entropy: (action,) nats, of the distribution each was chosen from; a figure for the log.
+        figures: further figures of the latent steps for the log, (latent,) by the names of `Method.rl_figures`.
+    """
+
+    values: Tensor
+    entropy: Tensor
+    figures: dict[str, Tensor] = field(default_factory=dict)
 
 
 ConfigT = TypeVar("ConfigT", bound=MethodConfig)
@@ -151,6 +173,44 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
     @abstractmethod
     def rule(self, config: GenerateConfig) -> StepRule:
         """The rule for the next input at inference."""
+
+    # reinforcement learning; see latbench/training/rl
+
+    scores_latents: ClassVar[bool] = False  # `action_log_probs` knows the density of latent steps
+    rl_figures: ClassVar[tuple[str, ...]] = ()  # see `ActionLogProbs.figures`
+
+    def rl_stage(self) -> Stage:
+        """The stage that `train.rl` adds: what it trains; its length and rate are those of `train.rl`."""
+        return Stage(name="rl", rollouts=True)
+
+    def action_log_probs(self, batch: Batch) -> ActionLogProbs:
+        """Log-probabilities of what was done in rollouts, recomputed with gradients; see `training.rl.actions`.
+
+        Raises: NotImplementedError: a method without it; the trainer has refused it before.
+        """
+        raise NotImplementedError
+
+    def rollout_rule(self, config: GenerateConfig) -> StepRule:
+        """The rule that rollouts are drawn with; latent steps leave a record (`LatentAction`)."""
+        return self.rule(config)
+
+    def rollout_prompt(self, example: Example, config: GenerateConfig, key: Tensor) -> list[int]:
+        """Ids fed before the first action, the same for all answers of a group.
+
+        Args:
+            key: scalar, of the group's random draws (`sampling.row_keys`).
+        """
+        return self.prompt_ids(example.question, config)
+
+    def check_rl(self, config: RLConfig) -> None:
+        """Raises: ValueError: settings that this method cannot learn with."""
+
+    def after_rollout(self, groups: Sequence[Any], number: int, folder: Path) -> None:
+        """Called at every process after rollout `number` (0, 1, ...) and before its updates, with all its groups.
+
+        What it keeps between rollouts goes into tensors of the stage's resume point (parameters, buffers), or into files
+        in `folder` that carry their number, so that a killed run repeats it to the same bits.
+        """
 
     def build_auxiliary(self) -> None:
         """Create the helper models that training needs in `self.auxiliary`; called before training, and on a load that
@@ -228,6 +288,7 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
         *,
         seed: int = 0,
         trace: bool = False,
+        actions: bool = False,
         rule: StepRule | None = None,
     ) -> list[Generation]:
         """Answers in order of the prompts; greedy or sampled, one decoding loop for every method.
@@ -235,21 +296,26 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
         Args:
             prompts: questions; a plain string gets its position as id.
             seed: with the prompt's id and sample it keys every random draw.
-            trace: also return what each latent step mixed.
+            trace: also return what each latent step mixed; actions: also return all steps.
             rule: in place of the method's own.
         """
         given = [p if isinstance(p, Prompt) else Prompt(id=str(i), text=p) for i, p in enumerate(prompts)]
-        ids = [self.backbone.encode(p.text) if p.raw else self.prompt_ids(p.text, config) for p in given]
+        ids = [self._ids(p, config) for p in given]
         was_training = self.training
         self.eval()
         try:
             chosen = self.rule(config) if rule is None else rule
-            answers = decode(self.backbone, ids, given, chosen, config, seed=seed, trace=trace)
+            answers = decode(self.backbone, ids, given, chosen, config, seed=seed, trace=trace, actions=actions)
             for latents in (answer.trace for answer in answers if answer.trace is not None):
                 latents.texts = self.read_latents(latents.embeds)
             return answers
         finally:
             self.train(was_training)
+
+    def _ids(self, prompt: Prompt, config: GenerateConfig) -> list[int]:
+        if prompt.ids is not None:
+            return list(prompt.ids)
+        return self.backbone.encode(prompt.text) if prompt.raw else self.prompt_ids(prompt.text, config)
 
     def forward(self, batch: Batch, stage: Stage) -> Losses:
         """Dispatches to `loss`, so that DDP and FSDP hooks on the wrapped module fire."""

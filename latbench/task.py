@@ -128,3 +128,7 @@ class Task(ABC, Generic[ConfigT]):
     def score(self, text: str, example: Example) -> Score:
         """Verdict on one answer text."""
         return self.score_many([(text, example)])[0]
+
+    def rewards(self, pairs: Sequence[tuple[str, Example]]) -> list[float]:
+        """What reinforcement learning pays for (answer text, example) pairs, in order: 1 for a correct answer, else 0."""
+        return [float(score.status == "correct") for score in self.score_many(pairs)]

@@ -1,4 +1,4 @@
-"""CoLaR: chains compressed at a speed that the prompt asks for (Tan et al., arXiv:2505.16552), its supervised stage.
+"""CoLaR: chains compressed at a speed that the prompt asks for (Tan et al., arXiv:2505.16552), both stages.
 
 Every c tokens of the chain become one latent: the sum of their embeddings over the square root of their number, which
 keeps the spread of a single embedding. One causal pass over question, latents and answer teaches two things. The LM
@@ -16,8 +16,16 @@ trained them (`start: {method: cot}`, with which the paper starts all methods).
 Differs from the released code (specs/colar.md): no padding inside a row, hence no lost stop labels (B1, B2); one c for
 an optimiser step (there for a forward pass, with equal seeds on all devices); the stop is an argmax, there a draw;
 examples without a chain are skipped; question and answer are worded by the layout, without the paper's phrase that asks
-for steps; a `cot` run to start from has not seen a speed in its prompt. Neither its RL stage nor its second pass over
-predicted latents (off by default, and faulty) is here.
+for steps; a `cot` run to start from has not seen a speed in its prompt. Its second pass over predicted latents (off by
+default, and faulty) is not here.
+
+With `train.rl` set the second stage follows: GRPO on drawn latents and on the answer. The log-density of a latent is that
+of the head's Gaussian, in units of s, as a mean over dimensions (the ratio is then a geometric mean); the close marker
+counts as a token, though an argmax wrote it, and that the thought went on before is not part of the objective. The
+paper's set-up averages latents and answer apart (`train.rl.parts=apart`), each per answer (`average=sequence`); the
+code's default divides sums by 32 instead (`average=constant`, `constant_length=32`), with which chains grow to the limit.
+Soft-MSE takes the head's deviation to 0, where nothing is explored and a density says nothing: `min_deviation` is a
+floor under it, in drawing and scoring alike. The paper has none.
 """
 
 from __future__ import annotations
@@ -35,15 +43,17 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from latbench.config import YOUNGER, Fraction, GenerateConfig, NonNegativeFloat, Positive, PositiveFloat
-from latbench.decoding.rule import Latent, LatentRule, RowState, StepRule, says_close
+from latbench.config import YOUNGER, Fraction, GenerateConfig, NonNegativeFloat, Positive, PositiveFloat, RLConfig
+from latbench.decoding.actions import Kind
+from latbench.decoding.rule import Latent, LatentAction, LatentRule, RowState, StepRule, says_close
 from latbench.decoding.sampling import Sampling, normal, row_keys, uniform
-from latbench.method import DIAGNOSTICS, Losses, LossTerm, Method, MethodConfig, Stage
+from latbench.method import DIAGNOSTICS, ActionLogProbs, Losses, LossTerm, Method, MethodConfig, Stage
 from latbench.model.backbone import Backbone
 from latbench.model.layout import IGNORE_INDEX, Batch, pad
 from latbench.registry import register_method
 from latbench.task import STRICT, Example
 from latbench.training.losses import token_cross_entropy
+from latbench.training.rl.actions import text_log_probs
 from latbench.util.files import write_whole
 
 AUTO = 0  # the speed that reads `auto` in the prompt
@@ -80,6 +90,13 @@ class ColarConfig(MethodConfig):
     predict_chain: bool = True  # cross-entropy on tokens of the chunks; off: OC
     head_size: Positive | None = None  # I; None: the model's width
     embedding_scale: PositiveFloat | None = None  # s; None: standard deviation of the model's input embeddings
+    # of reinforcement learning
+    min_deviation: NonNegativeFloat = Field(default=0.0, json_schema_extra=YOUNGER)
+    """Floor under the deviation of draws and densities, in units of s; not in the paper."""
+    latent_density: Literal["mean", "sum"] = Field(default="mean", json_schema_extra=YOUNGER)
+    """How the log-density of a latent is taken over its dimensions."""
+    draw_speed: bool = Field(default=False, json_schema_extra=YOUNGER)
+    """Ask each question of a rollout at a speed drawn from the training speeds, one for its group."""
 
     def __post_init__(self) -> None:
         if self.latent_loss == "mse" and self.entropy_bonus > 0:
@@ -96,10 +113,12 @@ class LatentHead(nn.Module):
         size: D, of hidden states and embeddings; inner: I.
         scale: s; mean and deviation are in units of it.
         deterministic: no spread.
+        floor: under the deviation of draws and densities, in units of s.
     """
 
-    def __init__(self, size: int, inner: int, scale: float, *, deterministic: bool = False) -> None:
+    def __init__(self, size: int, inner: int, scale: float, *, deterministic: bool = False, floor: float = 0.0) -> None:
         super().__init__()
+        self.floor = floor
         self.mlp = nn.Sequential(nn.Linear(size, inner), nn.GELU(), nn.Linear(inner, inner), nn.LayerNorm(inner))
         self.mean = nn.Linear(inner, size)
         self.log_std = None if deterministic else nn.Linear(inner, size)
@@ -114,14 +133,19 @@ class LatentHead(nn.Module):
             std = torch.full_like(mean, NO_SPREAD) if self.log_std is None else self.log_std(inner).exp()
         return Normal(mean, std, validate_args=False)
 
-    def log_density(self, latents: Tensor, hidden: Tensor) -> Tensor:
+    def spread(self, hidden: Tensor, temperature: float = 1.0) -> Normal:
+        """What latents are drawn from: as `forward`, with the floor, and the deviation times the latent temperature."""
+        found = self(hidden)
+        return Normal(found.mean, found.stddev.clamp(min=self.floor) * temperature, validate_args=False)
+
+    def log_density(self, latents: Tensor, hidden: Tensor, temperature: float = 1.0) -> Tensor:
         """Of latents as they are fed, (..., hidden), given the hidden states before them: (..., hidden), one for each
         dimension, in units of s."""
-        return cast(Tensor, self(hidden).log_prob(self.normalised(latents)))
+        return cast(Tensor, self.spread(hidden, temperature).log_prob(self.normalised(latents)))
 
     def draw(self, hidden: Tensor, noise: Tensor | float) -> Tensor:
         """Latents to feed, (..., hidden): mean plus deviation times noise."""
-        found = self(hidden)
+        found = self.spread(hidden)
         return cast(Tensor, (found.mean + found.stddev * noise) * self.scale).to(hidden.dtype)
 
     def normalised(self, embeds: Tensor) -> Tensor:
@@ -140,7 +164,9 @@ class Colar(Method[ColarConfig]):
             with torch.no_grad():  # through the module: some models scale inside it
                 scale = float(backbone.embed(torch.arange(len(table), device=table.device)).float().std())
         size = backbone.hidden_size
-        head = LatentHead(size, config.head_size or size, scale, deterministic=config.latent_loss == "mse")
+        head = LatentHead(
+            size, config.head_size or size, scale, deterministic=config.latent_loss == "mse", floor=config.min_deviation
+        )
         self.heads["latent"] = head.to(table.device, torch.promote_types(table.dtype, torch.float32))
         self.speeds = config.speeds or tuple(range(1, config.max_speed + 1))
 
@@ -235,6 +261,62 @@ class Colar(Method[ColarConfig]):
         entropy = predicted.entropy().mean(-1).sum()
         return Losses(ce=ce, latent=latent, entropy=LossTerm(entropy, len(y), weight=-self.config.entropy_bonus))
 
+    # reinforcement learning
+
+    scores_latents = True
+    rl_figures = ("deviation",)
+
+    def rl_stage(self) -> Stage:
+        """Model and head; embedding tables are frozen."""
+        return replace(super().rl_stage(), frozen=self.stages()[0].frozen)
+
+    def check_rl(self, config: RLConfig) -> None:
+        """Raises: ValueError: nothing would be drawn, so that latents have no density."""
+        if config.learn_from == "text":
+            return
+        if self.config.latent_loss == "mse":
+            raise ValueError(
+                "train.rl learns from drawn latents, but with method.latent_loss=mse the head is deterministic; "
+                "use soft_mse or nll, or train.rl.learn_from=text"
+            )
+        if config.rollout.latent_noise == 0:
+            raise ValueError(
+                "train.rl.rollout.latent_noise is 0, so latents are not drawn and have no density to learn from; "
+                "raise it, or set train.rl.learn_from=text"
+            )
+
+    def rollout_rule(self, config: GenerateConfig) -> StepRule:
+        """Draws that leave the latent and its density."""
+        return LatentHeadRule(self.backbone, self.head, config, density=self.config.latent_density)
+
+    def rollout_prompt(self, example: Example, config: GenerateConfig, key: Tensor) -> list[int]:
+        """The question at the speed of all rollouts, or at one drawn for its group."""
+        if not self.config.draw_speed:
+            return self.prompt_ids(example.question, config)
+        place = float(uniform(key[None], torch.zeros_like(key[None]))) * len(self.speeds)
+        return self.backbone.prompt(at_speed(example.question, self.speeds[int(place)]))
+
+    def action_log_probs(self, batch: Batch) -> ActionLogProbs:
+        """Of the answer's tokens by the LM head, of drawn latents by the latent head."""
+        z = batch.records["latent"] if "latent" in batch.records else torch.empty(0, device=batch.is_latent.device)
+        embeds = self.backbone.embed(batch.sequence.ids)
+        embeds = embeds.masked_scatter(batch.is_latent[..., None], z.to(embeds.dtype))
+        output = self.backbone.causal(embeds, batch.sequence.positions, select=batch.scored)
+        values, entropy = text_log_probs(output.logits, batch.actions.ids, batch.temperature)
+        latent = batch.actions.kinds == Kind.LATENT
+        if not latent.any():
+            return ActionLogProbs(values, entropy)
+        drawn_from = self.head.spread(output.hidden[latent], batch.latent_noise)
+        density = over_dimensions(drawn_from.log_prob(self.head.normalised(z)), self.config.latent_density)
+        spread = over_dimensions(drawn_from.entropy().detach(), self.config.latent_density)
+        place = latent.nonzero()[:, 0]
+        wide = torch.promote_types(values.dtype, density.dtype)
+        return ActionLogProbs(
+            values.to(wide).index_put((place,), density.to(wide)),
+            entropy.to(wide).index_put((place,), spread.to(wide)),
+            figures={"deviation": drawn_from.stddev.detach().mean(-1)},
+        )
+
     # inference
 
     def prompt_ids(self, question: str, config: GenerateConfig | None = None) -> list[int]:
@@ -252,11 +334,19 @@ class LatentHeadRule(LatentRule):
 
     Args:
         head: draws a latent from a hidden state; config: sampling of text, and ColarDecoding.
+        density: also say what was drawn, with its log-density over the dimensions; None: do not.
     """
 
-    def __init__(self, backbone: Backbone, head: LatentHead, config: GenerateConfig) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: LatentHead,
+        config: GenerateConfig,
+        density: Literal["mean", "sum"] | None = None,
+    ) -> None:
         super().__init__(backbone, Sampling.from_config(config))
-        self.head, self.latent_noise = head, config.own(ColarDecoding).latent_noise
+        self.head, self.density = head, density
+        self.latent_noise = config.own(ColarDecoding).latent_noise
 
     def latent(self, hidden: Tensor, logits: Tensor, rows: RowState) -> Latent:
         """See LatentRule; the first id of the marker stops, the others are forced."""
@@ -264,7 +354,18 @@ class LatentHeadRule(LatentRule):
         if self.latent_noise > 0:
             noise = self.latent_noise * normal(rows.keys, rows.steps, LATENT_DRAW, hidden.shape[-1])
         stop = says_close(self.backbone, logits) & (rows.num_latents > 0)
-        return Latent(self.head.draw(hidden, noise), stop)
+        z = self.head.draw(hidden, noise)
+        if self.density is None:
+            return Latent(z, stop)
+        log_prob = None
+        if self.latent_noise > 0:
+            log_prob = over_dimensions(self.head.log_density(z, hidden, self.latent_noise), self.density)
+        return Latent(z, stop, action=LatentAction({"latent": z}, log_prob))
+
+
+def over_dimensions(each: Tensor, density: Literal["mean", "sum"]) -> Tensor:
+    """A figure of each dimension, (..., hidden), as one of the latent: (...)."""
+    return each.mean(-1) if density == "mean" else each.sum(-1)
 
 
 def at_speed(question: str, speed: int) -> str:

@@ -3,6 +3,10 @@
 The baseline called CoT in Coconut (Hao et al., arXiv:2412.06769, Table 1), CoT-SFT in CODI (Shen et al.,
 arXiv:2502.21074, Table 1) and CoLaR (Tan et al., arXiv:2505.16552, Table 1): next-token cross-entropy on everything
 after the question, decoded greedily or sampled. Every step is kept (CODI's own teacher drops the last one).
+
+With `train.rl` set, a stage of reinforcement learning on every sampled token follows: explicit GRPO (arXiv:2402.03300),
+Dr. GRPO (arXiv:2503.20783) or DAPO (arXiv:2503.14476), by `train.rl.variant`; what any claim of a latent method's
+reinforcement learning has to be compared with.
 """
 
 from __future__ import annotations
@@ -14,11 +18,12 @@ from pydantic.dataclasses import dataclass
 from latbench.config import GenerateConfig
 from latbench.decoding.rule import StepRule
 from latbench.decoding.sampling import Sampling
-from latbench.method import Losses, Method, MethodConfig, Stage
+from latbench.method import ActionLogProbs, Losses, Method, MethodConfig, Stage
 from latbench.model.layout import Batch
 from latbench.registry import register_method
 from latbench.task import STRICT, Example
 from latbench.training.losses import token_cross_entropy
+from latbench.training.rl.actions import score_text
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -41,6 +46,10 @@ class Cot(Method[CotConfig]):
     def loss(self, batch: Batch, stage: Stage) -> Losses:
         """Next-token cross-entropy."""
         return Losses(ce=token_cross_entropy(*self.backbone.logits_at_labels(batch.tokens)))
+
+    def action_log_probs(self, batch: Batch) -> ActionLogProbs:
+        """Of every sampled token, close marker and EOS included."""
+        return score_text(self.backbone, batch)
 
     def rule(self, config: GenerateConfig) -> StepRule:
         """Plain text."""

@@ -1,21 +1,12 @@
 """A run's configuration: sections, layering, identity, and the settings as trees."""
 
+from latbench.config.fields import TINY, YOUNGER, Fraction, NonNegativeFloat, Positive, PositiveFloat
+from latbench.config.generate import GenerateConfig
 from latbench.config.identity import CARRIED_OUT, decoding_identity, identity, stable_hash
 from latbench.config.layering import default_preset
+from latbench.config.rl import RLConfig, RolloutConfig
 from latbench.config.run_config import ConfigError, RunConfig, parse, read_config
-from latbench.config.sections import (
-    TINY,
-    YOUNGER,
-    Fraction,
-    GenerateConfig,
-    LoraConfig,
-    ModelConfig,
-    NonNegativeFloat,
-    Positive,
-    PositiveFloat,
-    StageOverrides,
-    TrainConfig,
-)
+from latbench.config.sections import LoraConfig, ModelConfig, StageOverrides, TrainConfig
 
 __all__ = [
     "CARRIED_OUT",
@@ -29,6 +20,8 @@ __all__ = [
     "NonNegativeFloat",
     "Positive",
     "PositiveFloat",
+    "RLConfig",
+    "RolloutConfig",
     "RunConfig",
     "StageOverrides",
     "TrainConfig",

@@ -8,9 +8,12 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from latbench import registry
 from latbench.config import tree
-from latbench.config.sections import GenerateConfig, ModelConfig, TrainConfig
+from latbench.config.generate import GenerateConfig
+from latbench.config.sections import ModelConfig, TrainConfig
 
 SECTIONS: dict[str, type] = {"model": ModelConfig, "train": TrainConfig, "generate": GenerateConfig}
 OWN = "generate.method"  # decoding settings of one method; in an identity they are keys of `generate` like others
@@ -94,6 +97,9 @@ def _younger(whole: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, 
     for section, cls in classes.items():
         for name, field in getattr(cls, "__pydantic_fields__", {}).items():
             if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("younger"):
-                yield f"{within}{section.rstrip('.')}.{name}", field.get_default(call_default_factory=True)
+                yield (
+                    f"{within}{section.rstrip('.')}.{name}",
+                    to_jsonable_python(field.get_default(call_default_factory=True)),
+                )
     if whole.get("start"):
         yield from _younger(whole["start"], f"{within}start.")

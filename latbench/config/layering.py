@@ -7,7 +7,7 @@ from typing import Any
 
 from latbench import registry
 from latbench.config import tree
-from latbench.config.sections import TINY
+from latbench.config.fields import TINY
 
 SHARED = ("seed", "task", "model")  # by a run and the one it starts from
 DATA = ("split", "num_examples", "drop_contaminated")  # of `train`: shared too unless `start.train` says otherwise

@@ -16,9 +16,12 @@ from typing import Any, cast
 
 from latbench import registry
 from latbench.config import tree
+from latbench.config.fields import Seed
+from latbench.config.generate import GenerateConfig
 from latbench.config.identity import OWN, SECTIONS, identity, modernised, results_only, stable_hash
 from latbench.config.layering import DATA, SHARED, default_preset, layered, spelled_out
-from latbench.config.sections import GenerateConfig, ModelConfig, Seed, TrainConfig
+from latbench.config.rl import RLConfig
+from latbench.config.sections import ModelConfig, TrainConfig
 from latbench.task import TaskConfig
 
 
@@ -117,7 +120,8 @@ class RunConfig:
         unusual = [f"preset={self.preset}"] if self.preset != default_preset(self.method_name, self.model.id) else []
         if _names(self.start) != _names(usual):
             unusual.append(f"start={_label(self.start)}")
-        return " ".join(unusual + _changed(results_only(alike.to_tree()), results_only(self.to_tree())))
+        before = _with_rl_defaults(results_only(alike.to_tree()), self.train.rl)
+        return " ".join(unusual + _changed(before, results_only(self.to_tree())))
 
 
 def parse(given: Mapping[str, Any], *, preset: str | None = None, overrides: Iterable[str] = ()) -> RunConfig:
@@ -149,6 +153,14 @@ def _errors(given: tree.Tree) -> list[str]:
 def read_config(path: Path) -> RunConfig:
     """The configuration saved beside a run. Raises: ValueError: unreadable, or not a configuration."""
     return RunConfig.from_stored(tree.read_yaml(path))
+
+
+def _with_rl_defaults(usual: tree.Tree, rl: RLConfig | None) -> tree.Tree:
+    """The usual leaves of a run with reinforcement learning: those of its variant, which alone is said in any case."""
+    if rl is None or usual.get("train.rl", rl) is not None:
+        return usual
+    defaults = tree.flatten({"train": {"rl": dataclasses.asdict(RLConfig(variant=rl.variant))}})
+    return usual | {key: value for key, value in defaults if key != "train.rl.variant"}
 
 
 def _changed(usual: tree.Tree, own: tree.Tree) -> list[str]:

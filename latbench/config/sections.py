@@ -1,28 +1,17 @@
-"""The sections of a configuration: `model.*`, `train.*` and `generate.*` as frozen pydantic dataclasses."""
+"""The sections `model.*` and `train.*` of a configuration, as frozen pydantic dataclasses."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from latbench.config.fields import TINY, YOUNGER, Decay, Fraction, NonNegativeFloat, Positive, PositiveFloat
+from latbench.config.rl import RLConfig
 from latbench.task import STRICT
-
-Positive = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
-
-# Marks a field younger than committed results: `Field(default=..., json_schema_extra=YOUNGER)`. Every run before it
-# had its default, so at its default it is no part of an identity, and run ids and settings stay what they were.
-YOUNGER: dict[str, Any] = {"younger": True}
-
-TINY = "tiny"  # id of the embedded backbone, and name of the presets for it
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -161,49 +150,7 @@ class TrainConfig:
     """Drop training rows whose normalised question is a test question."""
     stages: dict[str, StageOverrides] = Field(default_factory=dict)
     """Settings of single stages, by the stage's name."""
-
-
-OwnT = TypeVar("OwnT")
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class GenerateConfig:
-    """Decoding: batch, caps, sampling, stop strings."""
-
-    batch_size: Positive = 64
-    """Rows decoded at once; a finished row's place goes to the next question of the chunk."""
-    chunk: Positive = 256
-    """Questions, in file order, whose records are appended together."""
-    max_new_tokens: Positive = 256
-    """Emitted tokens per row, reasoning and answer together."""
-    max_latents: Annotated[int, Field(ge=0)] = 128
-    """Latent steps per row; then the close marker is forced."""
-    temperature: NonNegativeFloat = 0.0
-    """Temperature of sampled tokens; 0: greedy."""
-    top_k: Annotated[int, Field(ge=0)] = 0
-    """Sample among so many most probable tokens; 0: among all."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Sample among the most probable tokens that hold this share of the probability."""
-    samples: Positive = 1
-    """Answers per question."""
-    until: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
-    """Stop strings; the answer ends before the first that occurs in it."""
-    trace_top_k: Positive = 50
-    """Entries of a latent step's distribution that a trace keeps."""
-    method: Any = None
-    """Decoding settings that one method alone reads; `latbench list keys --method M` shows them."""
-
-    def own(self, kind: type[OwnT]) -> OwnT:
-        """The method's own decoding settings; their defaults where none were given.
-
-        Args:
-            kind: the class that the method registered as `decoding`.
-        Raises: ValueError: the settings are those of another method.
-        """
-        if self.method is None:
-            return kind()
-        if isinstance(self.method, dict):
-            return kind(**self.method)
-        if not isinstance(self.method, kind):
-            raise ValueError(f"generate.method holds {type(self.method).__name__}, expected {kind.__name__}")
-        return self.method
+    only: Annotated[list[str], Field(min_length=1)] | None = Field(default=None, json_schema_extra=YOUNGER)
+    """Names of the stages to go through; null: all."""
+    rl: RLConfig | None = Field(default=None, json_schema_extra=YOUNGER)
+    """Reinforcement learning as a last stage `rl`; null: supervised stages alone."""

@@ -7,12 +7,13 @@ one small transfer per step says what happened. A finished row's slot goes to th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
 
 from latbench.config import GenerateConfig
+from latbench.decoding.actions import ActionRecorder, RowActions
 from latbench.decoding.rule import Mode, RowState, Step, StepRule, close_marker, widened
 from latbench.decoding.sampling import row_keys
 from latbench.decoding.trace import LatentTrace, TraceRecorder
@@ -34,12 +35,14 @@ class Prompt:
     Args:
         id, sample: key the random draws; text: the task's prompt.
         raw: feed the text as it is, without template or markers; the whole output is the answer segment.
+        ids: fed in place of what the method makes of the text; None: what it makes.
     """
 
     id: str
     text: str
     sample: int = 0
     raw: bool = False
+    ids: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,7 @@ class Generation:
         closed: the answer segment was reached.
         num_latents, num_reasoning_tokens, num_answer_tokens: without markers and EOS; num_prompt_tokens: fed before.
         decode_steps: forward passes after the prompt, forced ids included.
-        trace: of the latent steps, where asked for.
+        trace: of the latent steps, where asked for; actions: all steps, where asked for.
     """
 
     text: str
@@ -64,6 +67,7 @@ class Generation:
     decode_steps: int
     stop_reason: StopReason
     trace: LatentTrace | None = None
+    actions: RowActions | None = field(default=None, compare=False)
 
 
 @torch.inference_mode()
@@ -76,6 +80,7 @@ def decode(
     *,
     seed: int = 0,
     trace: bool = False,
+    actions: bool = False,
 ) -> list[Generation]:
     """Answers to all prompts, in order; at most `config.batch_size` rows at a time.
 
@@ -84,11 +89,12 @@ def decode(
             mode, whatever the rule. All that is emitted is the answer segment there, and where the prompt is raw or
             the layout has no close marker.
         seed: keys every random draw with the prompt's id and sample.
-        trace: also return what each latent step mixed.
+        trace: also return what each latent step mixed; actions: also return all steps, for reinforcement learning.
     Raises: ValueError: a backbone that checkpoints gradients in train mode.
     """
     recorder = TraceRecorder(config.trace_top_k) if trace else None
-    return _Loop(backbone, prompt_ids, prompts, rule, config, seed, recorder).run()
+    steps = ActionRecorder(config.temperature) if actions else None
+    return _Loop(backbone, prompt_ids, prompts, rule, config, seed, recorder, steps).run()
 
 
 def unroll(
@@ -164,6 +170,7 @@ class _Loop:
     config: GenerateConfig
     seed: int
     recorder: TraceRecorder | None
+    steps: ActionRecorder | None
     results: dict[int, Generation] = field(default_factory=dict)
 
     def run(self) -> list[Generation]:
@@ -177,8 +184,10 @@ class _Loop:
                 self._refill_or_compact(active)
                 active = self._advance()
             self._retire()
-        traces = self.recorder.traces(len(self.prompts)) if self.recorder else [None] * len(self.prompts)
-        return [self._result(index, trace) for index, trace in enumerate(traces)]
+        num = len(self.prompts)
+        traces = self.recorder.traces(num) if self.recorder else [None] * num
+        actions = self.steps.actions(num) if self.steps else [None] * num
+        return [self._result(index, *found) for index, found in enumerate(zip(traces, actions, strict=True))]
 
     def _allocate(self, num: int, capacity: int) -> None:
         backbone, device = self.backbone, self.backbone.device
@@ -287,14 +296,15 @@ class _Loop:
             )
         s.question[done] = -1
 
-    def _result(self, index: int, trace: LatentTrace | None) -> Generation:
+    def _result(self, index: int, trace: LatentTrace | None, actions: RowActions | None) -> Generation:
         if index not in self.results:
             return Generation(
                 text="", reasoning="", closed=False, num_latents=0, num_reasoning_tokens=0, num_answer_tokens=0,
                 num_prompt_tokens=len(self.prompt_ids[index]), decode_steps=0, stop_reason="prompt_too_long",
+                actions=actions,
             )  # fmt: skip
         done = self.results[index]
-        return done if trace is None else Generation(**{**done.__dict__, "trace": trace})
+        return done if trace is actions is None else replace(done, trace=trace, actions=actions)
 
     # one step
 
@@ -312,6 +322,9 @@ class _Loop:
         rows.steps += deciding
         emitted = deciding & (step.token >= 0)
         self._feed(step, running, deciding, emitted)
+        if self.steps is not None:
+            going = running & (s.stop == _RUNNING)  # a row that the rule ended feeds nothing
+            self.steps.add(s.question, going, deciding & going, emitted & going, step, logits)
         self._emit(step.token, emitted)
         self._note_close(step.token, running, emitted)
         return self._finish(running, emitted)

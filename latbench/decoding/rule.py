@@ -81,6 +81,19 @@ class Mixture:
 
 
 @dataclass
+class LatentAction:
+    """What a latent step did, in the method's own terms: enough to feed it again and to score it.
+
+    Args:
+        record: (batch, ...) tensors by name, such as the drawn latent, or ids and scores of a mixture.
+        log_prob: (batch,) of what was done, float32; None: a latent step is no action of its own (no choice was made).
+    """
+
+    record: dict[str, Tensor]
+    log_prob: Tensor | None = None
+
+
+@dataclass
 class Step:
     """A decision for every row.
 
@@ -92,6 +105,7 @@ class Step:
         forced: (batch, width) ids to feed instead of `embeds`, one per step, -1 where none: not sampled, not counted;
             a row with forced ids takes part in no decision until they are fed. None: no row has any.
         mixture: for traces; None: the LM head's reading of `hidden` is stored.
+        latent: what a latent step did, for rollouts; None: this rule keeps no record of it.
     """
 
     embeds: Tensor
@@ -99,6 +113,7 @@ class Step:
     token: Tensor
     forced: Tensor | None = None
     mixture: Mixture | None = None
+    latent: LatentAction | None = None
 
 
 class StepRule:
@@ -118,11 +133,13 @@ class StepRule:
 
 @dataclass
 class Latent:
-    """What LATENT rows do: (batch, hidden) next embeddings, (batch,) bool `stop` to leave latent mode instead."""
+    """What LATENT rows do: (batch, hidden) next embeddings, (batch,) bool `stop` to leave latent mode instead; `action`
+    for rollouts."""
 
     embeds: Tensor
     stop: Tensor
     mixture: Mixture | None = None
+    action: LatentAction | None = None
 
 
 class LatentRule(StepRule):
@@ -149,7 +166,14 @@ class LatentRule(StepRule):
             embeds = torch.where(feeds[:, None], embeds, text.embeds)
             token = torch.where(silent, token, text.token)
         mode = torch.where(feeds, Mode.LATENT, Mode.TEXT)
-        return Step(embeds, mode, token, forced=close_marker(self.backbone, closes), mixture=latent.mixture)
+        return Step(
+            embeds,
+            mode,
+            token,
+            forced=close_marker(self.backbone, closes),
+            mixture=latent.mixture,
+            latent=latent.action,
+        )
 
 
 class FixedLatents(LatentRule):

@@ -112,6 +112,7 @@ def _train(config: RunConfig, folder: Path, resume: bool) -> dict[str, Any]:
         )
     if start is not None and not method.stages():
         data = {key: start.report[key] for key in data}
+    parts = _trained_parts(config, start)
     report = train_method(
         method,
         examples,
@@ -120,9 +121,10 @@ def _train(config: RunConfig, folder: Path, resume: bool) -> dict[str, Any]:
         seed=config.seed,
         resume=resume,
         held_out=_held_out(task, config.train.split, examples),
+        parts=parts,
     )
     if is_main_process():
-        checkpoint.save(method, folder / CHECKPOINT, {"config": config.to_tree()})
+        checkpoint.save(method, folder / CHECKPOINT, {"config": config.to_tree()}, helpers_of=parts)
     commit, dirty = environment.git_state()
     return {
         "trained": True,
@@ -160,6 +162,28 @@ def _backbone(config: RunConfig, start: Run | None) -> Backbone:
         raise ValueError(f"start: {error}; or remove {start.folder} to train it anew") from None
     backbone.config = config.model  # goes into the checkpoint: the recipe, not the place it was read from
     return backbone
+
+
+def _trained_parts(config: RunConfig, start: Run | None) -> Path | None:
+    """The checkpoint whose heads and helper models this run goes on with: that of a start by the same method, or the
+    one that `model.id` names; None: it begins with fresh ones.
+
+    Raises: ValueError: `model.id` is a checkpoint of another layout.
+    """
+    from latbench.training import checkpoint
+
+    if start is not None:
+        return start.folder / CHECKPOINT if start.config.method_name == config.method_name else None
+    folder = Path(config.model.id)
+    if not (folder / checkpoint.INFO).is_file():
+        return None
+    info = checkpoint.read_info(folder)
+    if info["layout"] != config.model.layout:
+        raise ValueError(
+            f"model.id {config.model.id} is a checkpoint of layout {info['layout']!r}, but model.layout is "
+            f"{config.model.layout!r}; set model.layout={info['layout']}"
+        )
+    return folder if info["method"] == config.method_name else None
 
 
 def _costs(report: TrainReport, start: Run | None) -> dict[str, Any]:

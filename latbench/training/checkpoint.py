@@ -36,11 +36,14 @@ FORMAT_VERSION = 1
 FIELDS = ("method", "method_config", "model", "backbone", "layout", "markers", "chat_template", "vocab_size", "files")
 
 
-def save(method: Method[Any], folder: Path, extra: Mapping[str, Any] | None = None) -> None:
+def save(
+    method: Method[Any], folder: Path, extra: Mapping[str, Any] | None = None, *, helpers_of: Path | None = None
+) -> None:
     """Write a method's checkpoint beside and rename it into place; an older one there is replaced.
 
     Args:
         extra: JSON values kept in `latbench.json`, returned by `read_info`.
+        helpers_of: checkpoint whose helper models are taken over as they are, where the method was trained without.
     """
     beside = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(beside, ignore_errors=True)
@@ -50,6 +53,8 @@ def save(method: Method[Any], folder: Path, extra: Mapping[str, Any] | None = No
         safetensors.torch.save_model(method.heads, str(beside / HEADS))
     for name, module in method.auxiliary.items():
         _save_auxiliary(module, beside / "auxiliary" / name)
+    if not len(method.auxiliary) and helpers_of is not None and (helpers_of / "auxiliary").is_dir():
+        shutil.copytree(helpers_of / "auxiliary", beside / "auxiliary")
     sizes = {str(path.relative_to(beside)): path.stat().st_size for path in sorted(beside.rglob("*")) if path.is_file()}
     info = {**_describe(method), "files": sizes, "extra": dict(extra or {})}
     (beside / INFO).write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -105,6 +110,26 @@ def load(
     for file, module in modules.items():
         _load_module(module, folder / file, info["method"])
     return loaded.to(loaded.backbone.device).eval()
+
+
+def load_parts(method: Method[Any], folder: Path) -> None:
+    """Set a method's heads and helper models to those of a checkpoint of the same method, where it has them.
+
+    Raises: ValueError: damaged, or made with other settings of the method.
+    """
+    files = read_info(folder)["files"]
+    parts = {HEADS: method.heads, **{f"auxiliary/{name}/{WEIGHTS}": part for name, part in method.auxiliary.items()}}
+    _check_files(folder, {name: size for name, size in files.items() if name in parts})
+    for file, module in parts.items():
+        if file not in files:
+            continue
+        try:
+            safetensors.torch.load_model(module, str(folder / file))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise ValueError(
+                f"{folder / file} does not fit these settings of method {method.name!r} ({_one_line(error)}); "
+                "use the settings of the run that is started from"
+            ) from None
 
 
 def read_info(folder: Path) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,7 @@ class TrainReport:
         flops: executed by matrix products and attention, padding included; see FlopMeter for the formula.
         seconds: wall time up to the last resume point of each killed session, and of the last session.
         peak_memory_bytes: allocated on the GPU, or resident on a CPU, at the main process.
+        rollouts: answers drawn in reinforcement learning.
         skipped: examples left out, by reason; over several stages the most in any one.
     """
 
@@ -39,6 +41,7 @@ class TrainReport:
     flops: float = 0.0
     seconds: float = 0.0
     peak_memory_bytes: int = 0
+    rollouts: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -52,6 +55,7 @@ class TrainReport:
             supervised_tokens=sum(report.supervised_tokens for report in reports),
             flops=sum(report.flops for report in reports),
             seconds=sum(report.seconds for report in reports),
+            rollouts=sum(report.rollouts for report in reports),
             peak_memory_bytes=max((report.peak_memory_bytes for report in reports), default=0),
             skipped={
                 reason: max(report.skipped.get(reason, 0) for report in reports)
@@ -100,6 +104,13 @@ class FlopMeter:
         """Operations since the last call."""
         flops, self._flops = self._flops, 0
         return flops
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out what runs inside."""
+        flops = self._flops
+        yield
+        self._flops = flops
 
     def close(self) -> None:
         """Stop counting."""

@@ -30,6 +30,7 @@ from latbench.training.resume import CHECKPOINT, STATE, WEIGHTS, cut_log, load_w
 from latbench.training.window import LossWindow
 
 LOG = "log.jsonl"
+_SUMMARY = ("train_loss", "train_runtime")  # of the Trainer's last log, which says nothing that is not in the report
 
 
 class StageModule(nn.Module):
@@ -88,7 +89,7 @@ class StageTrainer(Trainer):
     """`transformers.Trainer` over one stage.
 
     Args:
-        batches: the micro-batches of this process.
+        batches: the micro-batches of this process; None: a subclass makes them.
         fingerprint: what must be equal for a resume point to fit.
         kept: names of the method's tensors that resume points hold: those which training can change.
         auxiliary_lr: of the helper models; None: that of `args`.
@@ -102,7 +103,7 @@ class StageTrainer(Trainer):
         self,
         module: StageModule,
         args: TrainingArguments,
-        batches: MicroBatches,
+        batches: MicroBatches | None = None,
         *,
         steps_per_epoch: int,
         first_epoch: int,
@@ -136,18 +137,24 @@ class StageTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
         """The stream of micro-batches; already this process's own, so Accelerate does not shard it again."""
+        assert self.batches is not None
         return DataLoader(self.batches, batch_size=1, shuffle=False, collate_fn=_only)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], dict[str, int]]:
         """The micro-batches of one optimiser step, and its items by loss term over all processes."""
+        assert self.batches is not None
         batches = [next(epoch_iterator) for _ in range(num_batches)]
+        num_read, self.batches.num_read = self.batches.num_read, 0
+        return batches, self.counted(batches, num_read, device)
+
+    def counted(self, batches: list[Batch], num_examples: int, device: torch.device) -> dict[str, int]:
+        """Add the micro-batches of one optimiser step to the report; its items by loss term over all processes."""
         names = sorted(batches[0].num_items)
         counts = [sum(batch.num_items[name] for batch in batches) for name in names]
         tokens = [count_tokens(batch) for batch in batches]
-        counts += [sum(seen for seen, _ in tokens), sum(supervised for _, supervised in tokens), self.batches.num_read]
-        self.batches.num_read = 0
+        counts += [sum(seen for seen, _ in tokens), sum(supervised for _, supervised in tokens), num_examples]
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(torch.tensor(counts, device=device), "sum").tolist()
         *items, seen, supervised, examples = counts
@@ -155,7 +162,7 @@ class StageTrainer(Trainer):
         self.report.tokens_seen += seen
         self.report.supervised_tokens += supervised
         self._items = dict(zip(names, items, strict=True))
-        return batches, self._items
+        return self._items
 
     def _prepare_inputs(self, inputs: Batch) -> Batch:
         return inputs.to(self.args.device)
@@ -223,12 +230,17 @@ class StageTrainer(Trainer):
                         f"the loss became {loss} by step {self.state.global_step} of stage {self.module.stage.name!r}; "
                         "lower train.lr, set train.clip_norm, or use train.precision=float32"
                     )
-                logs |= {"loss": loss, **{f"loss/{name}": mean for name, mean in terms.items()}}
-                row = {"step": self.state.global_step, "epoch": self.state.epoch, **logs}
-                with (self._folder / LOG).open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
+                logs |= {"loss": loss, **terms}
             self.window = LossWindow()
+        if self.is_world_process_zero() and not any(name in logs for name in _SUMMARY):
+            row = {"step": self.state.global_step, "epoch": self.state.epoch, **logs}
+            with (self._folder / LOG).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
         super().log(logs, start_time)
+
+    def log_rows(self) -> list[dict[str, Any]]:
+        """The rows of the stage's log."""
+        return [json.loads(line) for line in (self._folder / LOG).read_text(encoding="utf-8").splitlines()]
 
     # resume points
 
@@ -251,6 +263,7 @@ class StageTrainer(Trainer):
                     "window": self.window.state(),
                     "report": asdict(self.current_report()),
                 }
+                self._write_state(self._beside / name)
                 (self._beside / name / STATE).write_text(json.dumps(state), encoding="utf-8")
             self.accelerator.wait_for_everyone()  # the others have written their random states
             if self.is_world_process_zero():
@@ -261,6 +274,9 @@ class StageTrainer(Trainer):
         finally:
             self._beside = None
         self.accelerator.wait_for_everyone()
+
+    def _write_state(self, folder: Path) -> None:
+        """Write what a resume point holds beside the Trainer's own files; nothing here."""
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """The tensors that training can change, tied ones once; no pickled arguments beside them."""
@@ -304,6 +320,9 @@ class StageTrainer(Trainer):
             seconds=self.report.seconds + time.monotonic() - self._started,
             peak_memory_bytes=max(self.report.peak_memory_bytes, peak_memory_bytes(self.args.device)),
         )
+
+    def finish(self, point: Path) -> None:
+        """Called once the stage is complete, with its last resume point, before that is marked; nothing to do here."""
 
     def close(self) -> None:
         """Remove the hooks."""

@@ -15,7 +15,7 @@ import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 from pathlib import Path
 from types import FrameType
@@ -29,13 +29,16 @@ from transformers.integrations.integration_utils import (
     get_available_reporting_integrations,
 )
 
-from latbench.config import StageOverrides, TrainConfig
+from latbench.config import RLConfig, StageOverrides, TrainConfig
 from latbench.method import HeldOut, Method, Stage
 from latbench.registry import unknown
 from latbench.task import Example
+from latbench.training import checkpoint
 from latbench.training.cost import TrainReport
 from latbench.training.order import Order
 from latbench.training.resume import OPTIMIZER, cut_log, load_weights, resume_points, shrink, step_of
+from latbench.training.rl.rollouts import RolloutSource
+from latbench.training.rl.trainer import PolicyModule, RolloutTrainer, check_method, frozen_copy, skip_reason
 from latbench.training.stage_trainer import LOG, MicroBatches, StageModule, StageTrainer
 from latbench.util.files import write_whole
 from latbench.util.progress import progress
@@ -54,6 +57,7 @@ class _Run:
     folder: Path
     seed: int
     kept: frozenset[str]
+    held_out: HeldOut | None
 
 
 def train_method(
@@ -65,6 +69,7 @@ def train_method(
     seed: int,
     resume: bool = False,
     held_out: HeldOut | None = None,
+    parts: Path | None = None,
 ) -> TrainReport:
     """Train a method through its stages; it is left in evaluation mode with the last stage's weights.
 
@@ -72,7 +77,8 @@ def train_method(
         folder: of the run; the stages' folders go to `<folder>/stages`.
         seed: of data order and dropout; fresh weights have the seed of whoever made them.
         resume: continue what is in `folder`; complete stages are skipped. The method must have been built alike.
-        held_out: for what a method reports about its own training.
+        held_out: for what a method reports about its own training, and the task that rewards rollouts.
+        parts: checkpoint of the same method whose heads and helper models training goes on with; None: fresh ones.
     Returns: the costs of all sessions; nothing for a training-free method.
 
     Raises:
@@ -81,10 +87,21 @@ def train_method(
             last regular one remains).
     """
     method.seed, method.precision, method.held_out = seed, config.precision, held_out
-    method.build_auxiliary()
-    stages = method.stages()
-    _check(method, stages, config)
-    run = _Run(method=method, config=config, folder=folder / "stages", seed=seed, kept=_kept(method))
+    every = stages_of(method, config)
+    stages = [stage for stage in every if config.only is None or stage.name in config.only]
+    if not all(stage.rollouts for stage in stages):
+        method.build_auxiliary()
+    _check(method, every, config)
+    if parts is not None:
+        checkpoint.load_parts(method, parts)
+    elif len(method.heads) and all(stage.rollouts for stage in stages) and stages:
+        raise ValueError(
+            f"train.only leaves out the stages that train the heads of method {method.name!r}; start from a run of it "
+            f"(start.method={method.name}), or set train.only=null"
+        )
+    run = _Run(
+        method=method, config=config, folder=folder / "stages", seed=seed, kept=_kept(method, stages), held_out=held_out
+    )
     state = PartialState(cpu=method.backbone.device.type == "cpu")
     if state.is_main_process and not resume and run.folder.exists() and any(run.folder.iterdir()):
         raise ValueError(f"{run.folder} already holds training; resume it (--resume) or choose another folder")
@@ -97,6 +114,17 @@ def train_method(
         reports.append(_train_stage(run, index, stage, examples, budget=budget, first_epoch=first_epoch))
     method.eval()
     return TrainReport.total(reports)
+
+
+def stages_of(method: Method[Any], config: TrainConfig) -> list[Stage]:
+    """The method's supervised stages and, where it is asked for, that of reinforcement learning.
+
+    Raises: ValueError: the method cannot be reinforced.
+    """
+    if config.rl is None:
+        return method.stages()
+    check_method(method, config.rl)
+    return [*method.stages(), replace(method.rl_stage(), steps=config.rl.steps, lr=config.rl.lr)]
 
 
 def _check(method: Method[Any], stages: Sequence[Stage], config: TrainConfig) -> None:
@@ -115,6 +143,9 @@ def _check(method: Method[Any], stages: Sequence[Stage], config: TrainConfig) ->
     for name in config.stages:
         if name not in names:
             raise unknown("stage in train.stages", name, names)
+    for name in config.only or ():
+        if name not in names:
+            raise unknown("stage in train.only", name, names)
     for name in config.trackers:
         if name not in INTEGRATION_TO_CALLBACK:
             raise unknown("tracker in train.trackers", name, INTEGRATION_TO_CALLBACK)
@@ -123,9 +154,9 @@ def _check(method: Method[Any], stages: Sequence[Stage], config: TrainConfig) ->
             raise ValueError(f"train.trackers names {name!r}, which is not installed; run `pip install {package}`")
 
 
-def _kept(method: Method[Any]) -> frozenset[str]:
+def _kept(method: Method[Any], stages: Sequence[Stage]) -> frozenset[str]:
     """Names of the tensors that any stage may change, tied ones once: what a resume point must hold."""
-    trained = {name for stage in method.stages() for name, _ in method.trainable_parameters(stage)}
+    trained = {name for stage in stages for name, _ in method.trainable_parameters(stage)}
     return frozenset(trained | ({name for name, _ in method.named_buffers()} & method.state_dict().keys()))
 
 
@@ -158,13 +189,14 @@ def _train_stage(
     try:
         point = next(iter(resume_points(folder)), None)
         if point is None and state.is_main_process:
-            cut_log(folder / LOG, 0)  # of a session that was killed before its first resume point
+            cut_log(folder / LOG, -1)  # of a session that was killed before its first resume point
         with _interruptible(trainer), _progress(trainer, stage, done=0 if point is None else step_of(point)):
             trainer.train(resume_from_checkpoint=None if point is None else str(point))
     finally:
         trainer.close()
     report = trainer.current_report()
     if report.optimiser_steps == trainer.args.max_steps:
+        trainer.finish(next(iter(resume_points(folder))))
         if state.is_main_process:
             _finish(folder, report, optimizer=not run.config.reset_optimizer)
         state.wait_for_everyone()
@@ -182,7 +214,7 @@ def _fitting(method: Method[Any], stage: Stage, examples: Sequence[Example]) -> 
     """Examples that the stage can train on, and how many are left out for each reason."""
     fitting, reasons = [], Counter[str]()
     for example in examples:
-        reason = method.skip_reason(example, stage)
+        reason = skip_reason(method, example) if stage.rollouts else method.skip_reason(example, stage)
         if reason is None:
             fitting.append(example)
         else:
@@ -216,41 +248,81 @@ def _stage_trainer(
     config = run.config
     overrides = config.stages.get(stage.name, StageOverrides())
     accumulation = overrides.accumulation or config.accumulation
-    rows_per_step = config.batch_size * accumulation * state.num_processes
-    order = Order(
-        num_rows=len(examples),
-        rows_per_step=rows_per_step,
-        num_parts=accumulation * state.num_processes,
-        num_processes=state.num_processes,
-        seed=run.seed,
-        lengths=[_num_characters(example) for example in examples] if config.bucket_by_length else None,
-    )
-    steps = _num_steps(stage, overrides, config, order.steps_per_epoch)
+    if stage.rollouts:
+        assert config.rl is not None
+        config = replace(config, schedule=config.rl.schedule, warmup_ratio=config.rl.warmup_ratio)
+        rows_per_step = config.rl.prompts
+        parts, steps_per_epoch = accumulation, ceil(len(examples) / rows_per_step) * config.rl.updates
+    else:
+        rows_per_step = config.batch_size * accumulation * state.num_processes
+        order = Order(
+            num_rows=len(examples),
+            rows_per_step=rows_per_step,
+            num_parts=accumulation * state.num_processes,
+            num_processes=state.num_processes,
+            seed=run.seed,
+            lengths=[_num_characters(example) for example in examples] if config.bucket_by_length else None,
+        )
+        parts, steps_per_epoch = order.parts_per_process, order.steps_per_epoch
+    steps = _num_steps(stage, overrides, config, steps_per_epoch)
     steps = steps if budget is None else min(steps, budget)
     args = _arguments(
         config,
         folder,
         steps=steps,
-        accumulation=order.parts_per_process,
+        accumulation=parts,
         lr=overrides.lr or stage.lr or config.lr,
         seed=(run.seed + index) % 2**32,
         device=run.method.backbone.device,
         run_name=f"{run.folder.parent.name}/{stage.name}",
     )
-    return StageTrainer(
-        StageModule(run.method, stage),
-        args,
-        MicroBatches(
-            run.method, stage, examples, order, steps=steps, first_epoch=first_epoch, process=state.process_index
-        ),
-        steps_per_epoch=order.steps_per_epoch,
-        first_epoch=first_epoch,
-        fingerprint={"examples": len(examples), "seed": run.seed, "steps": steps, "examples per step": rows_per_step},
-        kept=run.kept,
-        report=TrainReport(skipped=skipped),
-        auxiliary_lr=config.auxiliary_lr,
-        moments=None if config.reset_optimizer or index == 0 else _moments(run, index - 1),
+    shared: dict[str, Any] = {
+        "steps_per_epoch": steps_per_epoch,
+        "first_epoch": first_epoch,
+        "fingerprint": {
+            "examples": len(examples), "seed": run.seed, "steps": steps, "examples per step": rows_per_step,
+        },
+        "kept": run.kept,
+        "report": TrainReport(skipped=skipped),
+        "auxiliary_lr": config.auxiliary_lr,
+        "moments": None if config.reset_optimizer or index == 0 else _moments(run, index - 1),
+    }  # fmt: skip
+    if stage.rollouts:
+        return _rollout_trainer(run, stage, examples, folder, args, state=state, shared=shared)
+    batches = MicroBatches(
+        run.method, stage, examples, order, steps=steps, first_epoch=first_epoch, process=state.process_index
     )
+    return StageTrainer(StageModule(run.method, stage), args, batches, **shared)
+
+
+def _rollout_trainer(
+    run: _Run,
+    stage: Stage,
+    examples: list[Example],
+    folder: Path,
+    args: TrainingArguments,
+    *,
+    state: PartialState,
+    shared: dict[str, Any],
+) -> RolloutTrainer:
+    """The trainer of the stage of reinforcement learning; the reference is the method as it is now."""
+    rl = run.config.rl
+    assert isinstance(rl, RLConfig)
+    assert run.held_out is not None, "reinforcement learning needs a task that scores answers"
+    source = RolloutSource(
+        run.method,
+        examples,
+        run.held_out.task,
+        rl,
+        seed=run.seed,
+        parts=args.gradient_accumulation_steps,
+        process=state.process_index,
+        num_processes=state.num_processes,
+        reference=frozen_copy(run.method) if rl.kl > 0 else None,
+        folder=folder,
+    )
+    module = PolicyModule(run.method, stage, rl)
+    return RolloutTrainer(module, args, source=source, held_out=run.held_out, **shared)
 
 
 def _moments(run: _Run, index: int) -> Path:

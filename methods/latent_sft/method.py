@@ -15,11 +15,14 @@ the ablation in hidden space has: mean squared error in units of each dimension'
 unlikelihood of the close marker where the thought goes on, which in vocabulary space the divergence teaches. As in the
 paper the decoder's token tables stay as they are, rows of added markers included: start from a run that has trained
 them (`start: {method: cot}`).
+
+With `train.rl` set its successor follows, Latent-GRPO (Deng et al., arXiv:2604.27998; policy.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from math import log
 from pathlib import Path
@@ -31,12 +34,12 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from latbench.config import Fraction, GenerateConfig, NonNegativeFloat, Positive, PositiveFloat
+from latbench.config import YOUNGER, Fraction, GenerateConfig, NonNegativeFloat, Positive, PositiveFloat, RLConfig
 from latbench.decoding.rule import Latent, LatentRule, Mixture, RowState, says_close
 from latbench.decoding.sampling import Sampling, gumbel
 from latbench.decoding.superposition import mixture, with_gumbel
 from latbench.decoding.trace import LabelLatents
-from latbench.method import Losses, LossTerm, Method, MethodConfig, Stage
+from latbench.method import ActionLogProbs, Losses, LossTerm, Method, MethodConfig, Stage
 from latbench.model.attention import CausalMask
 from latbench.model.backbone import Backbone, Output
 from latbench.model.layout import IGNORE_INDEX, Batch, Pieces
@@ -47,6 +50,7 @@ from methods.latent_sft.diagnostics import write_diagnostics
 from methods.latent_sft.encoder import Encoder
 from methods.latent_sft.labels import Latents, StoredLatents, encode_chains, noisy_weights
 from methods.latent_sft.masks import SupervisionMask
+from methods.latent_sft.policy import FIGURES, Policy, PolicyRule, policy_log_probs
 from methods.latent_sft.sequences import (
     RoleTokens,
     compressed_tokens,
@@ -93,6 +97,21 @@ class LatentSFTConfig(MethodConfig):
     ce_weight: NonNegativeFloat = 1.0
     noise: NonNegativeFloat = 1.0  # scale of the Gumbel noise on soft labels in stage 2; 0: none
     noise_temperature: PositiveFloat = 1.0
+    # of reinforcement learning (policy.py); the scale of the noise is train.rl.rollout.latent_noise
+    rl_density: Literal["latent_grpo", "soft_grpo"] = Field(default="latent_grpo", json_schema_extra=YOUNGER)
+    """Density of a latent action: that of Latent-GRPO, or SofT-GRPO's with two-sided noise."""
+    rl_top_p: Annotated[float, Field(gt=0, le=1)] = Field(default=0.95, json_schema_extra=YOUNGER)
+    """Mass of the tokens that a latent step of a rollout may mix, at least `method.top_k` of them."""
+    rl_temperature: PositiveFloat = Field(default=1.0, json_schema_extra=YOUNGER)
+    """tau, which divides the perturbed scores."""
+    rl_noise_clip: tuple[float, float] | None = Field(default=(-1.5, 3.0), json_schema_extra=YOUNGER)
+    """Lower and upper clip of the noise, -a and b; null: noise as it is drawn."""
+    rl_one_sided: bool = Field(default=True, json_schema_extra=YOUNGER)
+    """Shift the clipped noise above 0; false: two-sided noise."""
+    rl_margin: NonNegativeFloat = Field(default=0.0, json_schema_extra=YOUNGER)
+    """delta, added to that shift."""
+    rl_sign_rule: Literal["correct", "bounded", "off"] = Field(default="correct", json_schema_extra=YOUNGER)
+    """What happens where a negative advantage meets a negative margin."""
 
     def __post_init__(self) -> None:
         if self.target_entropy is not None and self.top_k is not None and self.target_entropy >= log(self.top_k):
@@ -105,6 +124,13 @@ class LatentSFTConfig(MethodConfig):
                 f"method.noise must be 0 with method.latent_space=hidden, got {self.noise}; "
                 "the noise is on vocabulary mixtures, which hidden states are not"
             )
+        if self.rl_one_sided and self.rl_noise_clip is None:
+            raise ValueError(
+                "method.rl_one_sided shifts noise by its lower clip, but method.rl_noise_clip is null; "
+                "set the clip, or method.rl_one_sided=false"
+            )
+        if self.rl_noise_clip is not None and self.rl_noise_clip[0] >= self.rl_noise_clip[1]:
+            raise ValueError(f"method.rl_noise_clip must be [lower, higher], got {list(self.rl_noise_clip)}")
 
 
 @register_method("latent_sft", config=LatentSFTConfig, decoding=LatentSFTDecoding)
@@ -147,6 +173,8 @@ class LatentSFT(Method[LatentSFTConfig]):
 
     def prepare(self, stage: Stage, examples: Sequence[Example], folder: Path) -> None:
         """Before stage 2: the encoder's soft labels of all examples, and a report of what stage 1 has learnt."""
+        if stage.rollouts:
+            self.labels = None
         if stage.name == STAGE2:
             self.labels = StoredLatents.write(self, examples, folder / "soft_labels")
             if self.held_out is not None:
@@ -305,6 +333,35 @@ class LatentSFT(Method[LatentSFTConfig]):
     def _mixed(self, latents: Latents) -> Tensor:
         assert latents.weights is not None
         return self.backbone.mix(latents.ids, latents.weights)
+
+    # reinforcement learning
+
+    scores_latents = True
+    rl_figures = FIGURES
+
+    def rl_stage(self) -> Stage:
+        """The decoder; its token tables are frozen, and with tied ones the LM head too."""
+        return replace(super().rl_stage(), trainable=("backbone.",), frozen=self.stages()[-1].frozen)
+
+    def check_rl(self, config: RLConfig) -> None:
+        """Raises: ValueError: hidden states are fed, which are not drawn from anything."""
+        if self.config.latent_space == "hidden" and config.learn_from != "text":
+            raise ValueError(
+                "train.rl learns from superpositions, but with method.latent_space=hidden the latents are hidden states, "
+                "which have no density; set method.latent_space=vocab, or train.rl=null"
+            )
+
+    def policy(self, scale: float) -> Policy:
+        """How latent steps are drawn and scored, at a scale of the noise."""
+        return Policy.of(self.config, int(self.backbone.model.get_output_embeddings().weight.shape[0]), scale)
+
+    def rollout_rule(self, config: GenerateConfig) -> LatentRule:
+        """Perturbed superpositions, with what was mixed."""
+        return PolicyRule(self.backbone, self.policy(config.own(LatentSFTDecoding).latent_noise), config)
+
+    def action_log_probs(self, batch: Batch) -> ActionLogProbs:
+        """Of superpositions by their stored scores, of text by the LM head."""
+        return policy_log_probs(self.backbone, batch, self.policy(batch.latent_noise))
 
     # inference
 

@@ -1,0 +1,157 @@
+"""The section `train.rl.*`: reinforcement learning as a last stage."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from latbench.config.fields import Fraction, NonNegativeFloat, Positive, PositiveFloat
+from latbench.config.generate import GenerateConfig
+from latbench.task import STRICT
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class RolloutConfig:
+    """How answers are drawn in reinforcement learning; held-out questions are answered with the same caps, greedily.
+
+    `generate.*` has no part in it, since it changes an evaluation and not the training.
+    """
+
+    batch_size: Positive = 256
+    """Rows decoded at once."""
+    max_new_tokens: Positive = 256
+    """Emitted tokens per row, reasoning and answer together; a row that ends here is invalid."""
+    max_latents: Annotated[int, Field(ge=0)] = 128
+    """Latent steps per row; then the close marker is forced."""
+    temperature: PositiveFloat = 1.0
+    """Of text tokens, in drawing and in their log-probabilities alike."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Tokens drawn from; 0: all. Log-probabilities are not renormalised over them."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Mass drawn from; log-probabilities are not renormalised over it."""
+    latent_noise: NonNegativeFloat = 1.0
+    """Scale of the noise on latent steps; at 0 latents are not explored."""
+    method: dict[str, Any] = Field(default_factory=dict)
+    """Further decoding settings of the method, as in `generate.method.*`."""
+
+    def sampled(self) -> GenerateConfig:
+        """Decoding settings of rollouts."""
+        return self._decoding(self.latent_noise)
+
+    def greedy(self) -> GenerateConfig:
+        """Decoding settings of held-out questions."""
+        return dataclasses.replace(self._decoding(0.0), temperature=0.0)
+
+    def _decoding(self, latent_noise: float) -> GenerateConfig:
+        settings = dataclasses.asdict(cast(Any, self))
+        del settings["latent_noise"]
+        return GenerateConfig(**{**settings, "method": {"latent_noise": latent_noise, **self.method}})
+
+
+# What a variant sets where the key itself is null.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "grpo": {"average": "sequence", "deviation": "unbiased", "clip_high": 0.2, "dynamic": False},
+    "dr_grpo": {"average": "constant", "deviation": "none", "clip_high": 0.2, "dynamic": False},
+    "dapo": {"average": "token", "deviation": "unbiased", "clip_high": 0.28, "dynamic": True},
+}
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class RLConfig:
+    """Reinforcement learning by group-relative advantages: the stage `rl` after a method's supervised stages.
+
+    A key that is null has the value of the variant: GRPO (arXiv:2402.03300, section 4.1; without its divergence term
+    unless `kl` is set), Dr. GRPO (arXiv:2503.20783, section 3.2), DAPO (arXiv:2503.14476, section 3).
+    """
+
+    variant: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
+    """Named setting of average, deviation, clip_high and dynamic."""
+    steps: Positive = 200
+    """Optimiser updates."""
+    lr: PositiveFloat = 1e-6
+    """Learning rate; `train.stages.rl.lr` goes before it."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Of the learning rate in this stage, in place of `train.schedule`."""
+    warmup_ratio: Fraction = 0.0
+    """Share of the updates with a rising rate, in place of `train.warmup_ratio`."""
+    prompts: Positive = 32
+    """Groups of one rollout, over all processes; `train.batch_size` has no part in this stage."""
+    group_size: Annotated[int, Field(ge=2)] = 8
+    """G, answers drawn for each prompt."""
+    minibatches: Positive = 1
+    """Optimiser updates that the groups of a rollout are cut into."""
+    passes: Positive = 1
+    """Times that a rollout is gone through (mu of GRPO)."""
+    rollout: RolloutConfig = Field(default_factory=RolloutConfig)
+    """How answers are drawn."""
+    reward: Literal["correct", "latent_cost", "per_latent"] = "correct"
+    """1 for a correct answer, else 0; less `latent_cost` for each latent step; or divided by their number."""
+    latent_cost: NonNegativeFloat = 0.01
+    """What a latent step costs with reward=latent_cost."""
+    deviation: Literal["unbiased", "biased", "none"] | None = None
+    """Standard deviation that divides the centred rewards of a group: over G - 1, over G, or no division."""
+    advantage_epsilon: PositiveFloat = 1e-6
+    """Added to that deviation."""
+    average: Literal["sequence", "token", "constant"] | None = None
+    """Of the loss: mean over each answer's actions and then over answers; mean over all actions of the update; sum of
+    an answer's actions over a constant, mean over answers."""
+    constant_length: Positive | None = None
+    """The constant; None: `rollout.max_new_tokens`."""
+    parts: Literal["joint", "apart"] = "joint"
+    """apart: latent steps and text are averaged each for itself, and the two means are added (CoLaR)."""
+    learn_from: Literal["all", "latents", "text"] = "all"
+    """Actions in the loss."""
+    clip_low: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Ratios below 1 - clip_low are clipped."""
+    clip_high: PositiveFloat | None = None
+    """Ratios above 1 + clip_high are clipped."""
+    dual_clip: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = None
+    """c of dual clip (arXiv:1912.09729, equation 5): with a negative advantage the loss is at most c times its size."""
+    ratio_cap: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = None
+    """Two-sided clip (arXiv:2505.07291, section 3.4): ratios are cut at this value, whatever the advantage."""
+    negative_weight: NonNegativeFloat = 1.0
+    """Factor on the loss of answers with a negative advantage."""
+    kl: NonNegativeFloat = 0.0
+    """beta: weight of the divergence (k3 estimator) from the model at the stage's beginning, of which a copy is kept."""
+    kl_corrected: bool = False
+    """Multiply that divergence by the ratio, which makes its gradient that of the divergence itself
+    (arXiv:2512.02556, section 3.1); TRL's default."""
+    invalid: Literal["keep", "include", "exclude"] = "keep"
+    """Answers without an end within the caps: nothing special; they count in mean and deviation of their group and get
+    advantage 0; they do not count and get advantage 0."""
+    first_action: Literal["all", "winner"] = "all"
+    """winner: of a group, only the correct answer of the highest mean log-probability moves its first action
+    (Latent-GRPO, arXiv:2604.27998: all first latents of a group come from one state)."""
+    dynamic: bool | None = None
+    """Dynamic sampling: groups whose rewards are all equal are drawn anew."""
+    max_draws: Positive = 10
+    """Cap: draws of `prompts` groups for one rollout. Without dynamic sampling, rollouts in a row without a group of
+    unequal rewards."""
+    eval_every: Annotated[int, Field(ge=0)] = 25
+    """Updates between greedy evaluations on held-out questions; 0: none."""
+    eval_questions: Positive = 256
+    """Held-out questions, at most 256."""
+    keep_best: bool = False
+    """End with the weights of the best held-out accuracy instead of the last ones."""
+
+    def __post_init__(self) -> None:
+        for name, value in VARIANTS[self.variant].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        if self.constant_length is None:
+            object.__setattr__(self, "constant_length", self.rollout.max_new_tokens)
+        if self.minibatches > self.prompts:
+            raise ValueError(
+                f"train.rl.minibatches must be at most train.rl.prompts = {self.prompts}, got {self.minibatches}; "
+                "a group is never divided"
+            )
+        if self.keep_best and not self.eval_every:
+            raise ValueError("train.rl.keep_best needs train.rl.eval_every above 0; nothing is evaluated at 0")
+
+    @property
+    def updates(self) -> int:
+        """Optimiser updates from one rollout."""
+        return self.passes * self.minibatches

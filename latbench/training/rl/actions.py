@@ -1,0 +1,212 @@
+"""Rollouts as tensors, for a method's `action_log_probs`.
+
+batch.sequence    Tokens: each row a prompt and what was fed after it; a placeholder id where a latent was fed
+batch.is_latent   (batch, seq) bool: the input here is a latent
+batch.records     what the rule kept of each latent step: (latents, ...) by name, in row-major order of `is_latent`
+batch.scored      (batch, seq) bool: what follows this position is an action
+batch.actions     Actions: (action,) tensors in row-major order of `scored`
+batch.temperature of the sampling of text, batch.latent_noise of latents: in drawing and in log-probabilities alike
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from latbench.config import RLConfig
+from latbench.decoding.actions import Kind
+from latbench.method import ActionLogProbs, Method
+from latbench.model.backbone import Backbone
+from latbench.model.layout import IGNORE_INDEX, Batch, pad
+
+if TYPE_CHECKING:
+    from latbench.training.rl.rollouts import Group, Rollout
+
+PLACEHOLDER = 0  # id of a latent in a sequence: any valid row of the table
+
+
+class Tensors(Mapping[str, Tensor]):
+    """Tensors by name that move together."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = dict(tensors)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Tensors:
+        """The same on another device."""
+        return Tensors({name: value.to(device, non_blocking=non_blocking) for name, value in self._tensors.items()})
+
+
+@dataclass
+class Actions:
+    """The actions of a batch of rollouts.
+
+    Args:
+        kinds: (action,) Kind; ids: (action,) the token or the close marker's first id, -1 for a latent step.
+        advantages: (action,); shares: by loss term, the part of an item of that term that each action has.
+        said: (action,) log-probabilities according to the decoding loop.
+        old: (action,) log-probabilities before the first update; None: those of this very pass, since there is only
+            one update.
+        reference: (action,) of the frozen reference, where the divergence from it has a weight.
+    """
+
+    kinds: Tensor
+    ids: Tensor
+    advantages: Tensor
+    shares: Tensors
+    said: Tensor
+    old: Tensor | None = None
+    reference: Tensor | None = None
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Actions:
+        """The same on another device."""
+        moved = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Actions(
+            **{
+                name: value if value is None else value.to(device, non_blocking=non_blocking)
+                for name, value in moved.items()
+            }
+        )
+
+
+def is_scored(kinds: Tensor, config: RLConfig, *, scores_latents: bool) -> Tensor:
+    """Which steps are actions that are learnt from: (step,) Kind -> (step,) bool."""
+    latent = (kinds == Kind.LATENT) & scores_latents & (config.learn_from != "text")
+    text = ((kinds == Kind.TOKEN) | (kinds == Kind.CLOSE)) & (config.learn_from != "latents")
+    return latent | text
+
+
+def action_batch(method: Method[Any], groups: Sequence[Group], config: RLConfig) -> Batch:
+    """The batch of whole groups, without the rows that nothing is learnt from; items are counted as if they were there."""
+    rows = [row for group in groups for row in group.rollouts]
+    items = _items(rows, config, scores_latents=method.scores_latents)
+    batch = _tensors(method, kept_rows(groups, config), config)
+    computed = batch.actions.kinds
+    num_latents = int((computed == Kind.LATENT).sum())
+    items |= dict.fromkeys(("rl/log_prob_difference", "rl/log_prob_difference_max"), len(computed))
+    if method.scores_latents:
+        items |= dict.fromkeys(("rl/clipped_latents", "rl/entropy_latents"), num_latents)
+        items |= {f"rl/{name}": num_latents for name in method.rl_figures}
+    items |= dict.fromkeys(("rl/clipped_text", "rl/entropy_text"), len(computed) - num_latents)
+    batch.num_items = items
+    return batch
+
+
+def _terms(config: RLConfig) -> list[str]:
+    terms = ["policy"] if config.parts == "joint" else ["policy_latents", "policy_text"]
+    return terms + ["kl"] * (config.kl > 0)
+
+
+def _belongs(kinds: Tensor, term: str) -> Tensor:
+    """Which scored steps a term averages over."""
+    latent = kinds == Kind.LATENT
+    return latent if term == "policy_latents" else ~latent if term == "policy_text" else torch.ones_like(latent)
+
+
+def kept_rows(groups: Sequence[Group], config: RLConfig) -> list[Rollout]:
+    """The rows of groups that a batch computes.
+
+    Rows that nothing is learnt from are left out: their advantages are 0, and no divergence is asked for. One is always
+    left, so that every process has something to compute.
+    """
+    rows = [row for group in groups for row in group.rollouts]
+    return [row for row in rows if config.kl or row.learns] or rows[:1]
+
+
+def _items(rows: Sequence[Rollout], config: RLConfig, *, scores_latents: bool) -> dict[str, int]:
+    """Items of each loss term: answers, or actions where `average` is per token."""
+    items = {}
+    for term in _terms(config):
+        sizes = []
+        for row in rows:
+            kinds = row.kinds[is_scored(row.kinds, config, scores_latents=scores_latents)]
+            sizes.append(int(_belongs(kinds, term).sum()))
+        items[term] = sum(sizes) if config.average == "token" else len(rows)
+    return items
+
+
+def _tensors(method: Method[Any], rows: Sequence[Rollout], config: RLConfig) -> Batch:
+    sequences, labels, is_latent, kinds, ids = [], [], [], [], []
+    said, old, reference, advantages = [], [], [], []
+    shares: dict[str, list[Tensor]] = {term: [] for term in _terms(config)}
+    for row in rows:
+        scored = is_scored(row.kinds, config, scores_latents=method.scores_latents)
+        fed = row.ids[:-1].clamp(min=PLACEHOLDER).tolist()  # nothing follows the last
+        sequences.append([*row.prompt, *fed])
+        labels.append([IGNORE_INDEX] * (len(row.prompt) - 1) + [0 if s else IGNORE_INDEX for s in scored.tolist()])
+        is_latent.append([0] * len(row.prompt) + [int(kind == Kind.LATENT) for kind in row.kinds[:-1].tolist()])
+        own = row.kinds[scored]
+        kinds.append(own)
+        ids.append(row.ids[scored])
+        said.append(row.said[scored])
+        advantages.append(row.advantages()[scored])
+        old.append(row.old)
+        reference.append(row.reference)
+        for term, parts in shares.items():
+            parts.append(_share(_belongs(own, term), config))
+    tokens = pad(sequences, labels)
+    scored_at = tokens.labels != IGNORE_INDEX
+    flat = torch.cat(ids)
+    tokens.labels[scored_at] = torch.where(flat < 0, IGNORE_INDEX, flat)
+    actions = Actions(
+        kinds=torch.cat(kinds),
+        ids=flat,
+        advantages=torch.cat(advantages),
+        shares=Tensors({term: torch.cat(parts) for term, parts in shares.items()}),
+        said=torch.cat(said),
+        old=None if old[0] is None else torch.cat(old),
+        reference=None if reference[0] is None else torch.cat(reference),
+    )
+    names = sorted({name for row in rows for name in row.records})
+    records = {name: torch.cat([row.records[name] for row in rows if name in row.records]) for name in names}
+    return Batch(
+        num_items={},
+        sequence=tokens,
+        is_latent=pad(is_latent).ids.bool(),
+        records=Tensors(records),
+        scored=scored_at,
+        actions=actions,
+        temperature=config.rollout.temperature,
+        latent_noise=config.rollout.latent_noise,
+    )
+
+
+def _share(belongs: Tensor, config: RLConfig) -> Tensor:
+    """(action,) weights of an answer's actions in a term."""
+    num = int(belongs.sum())
+    divisor = {"sequence": num, "token": 1, "constant": config.constant_length}[config.average or "sequence"]
+    return belongs.double() / max(divisor or 1, 1)
+
+
+def text_log_probs(logits: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of tokens and entropies of what they were drawn from, in float32 or wider.
+
+    Args:
+        logits: (action, vocab); ids: (action,), -1 for what is no token: its value says nothing.
+        temperature: of the sampling; top-k and top-p are not applied.
+    Returns: (action,) values with gradients, and (action,) entropies in nats without.
+    """
+    wide = logits if logits.element_size() > 4 else logits.float()
+    every = (wide / temperature).log_softmax(-1)
+    with torch.no_grad():
+        entropy = -(every.exp() * every).sum(-1)
+    return every.gather(-1, ids.clamp(min=0)[:, None])[:, 0], entropy
+
+
+def score_text(backbone: Backbone, batch: Batch) -> ActionLogProbs:
+    """`action_log_probs` of a method without latent steps."""
+    embeds = backbone.embed(batch.sequence.ids)
+    output = backbone.causal(embeds, batch.sequence.positions, select=batch.scored)
+    return ActionLogProbs(*text_log_probs(output.logits, batch.actions.ids, batch.temperature))

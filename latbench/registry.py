@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -192,14 +193,19 @@ def _run_file(path: Path) -> None:
 def _registered_names(path: Path, kind: Kind) -> list[str]:
     """Names in `@register_<kind>("name", ...)` decorators of a module or package."""
     files = sorted(path.glob("*.py")) if path.is_dir() else [path]
+    return [name for file in files for name in _names_in(file, kind, file.stat().st_mtime_ns)]
+
+
+@cache
+def _names_in(file: Path, kind: Kind, _modified: int) -> tuple[str, ...]:
+    """Names in the decorators of one file, read once for each of its versions."""
     names = []
-    for file in files:
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and _name(node.func) == f"register_{kind}":
-                first: Any = node.args[0] if node.args else None
-                if isinstance(first, ast.Constant) and isinstance(first.value, str):
-                    names.append(first.value)
-    return names
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and _name(node.func) == f"register_{kind}":
+            first: Any = node.args[0] if node.args else None
+            if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                names.append(first.value)
+    return tuple(names)
 
 
 def _name(called: ast.expr) -> str | None:

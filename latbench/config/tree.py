@@ -7,6 +7,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -128,10 +129,16 @@ def validate(
         also_known: further keys, with their meaning, that an unknown one may have meant.
     """
     try:
-        return TypeAdapter(config).validate_python({} if value is None else value), []
+        return _adapter(config).validate_python({} if value is None else value), []
     except ValidationError as error:
         known = keys(section, config) | dict(also_known or {})
         return None, [_sentence(section, row, known) for row in error.errors()]
+
+
+@cache
+def _adapter(config: Any) -> TypeAdapter[Any]:
+    """Made once a class: making one takes longer than what it is for."""
+    return TypeAdapter(config)
 
 
 def keys(section: str, config: type) -> dict[str, str]:

@@ -321,6 +321,6 @@ def test_without_noise_all_answers_are_equal_and_nothing_is_learnt() -> None:
 
 def test_generate_settings_of_rollouts_and_of_held_out_questions() -> None:
     assert ROLLOUTS.sampled() == GenerateConfig(
-        batch_size=4, max_new_tokens=6, max_latents=7, temperature=0.6, latent_noise=1.0
+        batch_size=4, max_new_tokens=6, max_latents=7, temperature=0.6, method={"latent_noise": 1.0}
     )
     assert ROLLOUTS.greedy() == replace(ROLLOUTS.sampled(), temperature=0.0, method={"latent_noise": 0.0})

@@ -79,7 +79,8 @@ def _nested(field: Mapping[str, Any], key: str) -> Iterator[tuple[str, str]]:
     for part in field.get("anyOf", [field]):
         if "$ref" in part:
             yield part["$ref"], key
-        if "$ref" in (values := part.get("additionalProperties") or {}):
+        values = part.get("additionalProperties")
+        if isinstance(values, dict) and "$ref" in values:
             yield values["$ref"], f"{key}.<name>"
 
 

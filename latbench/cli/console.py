@@ -176,5 +176,5 @@ def slots(jobs: int | None) -> list[str | None]:
 
 
 def figures(summary: Summary) -> dict[str, Any]:
-    """An evaluation's metrics as JSON values, without its manifest and measures, which stand beside the records."""
-    return {key: value for key, value in asdict(summary).items() if key not in ("manifest", "measures")}
+    """An evaluation's metrics as JSON values, without its manifest, which stands beside the records."""
+    return {key: value for key, value in asdict(summary).items() if key != "manifest"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import comb, fsum
 from pathlib import Path
 from statistics import fmean
@@ -12,7 +12,6 @@ from statistics import fmean
 from latbench.config import stable_hash
 from latbench.evaluation.records import Evaluation, Manifest, Record
 from latbench.evaluation.statistics import Interval, mean_interval, ratio_of_means, wilson_interval
-from latbench.measures.files import Measures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +41,6 @@ class Summary:
         train_flops, train_tokens, train_seconds, train_passes: of training, the run it started from included:
             operations, tokens without padding, wall time, and passes over the training examples; None where the
             manifest has no cost.
-        measures: what stands beside the records, where the caller has read it.
     """
 
     folder: Path
@@ -68,7 +66,6 @@ class Summary:
     train_tokens: float | None
     train_seconds: float | None
     train_passes: float | None
-    measures: Measures = field(default_factory=Measures)
 
 
 def summarise(evaluation: Evaluation) -> Summary:

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from latbench import registry
 from latbench.config import TINY, GenerateConfig, RunConfig
-from latbench.evaluation.evaluate import questions
-from latbench.evaluation.manifest import new_manifest
+from latbench.evaluation.job import EvalJob
 from latbench.evaluation.metrics import problem
 from latbench.evaluation.plan import EvalConfig
 from latbench.evaluation.records import TRACE, Evaluation, Manifest, Record, read_evaluation, records_path
@@ -29,7 +28,7 @@ from latbench.report.leaderboard import FORMATS, LeaderboardResult, find_evaluat
 from latbench.report.page import RECORD_FILES
 from latbench.report.reported import TITLE
 from latbench.runs.run import Run
-from latbench.task import Example, Task
+from latbench.task import Example
 
 if TYPE_CHECKING:
     from latbench.method import Method
@@ -96,14 +95,9 @@ def _problems(evaluation: Evaluation, cost: CostFile | None) -> Iterator[str]:
         yield f"{TRACE}/ is too large for a submission; remove it"
     try:
         config = RunConfig.from_stored({key: value for key, value in manifest.config.items() if key != "eval"})
-        wanted = _wanted(manifest, config)
-        task, examples = questions(wanted)
-        fresh = new_manifest(
-            _Told(evaluation.folder.parent / config.run_id, config, manifest),
-            wanted,
-            task.fingerprint(manifest.split),
-            examples,
-        )
+        run = Run(evaluation.folder.parent / config.run_id, config, told={"train_data": manifest.train_data})
+        job = EvalJob(run, _settings(manifest, config))
+        fresh = job.manifest
     except ValueError as error:
         yield f"cannot be checked: {' '.join(str(error).split())}"
         return
@@ -114,25 +108,20 @@ def _problems(evaluation: Evaluation, cost: CostFile | None) -> Iterator[str]:
     key = f"{manifest.task}/{manifest.split}"
     if key not in fresh.data or manifest.data[key].sha256 != fresh.data[key].sha256:
         yield f"the data of {key} are not those at hand; fetch the pinned revision"
-    if len(examples) * wanted.generate.samples == len(evaluation.records):
+    if fresh.n == len(evaluation.records):
         method = _untrained(config, manifest)
-        yield from _record_problems(evaluation, wanted, task, examples, method)
+        yield from _record_problems(evaluation, job, method)
         if method and cost:
             yield from _cost_problems(cost, method, evaluation.records)
 
 
-def _record_problems(
-    evaluation: Evaluation,
-    wanted: EvalConfig,
-    task: Task[Any],
-    examples: Sequence[Example],
-    method: Method[Any] | None,
-) -> Iterator[str]:
+def _record_problems(evaluation: Evaluation, job: EvalJob, method: Method[Any] | None) -> Iterator[str]:
     """One sentence per kind of fault, with the first record that has it."""
-    samples, chunk = wanted.generate.samples, wanted.generate.chunk
-    tokens = [_tokens(method, example, wanted.generate) for example in examples] if method else []
-    pairs = [(record, examples[place // samples]) for place, record in enumerate(evaluation.records)]
-    scores = task.score_many([(record.text, example) for record, example in pairs])
+    settings = job.settings
+    samples, chunk = settings.generate.samples, settings.generate.chunk
+    tokens = [_tokens(method, example, settings.generate) for example in job.examples] if method else []
+    pairs = [(record, job.examples[place // samples]) for place, record in enumerate(evaluation.records)]
+    scores = job.task.score_many([(record.text, example) for record, example in pairs])
     faults: dict[str, list[str]] = {}
     impossible: list[str] = []
     for place, ((record, example), score) in enumerate(zip(pairs, scores, strict=True)):
@@ -141,7 +130,7 @@ def _record_problems(
             "sample": place % samples,
             "chunk": place // samples // chunk,
             "gold": example.answer,
-            "seed": wanted.seed,
+            "seed": settings.seed,
             "extracted": score.extracted,
         }
         if "timeout" not in (record.status, score.status):  # the checker's time limit depends on the machine
@@ -151,7 +140,7 @@ def _record_problems(
         for name, value in expected.items():
             if getattr(record, name) != value:
                 faults.setdefault(name, []).append(_fault(record, name, value))
-        if reason := _impossible(record, wanted.generate):
+        if reason := _impossible(record, settings.generate):
             impossible.append(f"{record.id!r}, {reason}")
     if impossible:
         yield f"counts of {len(impossible)} records are impossible; the first: {impossible[0]}"
@@ -209,17 +198,9 @@ def _cost_problems(cost: CostFile, method: Method[Any], records: Sequence[Record
         yield f"flops is {cost.flops} in {COST}, but {flops} follows from the records"
 
 
-def _wanted(manifest: Manifest, config: RunConfig) -> EvalConfig:
+def _settings(manifest: Manifest, config: RunConfig) -> EvalConfig:
     seed = manifest.config["eval"].get("seed") if isinstance(manifest.config.get("eval"), dict) else None
     if type(seed) is not int:
         raise ValueError("its manifest does not say what was asked; evaluate the run again")
     generate: GenerateConfig = config.generate
     return replace(asked_config(manifest), generate=generate, seed=seed)
-
-
-class _Told(Run):
-    """A run of which the manifest tells: nothing of it is on disk."""
-
-    def __init__(self, folder: Path, config: RunConfig, manifest: Manifest) -> None:
-        super().__init__(folder, config)
-        self.__dict__["report"] = {"train_data": manifest.train_data}

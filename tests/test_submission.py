@@ -9,15 +9,12 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from latbench.config import RunConfig, parse
-from latbench.evaluation.evaluate import questions
-from latbench.evaluation.manifest import new_manifest
-from latbench.evaluation.plan import plan
+from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import (
     MANIFEST,
     RECORDS,
@@ -29,10 +26,11 @@ from latbench.evaluation.records import (
     write_manifest,
 )
 from latbench.measures.answer_cost import mean_flops
-from latbench.measures.files import CostFile, Header, write_measure
+from latbench.measures.files import CostFile, MeasureHeader, write_measure
 from latbench.model.backbone import Backbone
 from latbench.report.leaderboard import leaderboard
-from latbench.submission import _Told, _untrained, check, check_evaluation
+from latbench.runs.run import Run
+from latbench.submission import _untrained, check, check_evaluation
 from latbench.task import Example
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -44,10 +42,8 @@ def built(tmp_path_factory: pytest.TempPathFactory, record: Any) -> Path:
     """A folder with one evaluation that recomputes, on 4 generated questions, and its tables."""
     top = tmp_path_factory.mktemp("built")
     config: RunConfig = parse({"method": "cot"}, overrides=["task.num_test=4", "task.num_train=2"])
-    wanted = plan(config, "synth")
-    task, examples = questions(wanted)
-    told: Any = SimpleNamespace(train_data="synth/train n=2")
-    fresh = new_manifest(_Told(top / config.run_id, config, told), wanted, task.fingerprint("test"), examples)
+    job = EvalJob.of(Run(top / config.run_id, config, told={"train_data": "synth/train n=2"}), "synth")
+    fresh, examples = job.manifest, job.examples
     folder = top / "synth" / "cot" / config.run_id
     folder.mkdir(parents=True)
     write_manifest(folder, replace(fresh, complete=True, versions={}))
@@ -168,7 +164,7 @@ def test_operations_that_do_not_follow_from_the_records_are_refused(submission: 
     flops = mean_flops(method, read_evaluation(folder).records)
     times = {name: [1.0] for name in ("seconds_single", "seconds_full", "reference_single", "reference_full")}
     facts: Any = {"num_single": 1, "batch_size": 4, "reference": "it", "peak_memory_bytes": None, "hardware": {}}
-    measured = CostFile(header=Header.of(manifest, 0), flops=flops, **times, **facts)
+    measured = CostFile(header=MeasureHeader.of(manifest, seed=0), flops=flops, **times, **facts)
     write_measure(folder, measured)
     assert check_evaluation(folder) == []
     write_measure(folder, replace(measured, flops=1.0))

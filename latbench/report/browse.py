@@ -13,13 +13,12 @@ from typing import Any
 from latbench import registry
 from latbench.config import GenerateConfig, tree
 from latbench.data import DATA_DIR, FileTask
-from latbench.evaluation.evaluate import questions
 from latbench.evaluation.manifest import questions_hash
 from latbench.evaluation.metrics import Summary
-from latbench.evaluation.plan import EvalConfig
+from latbench.evaluation.plan import EvalConfig, questions
 from latbench.evaluation.records import Manifest, Record, read_evaluation, records_path
-from latbench.measures.files import Header, LatentsFile, Measures, write_measure
-from latbench.measures.latents import LatentStep, StoredLatents, stored_latents
+from latbench.measures.files import LatentsFile, LatentStep, MeasureHeader, Measures, write_measure
+from latbench.measures.latents import StoredLatents, stored_latents
 from latbench.task import Example
 
 MAX_RECORDS = 50  # per run, on the page itself
@@ -173,7 +172,9 @@ def write_latents(folder: Path, decode: Callable[[int], str]) -> Path | None:
     rows = choice(evaluation.records)
     shown = [map(_shown, latents.get(row, TOP)[:MAX_STEPS]) for row in rows]
     steps = [[(step.entropy, list(step.tokens)) for step in row] for row in shown]
-    return write_measure(folder, LatentsFile(header=Header.of(manifest, manifest.seed), rows=rows, steps=steps))
+    return write_measure(
+        folder, LatentsFile(header=MeasureHeader.of(manifest, seed=manifest.seed), rows=rows, steps=steps)
+    )
 
 
 def record_json(

@@ -22,6 +22,7 @@ from latbench.data import ContaminationReport, contamination
 from latbench.runs import environment
 from latbench.runs.lock import LOCK, is_main_process, locked, wait_for_all
 from latbench.runs.run import CHECKPOINT, CONFIG, TRAIN, Run, load_run
+from latbench.runs.train_questions import question_keys, write_train_questions
 from latbench.task import Example, Task
 from latbench.util.files import temporary, write_whole
 
@@ -113,6 +114,9 @@ def _train(config: RunConfig, folder: Path, resume: bool) -> dict[str, Any]:
     if start is not None and not method.stages():
         data = {key: start.report[key] for key in data}
     parts = _trained_parts(config, start)
+    if is_main_process():
+        trained_on = _rows_of(task, config, examples) if method.stages() else []
+        write_train_questions(folder, question_keys(trained_on), start and start.folder)
     report = train_method(
         method,
         examples,
@@ -231,6 +235,12 @@ def training_examples(task: Task[Any], config: RunConfig) -> tuple[list[Example]
         "num_contaminated": None if overlap is None else overlap.num_train_overlapping,
         "dropped": config.train.drop_contaminated,
     }
+
+
+def _rows_of(task: Task[Any], config: RunConfig, examples: Sequence[Example]) -> list[Example]:
+    """The rows of the data that the training examples were made of, with their questions as they stand there."""
+    kept = {example.id for example in examples}
+    return [row for row in task.load(config.train.split) if row.id in kept]
 
 
 def _held_out(task: Task[Any], split: str, examples: Sequence[Example]) -> HeldOut:

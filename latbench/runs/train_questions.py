@@ -1,0 +1,68 @@
+"""Which questions a run was trained on, as hashes beside it: what an evaluation of any task can be compared with.
+
+`train_questions.bin` holds eight bytes for each training row: the hash of its question in normal form, which one row
+shares with another where both ask the same (`latbench.data.normalised_question`). The rows of the run that a run starts
+from are among them; a row that both were trained on stands there once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latbench.data import normalised_question
+from latbench.task import Example
+from latbench.util.files import write_whole_bytes
+
+FILE = "train_questions.bin"
+Keys = NDArray[np.uint64]
+
+
+def question_keys(examples: Iterable[Example]) -> Keys:
+    """The hash of each question: (row,), sorted."""
+    digests = (hashlib.blake2b(normalised_question(row.question).encode(), digest_size=8).digest() for row in examples)
+    return np.sort(np.frombuffer(b"".join(digests), dtype="<u8"))
+
+
+def write_train_questions(folder: Path, keys: Keys, start: Path | None) -> None:
+    """Write the questions of a run's training rows into its folder.
+
+    Args:
+        folder: of the run.
+        keys: of the rows that the run itself trains on.
+        start: folder of the run that it starts from; nothing is written where its questions are not known.
+    """
+    before = None if start is None else read_train_questions(start)
+    if start is None or before is not None:
+        whole = keys if before is None else _either(keys, before)
+        write_whole_bytes(folder / FILE, whole.astype("<u8").tobytes())
+
+
+def read_train_questions(folder: Path) -> Keys | None:
+    """What `write_train_questions` wrote into a run's folder; None where there is nothing.
+
+    Raises: ValueError: damaged.
+    """
+    try:
+        data = (folder / FILE).read_bytes()
+    except FileNotFoundError:
+        return None
+    if len(data) % 8:
+        raise ValueError(f"{folder / FILE} is damaged; copy it anew, or remove it")
+    return np.frombuffer(data, dtype="<u8")
+
+
+def num_shared(trained: Keys, asked: Keys) -> int:
+    """Number of training rows whose question is among those asked."""
+    return int(np.isin(trained, asked).sum())
+
+
+def _either(some: Keys, others: Keys) -> Keys:
+    """Every key as often as in the one of both that has it more often."""
+    keys = np.union1d(some, others)
+    counts = [np.searchsorted(one, keys, "right") - np.searchsorted(one, keys, "left") for one in (some, others)]
+    return np.repeat(keys, np.maximum(*counts))

@@ -12,6 +12,7 @@ from latbench.evaluation.job import EvalJob
 from latbench.evaluation.manifest import known_manifest
 from latbench.evaluation.records import RECORDS, Manifest, Record, append_records, parse_record, write_manifest
 from latbench.runs.lock import is_main_process, locked
+from latbench.runs.train import keep
 from latbench.task import Example
 from latbench.util.progress import progress
 
@@ -44,7 +45,9 @@ def evaluate(job: EvalJob) -> Path:
     with locked(job.folder):
         there = _OnFile.of(job)
         if not there.is_complete:
-            _run_chunks(job, _method(job), there)
+            method = _method(job)
+            keep(job.run)
+            _run_chunks(job, method, there)
     return job.folder
 
 
@@ -146,6 +149,7 @@ def _run_chunks(job: EvalJob, method: Method[Any], there: _OnFile) -> None:
         complete=False,
         backbone=method.backbone.name,
         layout=method.backbone.layout.name,
+        dtype=_dtype(method) if job.run.config.model.dtype == "auto" else None,
     )
     write_manifest(job.folder, state)
     there.cut()
@@ -161,6 +165,11 @@ def _run_chunks(job: EvalJob, method: Method[Any], there: _OnFile) -> None:
             write_manifest(job.folder, state)
             advance(len(chunks[index]))
     write_manifest(job.folder, replace(state, complete=True))
+
+
+def _dtype(method: Method[Any]) -> str:
+    """Of the model's weights, such as `bfloat16`."""
+    return str(method.backbone.model.dtype).removeprefix("torch.")
 
 
 def answer_chunk(job: EvalJob, method: Method[Any], examples: Sequence[Example], index: int) -> list[Record]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from latbench.evaluation.provenance import Provenance, refuse_others
 from latbench.evaluation.records import Evaluation, Manifest, read_evaluation
 from latbench.runs import environment
 from latbench.runs.run import EVAL, Run
+from latbench.runs.train_questions import num_shared, question_keys, read_train_questions
 from latbench.task import Example, Fingerprint, Task
 
 
@@ -60,6 +62,11 @@ class EvalJob:
     def examples(self) -> Sequence[Example]:
         """The questions, as they are asked. Raises: ValueError: unknown split, or the data are not at hand."""
         return self._questions[1]
+
+    @property
+    def rows(self) -> Sequence[Example]:
+        """The questions, as they stand in the data. Raises: ValueError: unknown split, or the data are not at hand."""
+        return self.task.load(self.settings.split)[: self.settings.limit]
 
     @cached_property
     def _questions(self) -> tuple[Task[Any], list[Example]]:
@@ -139,9 +146,16 @@ def _manifest(job: EvalJob) -> Manifest:
         git_dirty=dirty,
         hardware=environment.hardware(),
         train=dict(report.get("costs", {})),
-        diagnostics={k: v for k, v in report.get("diagnostics", {}).items() if type(v) is float},
+        diagnostics={k: v for k, v in report.get("diagnostics", {}).items() if type(v) is float and isfinite(v)},
         created=environment.now(),
+        contaminated=_contaminated(job),
     )
+
+
+def _contaminated(job: EvalJob) -> int | None:
+    """`Manifest.contaminated`."""
+    trained = read_train_questions(job.run.folder)
+    return None if trained is None else num_shared(trained, question_keys(job.rows))
 
 
 def _cell(settings: EvalConfig, config: RunConfig, usual: EvalConfig, scoring: Mapping[str, Any]) -> tuple[str, str]:

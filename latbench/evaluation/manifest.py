@@ -37,19 +37,25 @@ def known_manifest(folder: Path, fresh: Manifest, *, nothing_to_add: bool) -> Ma
     if known.complete and nothing_to_add:
         fresh = replace(fresh, git_commit=known.git_commit, versions=known.versions)
     what, way_out = f"{folder} holds records", "remove the folder to evaluate anew"
-    refuse_others(what, _circumstances(known), _circumstances(fresh), way_out)
+    there, here = (_circumstances(manifest, batch=known.is_rounded) for manifest in (known, fresh))
+    refuse_others(what, there, here, way_out)
     return replace(known, git_dirty=fresh.git_dirty or known.git_dirty)
 
 
-def _circumstances(manifest: Manifest) -> Mapping[str, str]:
-    """All that the records of one evaluation must have in common, by name, as JSON."""
-    generate = manifest.config["generate"]
+def _circumstances(manifest: Manifest, *, batch: bool) -> Mapping[str, str]:
+    """All that the records of one evaluation must have in common, by name, as JSON.
+
+    Args:
+        manifest: of the records.
+        batch: the batch size counts.
+    """
     found = {
         "setting": manifest.setting,
         "latbench commit": manifest.git_commit,
         "versions": manifest.versions,
         "number of answers": manifest.n,
-        "generate.chunk": generate["chunk"],
+        "generate.chunk": manifest.configured("generate", "chunk"),
+        **({"generate.batch_size": manifest.configured("generate", "batch_size")} if batch else {}),
         "data": {name: fingerprint.sha256 for name, fingerprint in manifest.data.items()},
     }
     return {name: json.dumps(value) for name, value in found.items()}

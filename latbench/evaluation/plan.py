@@ -8,6 +8,7 @@ from typing import Any
 
 from latbench import registry
 from latbench.config import GenerateConfig, RunConfig, decoding_identity, tree
+from latbench.evaluation.records import is_encodable
 from latbench.task import Example, Task, TaskConfig
 
 _ABSENT = object()
@@ -87,8 +88,10 @@ def decoding_changes(own: RunConfig, other: RunConfig) -> dict[str, Any]:
 def questions(settings: EvalConfig) -> tuple[Task[Any], list[Example]]:
     """The task, and its examples as they are asked: the question is the task's prompt.
 
-    Raises: ValueError: unknown split, or the data are not at hand.
+    Raises: ValueError: unknown split, the data are not at hand, or an id cannot be encoded.
     """
     task: Task[Any] = registry.get_task_entry(settings.task_name).cls(settings.task)
     examples = task.load(settings.split)[: settings.limit]
+    if wrong := [example.id for example in examples if not is_encodable(example.id)]:
+        raise ValueError(f"{task.name}/{settings.split}: id {wrong[0]!r} is no text that can be encoded; rename it")
     return task, [replace(example, question=task.prompt(example)) for example in examples]

@@ -15,7 +15,7 @@ from latbench.evaluation.plan import plan, questions
 from latbench.evaluation.records import Evaluation, Manifest, read_evaluation
 from latbench.evaluation.statistics import Interval
 from latbench.runs import environment
-from latbench.runs.train import base_run, train
+from latbench.runs.train import UNTRAINED, base_run, train
 
 RERUNS = ".rerun"  # within the folder of runs; hidden, so that no leaderboard counts a repetition as another seed
 
@@ -84,7 +84,7 @@ def rerun(result: Path, *, runs_dir: Path) -> Agreement:
     where = _folder(runs_dir)
     run = (
         base_run(config, runs_dir=where)
-        if manifest.train_data == "none"
+        if manifest.train_data == UNTRAINED
         else train(config, runs_dir=where, resume=True)
     )
     return _agreement(before, read_evaluation(evaluate(EvalJob(run, settings))))

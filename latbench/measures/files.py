@@ -18,9 +18,10 @@ from latbench.evaluation.provenance import Provenance, refuse_others
 from latbench.evaluation.records import Evaluation, Manifest, Record
 from latbench.evaluation.statistics import Interval, mcnemar_exact, mean_interval, median_ratio, wilson_interval
 from latbench.task import STRICT, Status
-from latbench.util.files import write_whole
+from latbench.util.files import read_bounded, write_whole
 
 PARALLELISM, RELIANCE, COST, LATENTS = "parallelism.json", "reliance.json", "cost.json", "latents.json"
+MAX_BYTES = 16_000_000  # of a file that somebody else may have written
 LETTERS: Mapping[Status, str] = {"correct": "c", "incorrect": "i", "no_answer": "n", "timeout": "t"}
 
 Count = Annotated[int, Field(ge=0)]
@@ -189,6 +190,8 @@ class CostFile:
     hardware: dict[str, Any]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.hardware.get("gpus", []), list):
+            raise ValueError("hardware.gpus must be a list")
         times = (self.seconds_single, self.seconds_full, self.reference_single, self.reference_full)
         if len(set(map(len, times))) > 1:
             raise ValueError("not every round has all its times")
@@ -314,7 +317,7 @@ def read_measure(folder: Path, kind: type[F], of: Manifest) -> F | None:
     path = folder / file.name
     again = f"remove it, or measure again with `latbench {file.command}`"
     try:
-        found: F = file.adapter.validate_json(path.read_bytes())
+        found: F = file.adapter.validate_json(read_bounded(path, MAX_BYTES))
     except FileNotFoundError:
         return None
     except ValidationError as error:

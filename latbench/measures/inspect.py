@@ -15,6 +15,7 @@ from latbench.measures.files import LatentStep
 from latbench.measures.latents import COLUMNS, AnswerLatents, StoredTrace
 from latbench.runs.run import Run
 from latbench.task import Example, Score, Status, StopReason, Task
+from latbench.util.text import printable
 
 if TYPE_CHECKING:
     from latbench.decoding.loop import Generation
@@ -179,26 +180,21 @@ def render(found: Inspection) -> str:
     """Plain text; whatever could act on a terminal is written as an escape."""
     known = found.gold is not None
     head = {
-        "question": shown(found.question),
-        "gold steps": shown("\n".join(found.steps)) if found.steps else "none" if known else "unknown",
-        "gold answer": shown(found.gold) if found.gold is not None else "unknown",
+        "question": printable(found.question),
+        "gold steps": printable("\n".join(found.steps)) if found.steps else "none" if known else "unknown",
+        "gold answer": printable(found.gold) if found.gold is not None else "unknown",
     }
-    read = "" if found.extracted is None else f", read as {shown(found.extracted)}"
+    read = "" if found.extracted is None else f", read as {printable(found.extracted)}"
     origin = "stored trace" if found.from_file else "generated now"
     tail = {
-        **({"reasoning": shown(found.reasoning)} if found.reasoning else {}),
-        "answer": shown(found.text) or "none",
+        **({"reasoning": printable(found.reasoning)} if found.reasoning else {}),
+        "answer": printable(found.text) or "none",
         "verdict": f"{found.status}{read}" if found.status else "not scored",
         "latent steps": f"{found.num_latents} ({origin})",
         "stopped by": found.stop_reason,
     }
     blocks = [_lines(head), *([_table(found.latents)] if found.latents else []), _lines(tail)]
     return "\n\n".join(blocks) + "\n"
-
-
-def shown(text: str) -> str:
-    """One line in which line ends, control, formatting and invisible characters are escapes as in a Python literal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _lines(texts: dict[str, str]) -> str:
@@ -215,7 +211,7 @@ def _table(latents: Sequence[InspectedStep]) -> str:
         [
             str(number),
             f"{step.entropy:.2f}",
-            "  ".join(f"'{shown(token)}' {weight:.3f}" for token, weight in step.tokens),
+            "  ".join(f"'{printable(token)}' {weight:.3f}" for token, weight in step.tokens),
             *((_quoted(step.text),) if is_read else ()),
             _quoted(step.segment),
         ]
@@ -226,4 +222,4 @@ def _table(latents: Sequence[InspectedStep]) -> str:
 
 
 def _quoted(text: str | None) -> str:
-    return f"'{shown(text)}'" if text else ""
+    return f"'{printable(text)}'" if text else ""

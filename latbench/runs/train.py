@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from latbench.training.cost import TrainReport
 
 NUM_HELD_OUT = 256
+UNTRAINED = "none"  # the training data of a run without training
 
 
 def train(config: RunConfig, *, runs_dir: Path | str = "runs", resume: bool = False) -> Run:
@@ -64,15 +65,29 @@ def _train_in(runs_dir: Path, config: RunConfig, *, resume: bool, for_another: b
 
 
 def base_run(config: RunConfig, *, runs_dir: Path | str = "runs") -> Run:
-    """A run without training: a method over a model as it comes, for training-free methods and untrained rows."""
-    config = replace(config, start=None)  # as it comes
-    # the hash is of all settings, those of `generate` included: they are all that such runs differ in
-    folder = Path(runs_dir) / f"base-{config.method_name}-{config.backbone}-{config.setting}-s{config.seed}"
-    with locked(folder):
-        if not (folder / TRAIN).exists():
-            write_whole(folder / CONFIG, _yaml(config))
-            write_whole(folder / TRAIN, json.dumps({"trained": False, "train_data": "none"}) + "\n")
-    return Run(folder, config)
+    """A run without training: a method over a model as it comes, for training-free methods and untrained rows.
+
+    Its folder is made by `keep`, with its first evaluation.
+
+    Args:
+        config: the method and the model; `start` is left out.
+        runs_dir: the run's folder is `<runs_dir>/<config.base_id>`.
+    Returns: the run; one that is on disk has its own settings of decoding, whatever `config` says.
+    """
+    folder = Path(runs_dir) / config.base_id
+    if (folder / TRAIN).exists():
+        return load_run(folder, device=config.model.device)
+    return Run(folder, replace(config, start=None), told={"trained": False, "train_data": UNTRAINED})
+
+
+def keep(run: Run) -> None:
+    """Make the folder of a run without training, unless it is there. Raises: OSError: it cannot be written."""
+    if run.told is None:
+        return
+    with locked(run.folder, for_another=True):
+        if not run.is_complete:
+            write_whole(run.folder / CONFIG, _yaml(run.config))
+            write_whole(run.folder / TRAIN, json.dumps(run.told) + "\n")
 
 
 def _train_start(runs_dir: Path, config: RunConfig) -> Run:
@@ -230,11 +245,23 @@ def training_examples(task: Task[Any], config: RunConfig) -> tuple[list[Example]
         examples = overlap.without(examples)
     examples = [replace(example, question=task.prompt(example)) for example in examples]  # as in evaluation
     return examples, {
-        "train_data": f"{config.task_name}/{split} n={len(examples)} sha256={found.sha256[:8]}",
+        "train_data": data_name(config.task_name, split, len(examples), found.sha256),
         "data": {f"{config.task_name}/{split}": asdict(found)},
         "num_contaminated": None if overlap is None else overlap.num_train_overlapping,
         "dropped": config.train.drop_contaminated,
     }
+
+
+def data_name(task_name: str, split: str, num_examples: int, sha256: str) -> str:
+    """The training data as the identity of a cell names them.
+
+    Args:
+        task_name: of the data.
+        split: of the task.
+        num_examples: that are trained on.
+        sha256: of the split.
+    """
+    return f"{task_name}/{split} n={num_examples} sha256={sha256[:8]}"
 
 
 def _rows_of(task: Task[Any], config: RunConfig, examples: Sequence[Example]) -> list[Example]:

@@ -38,7 +38,7 @@ def write_train_questions(folder: Path, keys: Keys, start: Path | None) -> None:
     """
     before = None if start is None else read_train_questions(start)
     if start is None or before is not None:
-        whole = keys if before is None else _either(keys, before)
+        whole = keys if before is None else either(keys, before)
         write_whole_bytes(folder / FILE, whole.astype("<u8").tobytes())
 
 
@@ -61,8 +61,8 @@ def num_shared(trained: Keys, asked: Keys) -> int:
     return int(np.isin(trained, asked).sum())
 
 
-def _either(some: Keys, others: Keys) -> Keys:
-    """Every key as often as in the one of both that has it more often."""
+def either(some: Keys, others: Keys) -> Keys:
+    """The keys of rows in one of two sets of training rows, each as often as in the set that has it more often."""
     keys = np.union1d(some, others)
     counts = [np.searchsorted(one, keys, "right") - np.searchsorted(one, keys, "left") for one in (some, others)]
     return np.repeat(keys, np.maximum(*counts))

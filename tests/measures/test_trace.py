@@ -29,7 +29,7 @@ from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import RECORDS, TRACE, TRACE_HEADER, read_evaluation, read_manifest
 from latbench.measures import trace as module
 from latbench.measures.files import read_measures
-from latbench.measures.inspect import InspectedStep, inspect, latent_steps, render, shown
+from latbench.measures.inspect import InspectedStep, inspect, latent_steps, render
 from latbench.measures.latents import StoredTrace
 from latbench.measures.trace import NoLatentStepsError, trace
 from latbench.method import Losses, Method, MethodConfig, Stage
@@ -40,6 +40,7 @@ from latbench.runs.run import Run, load_run
 from latbench.runs.train import train
 from latbench.task import STRICT, Example
 from latbench.training.losses import token_cross_entropy
+from latbench.util.text import printable
 
 SETTINGS = (
     "train.max_steps=2",
@@ -373,8 +374,8 @@ def test_an_absent_index_is_one_sentence(latent_run: Run) -> None:
 
 def test_hostile_text_cannot_act_on_a_terminal(latent_run: Run) -> None:
     hostile = "a\x1b[2J\r\nb\x9b31m\u202ec\u2028\x00\x7f"
-    assert shown(hostile) == "a\\x1b[2J\\r\\nb\\x9b31m\\u202ec\\u2028\\x00\\x7f"
-    assert shown("\\frac{1}{2} ü 数") == "\\frac{1}{2} ü 数"
+    assert printable(hostile) == "a\\x1b[2J\\r\\nb\\x9b31m\\u202ec\\u2028\\x00\\x7f"
+    assert printable("\\frac{1}{2} ü 数") == "\\frac{1}{2} ü 数"
     found = inspect(EvalJob.of(latent_run, "synth"), index=0)
     step = InspectedStep(entropy=1.0, tokens=((hostile, 0.5),), segment=hostile)
     changes = dict.fromkeys(("question", "gold", "text", "reasoning", "extracted"), hostile)

@@ -27,7 +27,7 @@ from latbench.evaluation.records import read_evaluation
 from latbench.evaluation.rerun import rerun
 from latbench.runs.lock import locked
 from latbench.runs.run import CHECKPOINT, CONFIG, TRAIN, Run, load_run
-from latbench.runs.train import base_run, train
+from latbench.runs.train import base_run, keep, train
 from latbench.training import checkpoint, trainer
 
 DIRECT = {"method": "direct"}
@@ -292,6 +292,7 @@ def test_backbone_and_checkpoint_are_named_as_without_a_start(undisturbed: Run, 
 
 def test_a_model_as_it_comes_has_no_start(tmp_path: Path) -> None:
     run = base_run(started(), runs_dir=tmp_path)
+    keep(run)
     assert run.config == parse(DIRECT, overrides=SMALL) == read_config(run.folder / CONFIG)
 
 

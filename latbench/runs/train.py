@@ -9,8 +9,8 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +22,12 @@ from latbench.data import ContaminationReport, contamination
 from latbench.runs import environment
 from latbench.runs.lock import LOCK, is_main_process, locked, wait_for_all
 from latbench.runs.run import CHECKPOINT, CONFIG, TRAIN, Run, load_run
-from latbench.runs.train_questions import question_keys, write_train_questions
+from latbench.runs.train_questions import QUESTIONS, question_keys, run_of_checkpoint, write_train_questions
 from latbench.task import Example, Task
 from latbench.util.files import temporary, write_whole
 
 if TYPE_CHECKING:
-    from latbench.method import HeldOut
+    from latbench.method import HeldOut, Method
     from latbench.model.backbone import Backbone
     from latbench.training.cost import TrainReport
 
@@ -55,8 +55,8 @@ def _train_in(runs_dir: Path, config: RunConfig, *, resume: bool, for_another: b
             return load_run(folder)
         if is_main_process():
             _check_free(folder, config, resume)
-            write_whole(folder / CONFIG, _yaml(config))
-        report = _train(config, folder, resume)
+        with _leaving_nothing(folder):
+            report = _train(config, folder, resume)
         if is_main_process():
             write_whole(folder / TRAIN, json.dumps(report, indent=1) + "\n")
             _drop_resume_points(folder)
@@ -117,8 +117,14 @@ def _train(config: RunConfig, folder: Path, resume: bool) -> dict[str, Any]:
     resolve_device(config.model.device)  # refuses an absent one before anything is read
     task = registry.get_task_entry(config.task_name).cls(config.task)
     examples, data = training_examples(task, config)
-    start = None if config.start is None else _train_start(folder.parent, config)
-    if start is not None:
+    start = None
+    if config.start is not None:
+        if not Run(folder.parent / config.start.run_id, config.start).is_complete:
+            _refuse_settings(
+                config, registry.get_method(config.method_name).cls(_backbone(config, None), config.method)
+            )
+            gc.collect()  # the model makes place for the one that the start trains
+        start = _train_start(folder.parent, config)
         data["data"] = _data_of_both(start, data["data"])
     method = registry.get_method(config.method_name).cls(_backbone(config, start), config.method)
     if not method.stages() and start is None:
@@ -128,10 +134,12 @@ def _train(config: RunConfig, folder: Path, resume: bool) -> dict[str, Any]:
         )
     if start is not None and not method.stages():
         data = {key: start.report[key] for key in data}
+    _refuse_settings(config, method)
     parts = _trained_parts(config, start)
     if is_main_process():
+        write_whole(folder / CONFIG, _yaml(config))
         trained_on = _rows_of(task, config, examples) if method.stages() else []
-        write_train_questions(folder, question_keys(trained_on), start and start.folder)
+        write_train_questions(folder, question_keys(trained_on), start.folder if start else run_of_checkpoint(config))
     report = train_method(
         method,
         examples,
@@ -158,6 +166,29 @@ def _train(config: RunConfig, folder: Path, resume: bool) -> dict[str, Any]:
         "command": environment.command_line(),
         "finished": environment.now(),
     }
+
+
+def _refuse_settings(config: RunConfig, method: Method[Any]) -> None:
+    """Raises: ValueError: a stage or a tracker that there is not, or a decoding that the method cannot do."""
+    from latbench.training.trainer import refuse_unknown, stages_of
+
+    refuse_unknown(stages_of(method, config.train), config.train)
+    method.rule(config.generate)
+
+
+@contextmanager
+def _leaving_nothing(folder: Path) -> Iterator[None]:
+    """Take away again what a start wrote that was refused before its first step; what was there before stays."""
+    before = set(folder.rglob("*")) if is_main_process() else set()
+    try:
+        yield
+    except ValueError:
+        made = sorted(set(folder.rglob("*")) - before, reverse=True) if is_main_process() else []
+        files = {path.name for path in made if path.is_file()}
+        if (folder / CONFIG) not in before and files <= {CONFIG, QUESTIONS}:
+            for path in made:
+                path.unlink() if path.is_file() else path.rmdir()
+        raise
 
 
 def _backbone(config: RunConfig, start: Run | None) -> Backbone:

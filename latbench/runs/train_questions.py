@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from latbench.config import RunConfig
 from latbench.data import normalised_question
+from latbench.runs.run import CHECKPOINT, TRAIN
 from latbench.task import Example
 from latbench.util.files import write_whole_bytes
 
-FILE = "train_questions.bin"
+QUESTIONS = "train_questions.bin"
 Keys = NDArray[np.uint64]
 
 
@@ -28,18 +30,24 @@ def question_keys(examples: Iterable[Example]) -> Keys:
     return np.sort(np.frombuffer(b"".join(digests), dtype="<u8"))
 
 
-def write_train_questions(folder: Path, keys: Keys, start: Path | None) -> None:
+def write_train_questions(folder: Path, keys: Keys, earlier: Path | None) -> None:
     """Write the questions of a run's training rows into its folder.
 
     Args:
         folder: of the run.
         keys: of the rows that the run itself trains on.
-        start: folder of the run that it starts from; nothing is written where its questions are not known.
+        earlier: folder of the run whose model it goes on with; nothing is written where its questions are not known.
     """
-    before = None if start is None else read_train_questions(start)
-    if start is None or before is not None:
+    before = None if earlier is None else read_train_questions(earlier)
+    if earlier is None or before is not None:
         whole = keys if before is None else either(keys, before)
-        write_whole_bytes(folder / FILE, whole.astype("<u8").tobytes())
+        write_whole_bytes(folder / QUESTIONS, whole.astype("<u8").tobytes())
+
+
+def run_of_checkpoint(config: RunConfig) -> Path | None:
+    """Folder of the run whose checkpoint a configuration takes for its model; None where that is no run's."""
+    checkpoint = Path(config.model.id)
+    return checkpoint.parent if (checkpoint.parent / TRAIN).is_file() and checkpoint.name == CHECKPOINT else None
 
 
 def read_train_questions(folder: Path) -> Keys | None:
@@ -48,11 +56,11 @@ def read_train_questions(folder: Path) -> Keys | None:
     Raises: ValueError: damaged.
     """
     try:
-        data = (folder / FILE).read_bytes()
+        data = (folder / QUESTIONS).read_bytes()
     except FileNotFoundError:
         return None
     if len(data) % 8:
-        raise ValueError(f"{folder / FILE} is damaged; copy it anew, or remove it")
+        raise ValueError(f"{folder / QUESTIONS} is damaged; copy it anew, or remove it")
     return np.frombuffer(data, dtype="<u8")
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from latbench import registry
 from latbench.config import ConfigError, parse, tree
-from latbench.evaluation.evaluate import evaluate as evaluate_run
-from latbench.evaluation.plan import plan
+from latbench.evaluation.evaluate import evaluate_all
+from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import Evaluation, read_evaluation
 from latbench.runs.run import Run, load_run
 from latbench.runs.train import train as train_run
@@ -67,8 +67,8 @@ def evaluate(
     """
     given = run if isinstance(run, Run) else load_run(run)
     names = [tasks] if isinstance(tasks, str) else tasks or [given.config.task_name]
-    plans = [plan(given.config, name, split=split, limit=limit, changes=settings or {}) for name in names]
-    return [read_evaluation(evaluate_run(given, wanted)) for wanted in plans]
+    jobs = [EvalJob.of(given, name, split=split, limit=limit, changes=settings) for name in names]
+    return [read_evaluation(folder) for folder in evaluate_all(jobs)]
 
 
 def get_method(name: str) -> type[Method[Any]]:

@@ -11,16 +11,17 @@ costs and times. `latbench rerun RESULT --check` trains and answers again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from math import isclose
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latbench import registry
-from latbench.config import TINY, GenerateConfig, RunConfig
-from latbench.evaluation.evaluate import questions
-from latbench.evaluation.manifest import new_manifest
-from latbench.evaluation.metrics import problem
+from latbench.config import TINY, GenerateConfig, RunConfig, tree
+from latbench.evaluation.contamination import recomputed
+from latbench.evaluation.job import EvalJob
+from latbench.evaluation.metrics import caveats as caveats_of
+from latbench.evaluation.metrics import problem, summarise
 from latbench.evaluation.plan import EvalConfig
 from latbench.evaluation.records import TRACE, Evaluation, Manifest, Record, read_evaluation, records_path
 from latbench.measures.files import COST, CostFile, read_measures
@@ -29,42 +30,85 @@ from latbench.report.leaderboard import FORMATS, LeaderboardResult, find_evaluat
 from latbench.report.page import RECORD_FILES
 from latbench.report.reported import TITLE
 from latbench.runs.run import Run
-from latbench.task import Example, Task
+from latbench.runs.train import UNTRAINED
+from latbench.task import Example
+from latbench.util.files import read_bounded
+from latbench.util.text import printable
 
 if TYPE_CHECKING:
     from latbench.method import Method
 
 MAX_BYTES = 150_000  # of a run's gzipped records
+MAX_UNPACKED = 64_000_000  # bytes that these hold
+MAX_TABLE = 64_000_000  # bytes of a leaderboard file
+MAX_TEXT = 10_000  # characters of a setting
 # not `variant`: it names what differs from the preset, which later versions may change
 _RECOMPUTED = ("run", "task", "method", "setting", "backbone", "layout", "seed", "n", "questions_sha256")
 
 
-def check(folders: Sequence[Path]) -> tuple[list[str], int]:
-    """Why a submission is refused, one sentence each, and the number of evaluations looked at.
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What `check` finds; no sentence holds a character that could act on a terminal."""
+
+    problems: list[str] = field(default_factory=list)
+    """Why a submission is refused, one sentence each."""
+    caveats: list[str] = field(default_factory=list)
+    """What is known against numbers that recompute, one sentence each."""
+    num_evaluations: int = 0
+    """Evaluations looked at."""
+
+
+def check(folders: Sequence[Path]) -> Checked:
+    """Look at every evaluation under the folders, and at their tables.
 
     Raises: ValueError: a folder does not exist, or there is no evaluation in any.
     """
     found = list(find_evaluations(folders))
-    problems = [sentence for folder in found for sentence in check_evaluation(folder)]
+    checked = [check_evaluation(folder) for folder in found]
+    problems = [sentence for one in checked for sentence in one.problems]
     for folder in folders:
         problems += check_tables(folder)
     if not problems:  # what one evaluation alone does not show, such as another run of one setting and seed
         problems += leaderboard(folders, ()).notices
-    return problems, len(found)
+    caveats = [sentence for one in checked for sentence in one.caveats]
+    return Checked(problems=list(map(printable, problems)), caveats=caveats, num_evaluations=len(found))
 
 
-def check_evaluation(folder: Path) -> list[str]:
-    """Why one evaluation is refused, one sentence each; empty where everything recomputes."""
+def check_evaluation(folder: Path) -> Checked:
+    """Look at one evaluation; there is no problem where everything recomputes."""
+    problems, caveats = [], []
     try:
-        evaluation = read_evaluation(folder)
+        problems = list(_sizes(folder))
+        if not problems:
+            evaluation = read_evaluation(folder, MAX_UNPACKED)
+            problems = list(_faults(evaluation))
+            caveats = [] if problems else caveats_of(summarise(evaluation))
     except (ValueError, OSError) as error:
-        return [str(error)]
+        problems.append(str(error))
+    named = ([text if str(folder) in text else f"{folder}: {text}" for text in part] for part in (problems, caveats))
+    problems, caveats = (list(map(printable, part)) for part in named)
+    return Checked(problems=problems, caveats=caveats, num_evaluations=1)
+
+
+def _sizes(folder: Path) -> Iterator[str]:
+    """What is too large to be looked at."""
+    path = records_path(folder)
+    if path is not None and path.stat().st_size > MAX_BYTES:
+        advice = "submit fewer samples" if path.suffix == ".gz" else f"pack it with `gzip -9n {path.name}`"
+        yield f"{path.name} has {path.stat().st_size} bytes, more than {MAX_BYTES}; {advice}"
+    if (folder / TRACE).exists():
+        yield f"{TRACE}/ is too large for a submission; remove it"
+
+
+def _faults(evaluation: Evaluation) -> Iterator[str]:
     if evaluation.num_bad_lines:
-        return [f"{folder}: {evaluation.num_bad_lines} lines are no records; evaluate again"]
-    if reason := problem(evaluation):
-        return [f"{folder}: {reason}"]
-    measures, unusable = read_measures(evaluation)
-    return [f"{folder}: {sentence}" for sentence in (*_problems(evaluation, measures.cost), *unusable)]
+        yield f"{evaluation.num_bad_lines} lines are no records; evaluate again"
+    elif reason := problem(evaluation):
+        yield reason
+    else:
+        measures, unusable = read_measures(evaluation)
+        yield from _problems(evaluation, measures.cost)
+        yield from unusable
 
 
 def check_tables(folder: Path) -> list[str]:
@@ -72,7 +116,10 @@ def check_tables(folder: Path) -> list[str]:
     there = {name: path for name, kind in FORMATS.items() if (path := folder / kind.file_name).is_file()}
     if not there:
         return []
-    texts = {name: path.read_text(encoding="utf-8") for name, path in there.items()}
+    try:
+        texts = {name: _table(path) for name, path in there.items()}
+    except ValueError as error:
+        return [str(error)]
     boards: dict[tuple[bool, bool], LeaderboardResult] = {}
     problems = []
     for name, path in there.items():
@@ -86,24 +133,23 @@ def check_tables(folder: Path) -> list[str]:
     return problems
 
 
+def _table(path: Path) -> str:
+    """The text of a leaderboard file. Raises: ValueError: it is too large, or no UTF-8."""
+    try:
+        return read_bounded(path, MAX_TABLE).decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8; write it again") from None
+
+
 def _problems(evaluation: Evaluation, cost: CostFile | None) -> Iterator[str]:
     manifest = evaluation.manifest
-    path = records_path(evaluation.folder)
-    if path is not None and path.stat().st_size > MAX_BYTES:
-        advice = "submit fewer samples" if path.suffix == ".gz" else f"pack it with `gzip -9n {path.name}`"
-        yield f"{path.name} has {path.stat().st_size} bytes, more than {MAX_BYTES}; {advice}"
-    if (evaluation.folder / TRACE).exists():
-        yield f"{TRACE}/ is too large for a submission; remove it"
     try:
+        _refuse_long_texts(manifest.config)
         config = RunConfig.from_stored({key: value for key, value in manifest.config.items() if key != "eval"})
-        wanted = _wanted(manifest, config)
-        task, examples = questions(wanted)
-        fresh = new_manifest(
-            _Told(evaluation.folder.parent / config.run_id, config, manifest),
-            wanted,
-            task.fingerprint(manifest.split),
-            examples,
-        )
+        name = config.base_id if manifest.train_data == UNTRAINED else config.run_id
+        run = Run(evaluation.folder.parent / name, config, told={"train_data": manifest.train_data})
+        job = EvalJob(run, _settings(manifest, config))
+        fresh = job.manifest
     except ValueError as error:
         yield f"cannot be checked: {' '.join(str(error).split())}"
         return
@@ -111,28 +157,36 @@ def _problems(evaluation: Evaluation, cost: CostFile | None) -> Iterator[str]:
         there, here = getattr(manifest, name), getattr(fresh, name)
         if there != here:
             yield f"{name} is {there!r} in the manifest, but {here!r} follows from its configuration and data"
+    contaminated = recomputed(job)
+    if contaminated is not None and contaminated != (manifest.contaminated or 0):
+        yield (
+            f"contaminated is {manifest.contaminated or 0} in the manifest, but {contaminated} training rows ask one "
+            "of its questions; evaluate again"
+        )
     key = f"{manifest.task}/{manifest.split}"
     if key not in fresh.data or manifest.data[key].sha256 != fresh.data[key].sha256:
         yield f"the data of {key} are not those at hand; fetch the pinned revision"
-    if len(examples) * wanted.generate.samples == len(evaluation.records):
+    if fresh.n == len(evaluation.records):
         method = _untrained(config, manifest)
-        yield from _record_problems(evaluation, wanted, task, examples, method)
+        yield from _record_problems(evaluation, job, method)
         if method and cost:
             yield from _cost_problems(cost, method, evaluation.records)
 
 
-def _record_problems(
-    evaluation: Evaluation,
-    wanted: EvalConfig,
-    task: Task[Any],
-    examples: Sequence[Example],
-    method: Method[Any] | None,
-) -> Iterator[str]:
+def _refuse_long_texts(config: object) -> None:
+    """Raises: ValueError: a text is longer than any setting's, such as one that would stand before every question."""
+    for key, value in tree.flatten({"config": config}):
+        if isinstance(value, str) and len(value) > MAX_TEXT:
+            raise ValueError(f"{key} has {len(value)} characters, more than {MAX_TEXT}")
+
+
+def _record_problems(evaluation: Evaluation, job: EvalJob, method: Method[Any] | None) -> Iterator[str]:
     """One sentence per kind of fault, with the first record that has it."""
-    samples, chunk = wanted.generate.samples, wanted.generate.chunk
-    tokens = [_tokens(method, example, wanted.generate) for example in examples] if method else []
-    pairs = [(record, examples[place // samples]) for place, record in enumerate(evaluation.records)]
-    scores = task.score_many([(record.text, example) for record, example in pairs])
+    settings = job.settings
+    samples, chunk = settings.generate.samples, settings.generate.chunk
+    tokens = [_tokens(method, example, settings.generate) for example in job.examples] if method else []
+    pairs = [(record, job.examples[place // samples]) for place, record in enumerate(evaluation.records)]
+    scores = job.task.score_many([(record.text, example) for record, example in pairs])
     faults: dict[str, list[str]] = {}
     impossible: list[str] = []
     for place, ((record, example), score) in enumerate(zip(pairs, scores, strict=True)):
@@ -141,7 +195,7 @@ def _record_problems(
             "sample": place % samples,
             "chunk": place // samples // chunk,
             "gold": example.answer,
-            "seed": wanted.seed,
+            "seed": settings.seed,
             "extracted": score.extracted,
         }
         if "timeout" not in (record.status, score.status):  # the checker's time limit depends on the machine
@@ -151,7 +205,7 @@ def _record_problems(
         for name, value in expected.items():
             if getattr(record, name) != value:
                 faults.setdefault(name, []).append(_fault(record, name, value))
-        if reason := _impossible(record, wanted.generate):
+        if reason := _impossible(record, settings.generate):
             impossible.append(f"{record.id!r}, {reason}")
     if impossible:
         yield f"counts of {len(impossible)} records are impossible; the first: {impossible[0]}"
@@ -188,7 +242,7 @@ def _untrained(config: RunConfig, manifest: Manifest) -> Method[Any] | None:
     from latbench.model.backbone import Backbone
 
     entry = registry.get_method(config.method_name)
-    backbone = Backbone.load(replace(config.model, device="cpu"), markers=manifest.train_data != "none")
+    backbone = Backbone.load(replace(config.model, device="cpu"), markers=manifest.train_data != UNTRAINED)
     method: Method[Any] = entry.cls(backbone, config.method)
     return method
 
@@ -209,17 +263,9 @@ def _cost_problems(cost: CostFile, method: Method[Any], records: Sequence[Record
         yield f"flops is {cost.flops} in {COST}, but {flops} follows from the records"
 
 
-def _wanted(manifest: Manifest, config: RunConfig) -> EvalConfig:
+def _settings(manifest: Manifest, config: RunConfig) -> EvalConfig:
     seed = manifest.config["eval"].get("seed") if isinstance(manifest.config.get("eval"), dict) else None
     if type(seed) is not int:
         raise ValueError("its manifest does not say what was asked; evaluate the run again")
     generate: GenerateConfig = config.generate
     return replace(asked_config(manifest), generate=generate, seed=seed)
-
-
-class _Told(Run):
-    """A run of which the manifest tells: nothing of it is on disk."""
-
-    def __init__(self, folder: Path, config: RunConfig, manifest: Manifest) -> None:
-        super().__init__(folder, config)
-        self.__dict__["report"] = {"train_data": manifest.train_data}

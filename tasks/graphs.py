@@ -119,6 +119,7 @@ class Graphs(Task[GraphsConfig]):
     edges, root, target, neg_target."""
 
     splits = tuple(SPLIT_SHARES)
+    disjoint_splits = True
     words = (*ENTITIES, *CONCEPTS, "Every ", "Is ", " is a ", " a ", " or ", ". ")
 
     def __init__(self, config: GraphsConfig) -> None:

@@ -107,6 +107,7 @@ class Synth(Task[SynthConfig]):
     """
 
     splits = tuple(SPLIT_SHARES)
+    disjoint_splits = True
 
     def __init__(self, config: SynthConfig) -> None:
         super().__init__(config)

@@ -13,7 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 from latbench.cli import main
 from latbench.config import parse
 from latbench.evaluation.evaluate import evaluate
-from latbench.evaluation.plan import EvalConfig, plan
+from latbench.evaluation.job import EvalJob
 from latbench.measures.trace import trace
 from latbench.runs.run import Run, load_run
 from latbench.runs.train import train
@@ -36,8 +36,8 @@ def trained(folder: Path) -> dict[str, Run]:
     made = {}
     for name, more in METHODS.items():
         run = train(parse({"method": name}, preset="none", overrides=[*SETTINGS, *more]), runs_dir=folder / "measured")
-        evaluate(run, plan(run.config, "synth"))
-        trace(run, plan(run.config, "synth"))
+        evaluate(EvalJob.of(run, "synth"))
+        trace(EvalJob.of(run, "synth"))
         made[name] = run
     return made
 
@@ -49,9 +49,9 @@ def copies(factory: pytest.TempPathFactory, folder: Path) -> dict[str, Run]:
     return {name: load_run(folder / "measured" / run.folder.name) for name, run in runs.items()}
 
 
-def wanted_of(run: Run, **changes: Any) -> EvalConfig:
+def job_of(run: Run, **settings: Any) -> EvalJob:
     """The evaluation of a run on its own questions."""
-    return plan(run.config, "synth", **changes)
+    return EvalJob.of(run, "synth", **settings)
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

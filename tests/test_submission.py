@@ -9,15 +9,12 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from latbench.config import RunConfig, parse
-from latbench.evaluation.evaluate import questions
-from latbench.evaluation.manifest import new_manifest
-from latbench.evaluation.plan import plan
+from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import (
     MANIFEST,
     RECORDS,
@@ -29,10 +26,11 @@ from latbench.evaluation.records import (
     write_manifest,
 )
 from latbench.measures.answer_cost import mean_flops
-from latbench.measures.files import CostFile, Header, write_measure
+from latbench.measures.files import CostFile, MeasureHeader, write_measure
 from latbench.model.backbone import Backbone
 from latbench.report.leaderboard import leaderboard
-from latbench.submission import _Told, _untrained, check, check_evaluation
+from latbench.runs.run import Run
+from latbench.submission import _untrained, check, check_evaluation
 from latbench.task import Example
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -44,10 +42,8 @@ def built(tmp_path_factory: pytest.TempPathFactory, record: Any) -> Path:
     """A folder with one evaluation that recomputes, on 4 generated questions, and its tables."""
     top = tmp_path_factory.mktemp("built")
     config: RunConfig = parse({"method": "cot"}, overrides=["task.num_test=4", "task.num_train=2"])
-    wanted = plan(config, "synth")
-    task, examples = questions(wanted)
-    told: Any = SimpleNamespace(train_data="synth/train n=2")
-    fresh = new_manifest(_Told(top / config.run_id, config, told), wanted, task.fingerprint("test"), examples)
+    job = EvalJob.of(Run(top / config.run_id, config, told={"train_data": "synth/train n=2"}), "synth")
+    fresh, examples = job.manifest, job.examples
     folder = top / "synth" / "cot" / config.run_id
     folder.mkdir(parents=True)
     write_manifest(folder, replace(fresh, complete=True, versions={}))
@@ -84,12 +80,12 @@ def rewrite(path: Path, line: int, **changes: Any) -> None:
 
 
 def test_what_recomputes_passes(submission: Path) -> None:
-    assert check([submission]) == ([], 1)
+    assert check([submission]).problems == []
 
 
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
 def test_committed_results_recompute(folder: Path) -> None:
-    assert check_evaluation(folder) == []
+    assert check_evaluation(folder).problems == []
 
 
 @pytest.mark.parametrize(
@@ -136,26 +132,28 @@ def test_a_timeout_of_the_checker_is_taken_as_it_stands(submission: Path) -> Non
 def test_a_changed_manifest_is_refused(submission: Path, changes: dict[str, Any], sentence: str) -> None:
     folder = evaluation(submission)
     write_manifest(folder, replace(read_manifest(folder), **changes))
-    assert any(sentence in problem for problem in check_evaluation(folder)), check_evaluation(folder)
+    assert any(sentence in problem for problem in check_evaluation(folder).problems), check_evaluation(folder).problems
 
 
 def test_another_schema_and_cut_lines_are_refused(submission: Path) -> None:
     folder = evaluation(submission)
     with (folder / RECORDS).open("a") as file:
         file.write('{"id": ')
-    assert check_evaluation(folder) == [f"{folder}: 1 lines are no records; evaluate again"]
+    assert check_evaluation(folder).problems == [f"{folder}: 1 lines are no records; evaluate again"]
     (folder / MANIFEST).write_text("{}")
-    assert "is not a latbench manifest" in check_evaluation(folder)[0]
+    assert "is not a latbench manifest" in check_evaluation(folder).problems[0]
 
 
 def test_what_is_too_large_to_commit_is_refused(submission: Path) -> None:
     folder = evaluation(submission)
     rewrite(folder / RECORDS, 0, text=random.Random(0).randbytes(200_000).hex())
-    assert any("bytes, more than 150000; pack it with `gzip -9n" in problem for problem in check_evaluation(folder))
+    assert any(
+        "bytes, more than 150000; pack it with `gzip -9n" in problem for problem in check_evaluation(folder).problems
+    )
     (folder / (RECORDS + ".gz")).write_bytes(gzip.compress((folder / RECORDS).read_bytes()))
     (folder / RECORDS).unlink()
     (folder / TRACE).mkdir()
-    problems = check_evaluation(folder)
+    problems = check_evaluation(folder).problems
     assert any("bytes, more than 150000; submit fewer samples" in problem for problem in problems)
     assert f"{folder}: trace/ is too large for a submission; remove it" in problems
 
@@ -168,25 +166,27 @@ def test_operations_that_do_not_follow_from_the_records_are_refused(submission: 
     flops = mean_flops(method, read_evaluation(folder).records)
     times = {name: [1.0] for name in ("seconds_single", "seconds_full", "reference_single", "reference_full")}
     facts: Any = {"num_single": 1, "batch_size": 4, "reference": "it", "peak_memory_bytes": None, "hardware": {}}
-    measured = CostFile(header=Header.of(manifest, 0), flops=flops, **times, **facts)
+    measured = CostFile(header=MeasureHeader.of(manifest, seed=0), flops=flops, **times, **facts)
     write_measure(folder, measured)
-    assert check_evaluation(folder) == []
+    assert check_evaluation(folder).problems == []
     write_measure(folder, replace(measured, flops=1.0))
-    assert check_evaluation(folder) == [f"{folder}: flops is 1.0 in cost.json, but {flops} follows from the records"]
+    assert check_evaluation(folder).problems == [
+        f"{folder}: flops is 1.0 in cost.json, but {flops} follows from the records"
+    ]
 
 
 @pytest.mark.parametrize("suffix", ["md", "csv", "tex", "html"])
 def test_tables_of_other_records_are_refused(submission: Path, suffix: str) -> None:
     path = submission / f"leaderboard.{suffix}"
     path.write_text(path.read_text().replace("75.0", "99.0").replace("0.75", "0.99"))
-    problems, _ = check([submission])
+    problems = check([submission]).problems
     assert len(problems) == 1
     assert f"leaderboard.{suffix} is not what these records give; write it again with --format" in problems[0]
 
 
 def test_tables_with_published_numbers_or_files_beside_the_page_pass_as_well(submission: Path) -> None:
     leaderboard([submission], ["md", "latex", "html"], submission, reported=True, all_records=True)
-    assert check([submission]) == ([], 1)
+    assert check([submission]).problems == []
 
 
 def test_a_copy_is_refused(submission: Path) -> None:
@@ -194,7 +194,8 @@ def test_a_copy_is_refused(submission: Path) -> None:
     for path in submission.glob("leaderboard.*"):
         path.unlink()
     shutil.copytree(folder, submission / "copy")
-    problems, num_checked = check([submission])
+    checked = check([submission])
+    problems, num_checked = checked.problems, checked.num_evaluations
     assert num_checked == 2
     assert len(problems) == 1
     assert "it has the setting and the seed of" in problems[0]

@@ -107,8 +107,8 @@ def find_target(
     preset: str | None,
     device: str | None,
     runs_dir: Path,
-) -> Run:
-    """What to evaluate: a run, or a method over a model as it comes.
+) -> tuple[Run, dict[str, Any]]:
+    """What to evaluate: a run, or a method over a model as it comes, and the decoding in which it differs from the run.
 
     Args:
         options: `model.id` and `method.name`, None where not given.
@@ -116,19 +116,21 @@ def find_target(
     Raises: ValueError: both or half of it was given, or there is no such run.
     """
     from latbench.config import parse
+    from latbench.evaluation.plan import decoding_changes
     from latbench.runs.train import base_run
 
     given = [key for key, value in options.items() if value is not None]
     if not given and preset is not None:
         raise ValueError("--preset belongs to an evaluation with --model and --method; a run has its own")
     if not given:
-        return load_run(find_run(run, runs_dir), device=device)
+        return load_run(find_run(run, runs_dir), device=device), {}
     if run is not None:
         raise ValueError("--run names a trained run and --model with --method an untrained one; give one of the two")
     if len(given) < len(options):
         raise ValueError("an evaluation without a run needs both --model and --method")
     config = parse(options_tree(None, {**settings, **options, "model.device": device}), preset=preset)
-    return base_run(config, runs_dir=runs_dir)
+    base = base_run(config, runs_dir=runs_dir)
+    return base, decoding_changes(base.config, config)
 
 
 def left_out(report: Mapping[str, Any]) -> list[str]:
@@ -176,5 +178,5 @@ def slots(jobs: int | None) -> list[str | None]:
 
 
 def figures(summary: Summary) -> dict[str, Any]:
-    """An evaluation's metrics as JSON values, without its manifest and measures, which stand beside the records."""
-    return {key: value for key, value in asdict(summary).items() if key not in ("manifest", "measures")}
+    """An evaluation's metrics as JSON values, without its manifest, which stands beside the records."""
+    return {key: value for key, value in asdict(summary).items() if key != "manifest"}

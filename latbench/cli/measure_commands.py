@@ -33,7 +33,7 @@ from latbench.cli.options import (
 from latbench.runs.run import Run, find_run, load_run
 
 if TYPE_CHECKING:
-    from latbench.evaluation.plan import EvalConfig
+    from latbench.evaluation.job import EvalJob
 
 commands = typer.Typer()
 
@@ -55,15 +55,16 @@ def trace(
 
     Those of the records that the page shows go into latents.json as well, where the run has been evaluated.
     """
-    from latbench.measures.trace import NoLatentStepsError, Traces
+    from latbench.measures.latents import StoredTrace
+    from latbench.measures.trace import NoLatentStepsError
     from latbench.measures.trace import trace as trace_run
     from latbench.report.browse import write_latents
 
     use_data_dir(data_dir)
     target = load_run(find_run(run, runs_dir), device=device)
-    wanted = _plan(target, task, split, limit, samples, settings)
+    job = _job(target, task, split, limit, samples, settings)
     try:
-        found = Traces.open(trace_run(target, wanted))
+        found = StoredTrace.open(trace_run(job))
     except NoLatentStepsError as error:
         note(f"error: {error}")
         raise typer.Exit(FAILED) from None
@@ -104,8 +105,8 @@ def inspect(
         raise ValueError("--question and --index name two questions; give one of them")
     use_data_dir(data_dir)
     target = load_run(find_run(run, runs_dir), device=device)
-    wanted = _plan(target, task, split, limit, samples, settings)
-    found = report.inspect(target, wanted, index=index or 0, text=question, top=top)
+    job = _job(target, task, split, limit, samples, settings)
+    found = report.inspect(job, index=index or 0, text=question, top=top)
     if as_json:
         print_json(asdict(found))
     else:
@@ -138,8 +139,8 @@ def parallelism(
 
     use_data_dir(data_dir)
     target = load_run(find_run(run, runs_dir))
-    wanted = _plan(target, task, split, limit, samples, settings)
-    path, found = measure(target, wanted, paths_file=paths_file, max_paths=max_paths, threshold=threshold)
+    job = _job(target, task, split, limit, samples, settings)
+    path, found = measure(job, paths_file=paths_file, max_paths=max_paths, threshold=threshold)
     if as_json:
         print_json({"file": path, **asdict(found)})
         return
@@ -163,14 +164,13 @@ def paths(
     as_json: JsonOption = False,
 ) -> None:
     """Sample distinct correct chains of each question from a run of `cot`, for `latbench parallelism --paths`."""
-    from latbench.evaluation.plan import plan
+    from latbench.evaluation.job import EvalJob
     from latbench.measures.paths import SAMPLING, sample_paths
 
     use_data_dir(data_dir)
     target = load_run(find_run(run, runs_dir), device=device)
     changes = {**SAMPLING, **eval_changes(settings, samples)}
-    wanted = plan(target.config, task or target.config.task_name, split=split, limit=limit, changes=changes)
-    path, found = sample_paths(target, wanted)
+    path, found = sample_paths(EvalJob.of(target, task, split=split, limit=limit, changes=changes))
     counts = [len(chains) for chains in found.by_id.values()]
     if as_json:
         print_json({"file": path, "source": found.source, "questions": len(counts), "paths": sum(counts)})
@@ -203,9 +203,9 @@ def reliance(
 
     use_data_dir(data_dir)
     target = load_run(find_run(run, runs_dir), device=device)
-    wanted = _plan(target, task, split, limit, samples, settings)
+    job = _job(target, task, split, limit, samples, settings)
     names = [name.strip() for name in interventions.split(",")] if interventions else DEFAULT
-    path, found = measure(target, wanted, names)
+    path, found = measure(job, names)
     if as_json:
         print_json({"file": path, **asdict(found), "effects": [asdict(effect) for effect in effects(found)]})
         return
@@ -238,8 +238,7 @@ def cost(
     use_data_dir(data_dir)
     names: Sequence[str | None] = runs or [None]
     targets = [load_run(find_run(name, runs_dir), device=device) for name in names]
-    wanted = [_plan(target, task, split, limit, samples, settings) for target in targets]
-    found = measure(list(zip(targets, wanted, strict=True)), rounds=rounds)
+    found = measure([_job(target, task, split, limit, samples, settings) for target in targets], rounds=rounds)
     if as_json:
         print_json({"costs": [{"file": path, **asdict(one)} for path, one in found]})
         return
@@ -249,11 +248,10 @@ def cost(
     note("written: " + ", ".join(str(path) for path, _ in found))
 
 
-def _plan(
+def _job(
     run: Run, task: str | None, split: str, limit: int | None, samples: int | None, settings: list[str] | None
-) -> EvalConfig:
+) -> EvalJob:
     """The evaluation that a trace or an inspection looks into."""
-    from latbench.evaluation.plan import plan
+    from latbench.evaluation.job import EvalJob
 
-    name, changes = task or run.config.task_name, eval_changes(settings, samples)
-    return plan(run.config, name, split=split, limit=limit, changes=changes)
+    return EvalJob.of(run, task, split=split, limit=limit, changes=eval_changes(settings, samples))

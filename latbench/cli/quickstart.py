@@ -10,7 +10,7 @@ from typing import Any
 from latbench import registry
 from latbench.config import RunConfig, parse, tree
 from latbench.evaluation.evaluate import evaluate
-from latbench.evaluation.plan import plan
+from latbench.evaluation.job import EvalJob
 from latbench.report.leaderboard import LeaderboardResult, leaderboard
 from latbench.report.plot import SUFFIXES, plot
 from latbench.runs.train import train
@@ -65,7 +65,7 @@ def quickstart(configs: Sequence[RunConfig], *, runs_dir: Path, out: Path, limit
     folders = []
     for config in configs:
         run = train(config, runs_dir=runs_dir, resume=True)
-        folders.append(evaluate(run, plan(run.config, config.task_name, limit=limit)))
+        folders.append(evaluate(EvalJob.of(run, config.task_name, limit=limit)))
     board = leaderboard(folders, ("md", "html"), out)
     pictures = [out / f"accuracy_vs_length{suffix}" for suffix in SUFFIXES]
     for picture in pictures:

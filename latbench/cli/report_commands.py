@@ -41,6 +41,7 @@ def leaderboard(
 ) -> None:
     """Print or write the tables and the page, from records alone; or check a submission."""
     from latbench.report import leaderboard as report
+    from latbench.report import plot as picture
 
     names = [name.strip() for name in formats.split(",")]
     if check:
@@ -52,11 +53,11 @@ def leaderboard(
         raise ValueError(f"--format {formats} names several formats; give --out DIR, or one format for standard output")
     if all_records and (out is None or "html" not in names):
         raise ValueError("--all-records writes files beside the page; add --format html --out DIR")
+    if plot is not None:
+        picture.refuse_format(plot)  # before a table is written
     board = report.leaderboard(folders or [RUNS], names, out, only=only, reported=reported, all_records=all_records)
     if plot is not None:
-        from latbench.report.plot import plot as draw
-
-        draw(board.cells, plot)
+        picture.plot(board.cells, plot)
         note(f"written: {plot}")
     for notice in board.notices:
         note(notice)
@@ -76,18 +77,24 @@ def _check_submission(
     from latbench.report.leaderboard import FORMATS
     from latbench.report.leaderboard import leaderboard as report
 
-    problems, num_checked = check.check(folders)
+    checked = check.check(folders)
+    problems = checked.problems
     if out is not None:
         texts = report(folders, formats, reported=reported).text_by_format
         problems += stale_files({out / FORMATS[name].file_name: text for name, text in texts.items()})
     problems = list(dict.fromkeys(problems))
     if as_json:
-        print_json({"evaluations": num_checked, "problems": problems})
+        print_json({"evaluations": checked.num_evaluations, "problems": problems, "caveats": checked.caveats})
+    for caveat in checked.caveats:
+        note(f"mind: {caveat}")
     for problem in problems:
         note(f"refused: {problem}")
     if problems:
         raise typer.Exit(FAILED)
-    note(f"checked: {num_checked} evaluations; scores, identities, lengths and tables recompute from what is there")
+    note(
+        f"checked: {checked.num_evaluations} evaluations; "
+        "scores, identities, lengths and tables recompute from what is there"
+    )
 
 
 @commands.command()

@@ -124,10 +124,9 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a run, or a method over a model as it comes; repeats continue where they stopped."""
-    from latbench.evaluation.evaluate import evaluate as evaluate_run
-    from latbench.evaluation.evaluate import questions
-    from latbench.evaluation.metrics import summarise
-    from latbench.evaluation.plan import plan
+    from latbench.evaluation.evaluate import evaluate_all
+    from latbench.evaluation.job import EvalJob
+    from latbench.evaluation.metrics import caveats, summarise
     from latbench.evaluation.records import read_evaluation
 
     use_data_dir(data_dir)
@@ -139,17 +138,18 @@ def evaluate(
     fixed: dict[str, Any] = {}  # of a run by its training; a method over a model as it comes is set up here
     if model is not None or method is not None:
         fixed = {key: changes.pop(key) for key in list(changes) if key.split(".")[0] in ("model", "method")}
-    target = find_target(run, options, settings=fixed, preset=preset, device=device, runs_dir=runs_dir)
+    target, usual = find_target(run, options, settings=fixed, preset=preset, device=device, runs_dir=runs_dir)
     names = names or [target.config.task_name]
-    plans = [plan(target.config, name, split=split, limit=limit, changes=changes) for name in names]
-    asked = [questions(wanted) for wanted in plans]  # refuses absent data before anything is answered
-    folders = [evaluate_run(target, wanted, given) for wanted, given in zip(plans, asked, strict=True)]
+    changes = usual | changes
+    folders = evaluate_all([EvalJob.of(target, name, split=split, limit=limit, changes=changes) for name in names])
     summaries = [summarise(read_evaluation(folder)) for folder in folders]
     if as_json:
         print_json({"evaluations": [figures(summary) for summary in summaries]})
         return
     for folder, summary in zip(folders, summaries, strict=True):
         say(f"{folder}: accuracy {summary.accuracy.value:.4f} on {summary.n} questions")
+        for caveat in caveats(summary):
+            note(f"{folder}: {caveat}")
 
 
 @commands.command()

@@ -103,8 +103,16 @@ class RunConfig:
     @property
     def run_id(self) -> str:
         """Name of the run's folder; `generate.*` is left out, since it changes an evaluation and not the training."""
-        trained = {key: value for key, value in identity(self.to_tree()).items() if not key.startswith("generate.")}
-        return f"{self.task_name}-{self.method_name}-{self.backbone}-{stable_hash(trained)}-s{self.seed}"
+        return self._folder_name(self.task_name)
+
+    @property
+    def base_id(self) -> str:
+        """Name of the folder of the run without training: the method over the model as it comes."""
+        return dataclasses.replace(self, start=None)._folder_name("base")
+
+    def _folder_name(self, first: str) -> str:
+        made = {key: value for key, value in identity(self.to_tree()).items() if not key.startswith("generate.")}
+        return f"{first}-{self.method_name}-{self.backbone}-{stable_hash(made)}-s{self.seed}"
 
     @property
     def variant(self) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from latbench.evaluation.metrics import problem
-from latbench.evaluation.records import Evaluation, Record
+from latbench.evaluation.records import Evaluation, Manifest, Record
 from latbench.evaluation.statistics import Interval, mcnemar_exact, mean_interval
 
 
@@ -30,6 +30,7 @@ class Comparison:
         only_a, only_b: the questions that one alone solves, in the order of a's records.
         difference: mean of (a correct) - (b correct), a fraction, with its t-interval over questions.
         p_value: exact McNemar, two-sided.
+        caveats: what else could make the difference, one sentence each.
     """
 
     a: str
@@ -41,6 +42,7 @@ class Comparison:
     only_b: tuple[Difference, ...]
     difference: Interval
     p_value: float
+    caveats: tuple[str, ...]
 
 
 def compare(a: Evaluation, b: Evaluation) -> Comparison:
@@ -72,7 +74,20 @@ def compare(a: Evaluation, b: Evaluation) -> Comparison:
         only_b=only_b,
         difference=mean_interval(gains).clipped(-1, 1),
         p_value=mcnemar_exact(len(only_a), len(only_b)),
+        caveats=tuple(_caveats(a.manifest, b.manifest)),
     )
+
+
+def _caveats(a: Manifest, b: Manifest) -> Iterator[str]:
+    for name, manifest in (("A", a), ("B", b)):
+        if manifest.contaminated:
+            yield f"{manifest.contaminated} training rows of {name} ask one of these questions"
+    batches = [manifest.configured("generate", "batch_size") for manifest in (a, b)]
+    if batches[0] != batches[1] and (a.is_rounded or b.is_rounded):
+        yield (
+            f"A answered in batches of {batches[0]}, B of {batches[1]}, with weights of less than 32 bits: that alone "
+            "can change answers"
+        )
 
 
 def render(comparison: Comparison, limit: int | None = 20) -> str:
@@ -86,6 +101,7 @@ def render(comparison: Comparison, limit: int | None = 20) -> str:
         f"both {found.both}, only A {len(found.only_a)}, only B {len(found.only_b)}, neither {found.neither}",
         f"A - B: {gain:+.1f} points, 95 % t-interval over questions [{low:+.1f}, {high:+.1f}]",
         f"exact McNemar test, two-sided: p = {found.p_value:.3g}",
+        *(f"mind: {caveat}" for caveat in found.caveats),
         *_listing("only A correct", found.only_a, limit),
         *_listing("only B correct", found.only_b, limit),
     ]

@@ -1,4 +1,4 @@
-"""Evaluate one run on one task: fixed chunks in file order -> answers -> verdicts -> records, resumable by chunk."""
+"""Answer the questions of an evaluation: fixed chunks in file order -> answers -> verdicts -> records, by chunk."""
 
 from __future__ import annotations
 
@@ -8,104 +8,114 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latbench import registry
-from latbench.evaluation.manifest import known_manifest, new_manifest
-from latbench.evaluation.metrics import problem
-from latbench.evaluation.plan import EvalConfig, eval_folder
-from latbench.evaluation.records import (
-    RECORDS,
-    SAME_ANSWERS,
-    Evaluation,
-    Manifest,
-    Record,
-    append_records,
-    parse_record,
-    read_evaluation,
-    write_manifest,
-)
+from latbench.evaluation.job import EvalJob
+from latbench.evaluation.manifest import known_manifest
+from latbench.evaluation.records import RECORDS, Manifest, Record, append_records, parse_record, write_manifest
 from latbench.runs.lock import is_main_process, locked
-from latbench.runs.run import Run
-from latbench.task import Example, Task
+from latbench.runs.train import keep
+from latbench.task import Example
 from latbench.util.progress import progress
 
 if TYPE_CHECKING:
     from latbench.method import Method
 
 
-def evaluate(run: Run, wanted: EvalConfig, asked: tuple[Task[Any], list[Example]] | None = None) -> Path:
+def evaluate_all(jobs: Sequence[EvalJob]) -> list[Path]:
+    """Evaluate one after another, once it is known that none of them is refused.
+
+    Returns: the folder of each, see `evaluate`.
+    Raises: ValueError, OSError: as `evaluate`.
+    """
+    for job in jobs:
+        _refuse(job)
+    return [evaluate(job) for job in jobs]
+
+
+def evaluate(job: EvalJob) -> Path:
     """Answer and score every question; whole chunks already on file are kept.
 
-    Args:
-        asked: `questions(wanted)`, where the caller has read them already.
+    Nothing on file is touched before it is known that the evaluation can go on.
+
     Returns: the folder with manifest and records.
-    Raises: ValueError: the run is unfinished, the data are not at hand, another process writes the folder, or the
-        records there are of another setting. OSError: the folder cannot be written.
+    Raises: ValueError: the run is unfinished, the data are not at hand, the method cannot decode so, another process
+        writes the folder, or the records there are of another setting. OSError: the folder cannot be written.
     """
     if not is_main_process():
         raise ValueError("an evaluation runs in one process; start it without a launcher")
-    task, examples = asked or questions(wanted)
-    folder = eval_folder(run, wanted)
-    with locked(folder):
-        fresh = new_manifest(run, wanted, task.fingerprint(wanted.split), examples)
-        chunk = wanted.generate.chunk
-        chunks = [examples[start : start + chunk] for start in range(0, len(examples), chunk)]
-        num_done = keep_whole_chunks(folder / RECORDS, chunks, wanted.generate.samples)
-        known = known_manifest(folder, fresh, nothing_to_add=num_done == len(chunks))
-        if known is None or not known.complete or num_done < len(chunks):
-            state = replace(known or fresh, complete=False)
-            _run_chunks(run, wanted, task, chunks, num_done, state, folder)
-    return folder
+    with locked(job.folder):
+        there = _OnFile.of(job)
+        if not there.is_complete:
+            method = _method(job)
+            keep(job.run)
+            _run_chunks(job, method, there)
+    return job.folder
+
+
+def _refuse(job: EvalJob) -> None:
+    """Raises: ValueError: `evaluate` would refuse this."""
+    if not _OnFile.of(job).is_complete:
+        _method(job)
+
+
+def _method(job: EvalJob) -> Method[Any]:
+    """The method that answers. Raises: ValueError: it cannot be loaded, or cannot decode so."""
+    method = job.run.method
+    method.rule(job.settings.generate)
+    return method
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answered:
-    """A complete evaluation on file, with what was asked; `now` is the manifest that it would get today."""
+class _OnFile:
+    """How far an evaluation has come."""
 
-    folder: Path
-    evaluation: Evaluation
-    now: Manifest
-    task: Task[Any]
-    examples: Sequence[Example]
+    records: Path
+    """The file of its records, which may be missing."""
+    chunks: Sequence[Sequence[Example]]
+    """All its questions."""
+    num_done: int
+    """Leading chunks whose records are all on file."""
+    num_bytes: int
+    """Of these records; what follows them in the file belongs to no whole chunk."""
+    known: Manifest | None
+    """The manifest on file."""
+    fresh: Manifest
+    """The manifest that the evaluation would get today."""
+
+    @classmethod
+    def of(cls, job: EvalJob) -> _OnFile:
+        """Raises: ValueError: the run is unfinished, no data are at hand, or the records are of another setting."""
+        generate = job.settings.generate
+        chunks = [job.examples[start : start + generate.chunk] for start in range(0, len(job.examples), generate.chunk)]
+        num_done, num_bytes = whole_chunks(job.folder / RECORDS, chunks, generate.samples)
+        return cls(
+            records=job.folder / RECORDS,
+            chunks=chunks,
+            num_done=num_done,
+            num_bytes=num_bytes,
+            known=known_manifest(job.folder, job.manifest, nothing_to_add=num_done == len(chunks)),
+            fresh=job.manifest,
+        )
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.known is not None and self.known.complete and self.num_done == len(self.chunks)
+
+    def cut(self) -> None:
+        """Cut off what belongs to no whole chunk."""
+        if self.records.exists() and self.num_bytes < self.records.stat().st_size:
+            with self.records.open("rb+") as file:
+                file.truncate(self.num_bytes)
 
 
-def answered(run: Run, wanted: EvalConfig) -> Answered:
-    """The complete evaluation of a run on these very questions.
+def whole_chunks(path: Path, chunks: Sequence[Sequence[Example]], samples: int) -> tuple[int, int]:
+    """Number of leading chunks whose records are all on file, and of the bytes that hold them.
 
-    Raises: ValueError: there is none, it cannot be counted, or it is of another run, setting or other questions.
-    """
-    folder = eval_folder(run, wanted)
-    try:
-        found = read_evaluation(folder)
-    except ValueError as error:
-        raise ValueError(f"{error}; evaluate the run first with `latbench eval`") from None
-    if reason := problem(found):
-        raise ValueError(f"{folder}: {reason}")
-    task, examples = questions(wanted)
-    now = new_manifest(run, wanted, task.fingerprint(wanted.split), examples)
-    for name in SAME_ANSWERS:
-        there, here = getattr(found.manifest, name), getattr(now, name)
-        if there != here:
-            raise ValueError(f"{folder} holds answers of another {name} ({there}, now {here}); evaluate the run again")
-    return Answered(folder=folder, evaluation=found, now=now, task=task, examples=examples)
-
-
-def questions(wanted: EvalConfig) -> tuple[Task[Any], list[Example]]:
-    """The task, and its examples as they are asked: the question is the task's prompt.
-
-    Raises: ValueError: unknown split, or the data are not at hand.
-    """
-    task: Task[Any] = registry.get_task_entry(wanted.task_name).cls(wanted.task)
-    examples = task.load(wanted.split)[: wanted.limit]
-    return task, [replace(example, question=task.prompt(example)) for example in examples]
-
-
-def keep_whole_chunks(path: Path, chunks: Sequence[Sequence[Example]], samples: int) -> int:
-    """Number of leading chunks whose records are all on file; what follows them is cut off.
-
-    A chunk that was half written, or holds a line that is no record of it, is answered again: the same answers result.
+    A chunk that was half written, or holds a line that is no record of it, is not whole: it is to be answered again,
+    with the same answers.
     """
     if not path.exists():
-        return 0
+        return 0, 0
     with path.open("rb") as file:
         lines = file.readlines()
     num_done = kept = 0
@@ -116,10 +126,7 @@ def keep_whole_chunks(path: Path, chunks: Sequence[Sequence[Example]], samples: 
             break
         kept += len(block)
         num_done += 1
-    if kept < len(lines):
-        with path.open("rb+") as file:
-            file.truncate(sum(map(len, lines[:kept])))
-    return num_done
+    return num_done, sum(map(len, lines[:kept]))
 
 
 def _key(line: bytes) -> tuple[str, int, int] | None:
@@ -131,47 +138,51 @@ def _key(line: bytes) -> tuple[str, int, int] | None:
     return (record.id, record.sample, record.chunk) if line.endswith(b"\n") else None
 
 
-def _run_chunks(
-    run: Run,
-    wanted: EvalConfig,
-    task: Task[Any],
-    chunks: Sequence[Sequence[Example]],
-    num_done: int,
-    state: Manifest,
-    folder: Path,
-) -> None:
+def _run_chunks(job: EvalJob, method: Method[Any], there: _OnFile) -> None:
     """Answer, score and append chunk by chunk; the manifest follows each."""
     import torch
 
-    method = run.method
     if method.backbone.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(method.backbone.device)  # of what the process did before
-    state = replace(state, backbone=method.backbone.name, layout=method.backbone.layout.name)
-    write_manifest(folder, state)
-    finished = sum(len(chunk) for chunk in chunks[:num_done])
-    with progress(
-        f"{run.config.method_name} on {wanted.task_name}", total=sum(map(len, chunks)), done=finished
-    ) as advance:
-        for index in range(num_done, len(chunks)):
+    state = replace(
+        there.known or there.fresh,
+        complete=False,
+        backbone=method.backbone.name,
+        layout=method.backbone.layout.name,
+        dtype=_dtype(method) if job.run.config.model.dtype == "auto" else None,
+    )
+    write_manifest(job.folder, state)
+    there.cut()
+    chunks, done = there.chunks, there.num_done
+    finished, total = (sum(map(len, part)) for part in (chunks[:done], chunks))
+    title = f"{job.run.config.method_name} on {job.settings.task_name}"
+    with progress(title, total=total, done=finished) as advance:
+        for index in range(done, len(chunks)):
             start = time.monotonic()
-            records = answer_chunk(method, task, chunks[index], index, wanted)
-            append_records(folder / RECORDS, records)
+            records = answer_chunk(job, method, chunks[index], index)
+            append_records(there.records, records)
             state = replace(state, evaluation=_costs(state.evaluation, method, records, time.monotonic() - start))
-            write_manifest(folder, state)
+            write_manifest(job.folder, state)
             advance(len(chunks[index]))
-    write_manifest(folder, replace(state, complete=True))
+    write_manifest(job.folder, replace(state, complete=True))
 
 
-def answer_chunk(
-    method: Method[Any], task: Task[Any], examples: Sequence[Example], index: int, wanted: EvalConfig
-) -> list[Record]:
+def _dtype(method: Method[Any]) -> str:
+    """Of the model's weights, such as `bfloat16`."""
+    return str(method.backbone.model.dtype).removeprefix("torch.")
+
+
+def answer_chunk(job: EvalJob, method: Method[Any], examples: Sequence[Example], index: int) -> list[Record]:
     """Records of one chunk: every sample of a question, question by question."""
     from latbench.decoding.loop import Prompt
 
-    pairs = [(example, sample) for example in examples for sample in range(wanted.generate.samples)]
+    settings = job.settings
+    pairs = [(example, sample) for example in examples for sample in range(settings.generate.samples)]
     prompts = [Prompt(id=example.id, text=example.question, sample=sample) for example, sample in pairs]
-    generations = method.generate(prompts, wanted.generate, seed=wanted.seed)
-    scores = task.score_many([(answer.text, example) for answer, (example, _) in zip(generations, pairs, strict=True)])
+    generations = method.generate(prompts, settings.generate, seed=settings.seed)
+    scores = job.task.score_many(
+        [(answer.text, example) for answer, (example, _) in zip(generations, pairs, strict=True)]
+    )
     return [
         Record(
             id=example.id,
@@ -188,7 +199,7 @@ def answer_chunk(
             num_prompt_tokens=answer.num_prompt_tokens,
             decode_steps=answer.decode_steps,
             stop_reason=answer.stop_reason,
-            seed=wanted.seed,
+            seed=settings.seed,
             chunk=index,
         )
         for (example, sample), answer, score in zip(pairs, generations, scores, strict=True)
@@ -198,7 +209,7 @@ def answer_chunk(
 def _costs(
     before: Mapping[str, float], method: Method[Any], records: Sequence[Record], seconds: float
 ) -> dict[str, float]:
-    """Costs of all sessions so far; operations follow from the records, see runs/cost.py."""
+    """Costs of all sessions so far; operations follow from the records, see measures/answer_cost.py."""
     from latbench.training.cost import peak_memory_bytes
 
     return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import comb, fsum
 from pathlib import Path
 from statistics import fmean
@@ -12,7 +12,6 @@ from statistics import fmean
 from latbench.config import stable_hash
 from latbench.evaluation.records import Evaluation, Manifest, Record
 from latbench.evaluation.statistics import Interval, mean_interval, ratio_of_means, wilson_interval
-from latbench.measures.files import Measures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +41,8 @@ class Summary:
         train_flops, train_tokens, train_seconds, train_passes: of training, the run it started from included:
             operations, tokens without padding, wall time, and passes over the training examples; None where the
             manifest has no cost.
-        measures: what stands beside the records, where the caller has read it.
+        contaminated: training rows that ask one of these questions; None where that is not known.
+        mixed_precision: whether training or answering computed in less than 32 bits.
     """
 
     folder: Path
@@ -68,7 +68,8 @@ class Summary:
     train_tokens: float | None
     train_seconds: float | None
     train_passes: float | None
-    measures: Measures = field(default_factory=Measures)
+    contaminated: int | None
+    mixed_precision: bool
 
 
 def summarise(evaluation: Evaluation) -> Summary:
@@ -121,7 +122,31 @@ def summarise(evaluation: Evaluation) -> Summary:
         train_tokens=manifest.train.get("tokens_seen"),
         train_seconds=manifest.train.get("seconds"),
         train_passes=manifest.train.get("epochs"),
+        contaminated=manifest.contaminated,
+        mixed_precision=manifest.is_rounded or _trained_in_bfloat16(manifest.config),
     )
+
+
+def caveats(summary: Summary) -> list[str]:
+    """What is known against the numbers of an evaluation, one sentence each."""
+    known = {
+        f"{summary.contaminated} training rows ask one of its questions": bool(summary.contaminated),
+        f"{100 * summary.no_answer:.1f} % of its answers have none that could be read": summary.no_answer > 0,
+        f"{100 * summary.truncated:.1f} % of its answers end at a cap": summary.truncated > 0,
+        f"{100 * summary.timeout:.1f} % of its answers were not checked in time": summary.timeout > 0,
+        f"{100 * summary.prompt_too_long:.1f} % of its prompts exceed the context": summary.prompt_too_long > 0,
+        "it was computed in less than 32 bits, where another batch size can change answers": summary.mixed_precision,
+    }
+    return [sentence for sentence, holds in known.items() if holds]
+
+
+def _trained_in_bfloat16(config: object) -> bool:
+    """Whether a run or one that it starts from was, by its configuration, which may be of any shape."""
+    if not isinstance(config, Mapping):
+        return False
+    train = config.get("train")
+    own = isinstance(train, Mapping) and train.get("precision", "float32") != "float32"
+    return own or _trained_in_bfloat16(config.get("start"))
 
 
 def problem(evaluation: Evaluation) -> str | None:

@@ -1,15 +1,17 @@
-"""What is asked of a run: which questions, how they are decoded and scored, and where the records go."""
+"""What is asked of a run: which questions, how they are decoded and scored."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from latbench.config import GenerateConfig, RunConfig, decoding_identity, stable_hash, tree
-from latbench.runs.run import EVAL, Run
-from latbench.task import TaskConfig
+from latbench import registry
+from latbench.config import GenerateConfig, RunConfig, decoding_identity, tree
+from latbench.evaluation.records import is_encodable
+from latbench.task import Example, Task, TaskConfig
+
+_ABSENT = object()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,11 @@ class EvalConfig:
     limit: int | None
     generate: GenerateConfig
     seed: int
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What changes the answers to the questions or the verdicts on them."""
+        return {"task": asdict(self.task), "generate": decoding_identity(self.generate), "seed": self.seed}
 
 
 def plan(
@@ -67,17 +74,24 @@ def plan(
     )
 
 
-def eval_folder(run: Run, wanted: EvalConfig) -> Path:
-    """`<run>/eval/<task>-<split>`, with the limit and a hash of whatever differs from the run's own settings."""
-    usual = plan(run.config, wanted.task_name)
-    parts = [wanted.task_name, wanted.split]
-    if wanted.limit is not None:
-        parts.append(f"first{wanted.limit}")
-    if _identity(wanted) != _identity(usual):
-        parts.append(stable_hash(_identity(wanted)))
-    return run.folder / EVAL / "-".join(parts)
+def decoding_changes(own: RunConfig, other: RunConfig) -> dict[str, Any]:
+    """By dotted key, the `generate.*` of one configuration that another does not have.
+
+    Args:
+        own: of the run, whose settings are the usual ones.
+        other: the one whose decoding is wanted.
+    """
+    usual, wanted = (dict(tree.flatten(config.to_tree()["generate"])) for config in (own, other))
+    return {f"generate.{key}": value for key, value in wanted.items() if usual.get(key, _ABSENT) != value}
 
 
-def _identity(wanted: EvalConfig) -> dict[str, Any]:
-    """What changes an evaluation's answers or verdicts."""
-    return {"task": asdict(wanted.task), "generate": decoding_identity(wanted.generate), "seed": wanted.seed}
+def questions(settings: EvalConfig) -> tuple[Task[Any], list[Example]]:
+    """The task, and its examples as they are asked: the question is the task's prompt.
+
+    Raises: ValueError: unknown split, the data are not at hand, or an id cannot be encoded.
+    """
+    task: Task[Any] = registry.get_task_entry(settings.task_name).cls(settings.task)
+    examples = task.load(settings.split)[: settings.limit]
+    if wrong := [example.id for example in examples if not is_encodable(example.id)]:
+        raise ValueError(f"{task.name}/{settings.split}: id {wrong[0]!r} is no text that can be encoded; rename it")
+    return task, [replace(example, question=task.prompt(example)) for example in examples]

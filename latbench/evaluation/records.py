@@ -16,16 +16,25 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import IO, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from latbench.task import Fingerprint, Status, StopReason
-from latbench.util.files import write_whole
+from latbench.util.files import read_bounded, write_whole
 
 RECORDS = "records.jsonl"
 MANIFEST = "manifest.json"
 TRACE, TRACE_HEADER = "trace", "trace.json"  # folder beside the records, and the file in it that says it is complete
-SAME_ANSWERS = ("run", "setting", "questions_sha256", "n")  # fields of a manifest that files beside it must share
 SCHEMA_VERSION = 1
+# Bounds of what somebody else may have written: far beyond what an evaluation writes, within what a machine can hold
+MAX_MANIFEST = 1_000_000  # bytes
+MAX_DEPTH = 32  # of nesting in a manifest
+MAX_NAME = 20_000  # characters of a name that tables show
+MAX_LINE = 4_000_000  # bytes of a record
+MAX_UNPACKED = 1 << 30  # bytes of a gzipped file of records
+MAX_BAD_LINES = 1000
+MAX_COUNT = 1 << 31  # of tokens, steps, answers
+MAX_COST = 1e300
+EXACT = ("float32", "float64")  # weights with which the batch size changes no answer but by near-ties
 
 # JSON leaves these as they are: three are line ends to some readers (str.splitlines), a lone surrogate has no UTF-8
 _ESCAPED = re.compile("[\u0085\u2028\u2029\ud800-\udfff]")
@@ -90,6 +99,9 @@ class Manifest:
         train: costs of training: examples seen, tokens, optimiser steps, flops, seconds, peak_memory_bytes.
         diagnostics: figures the method reported about its own training, by name.
         evaluation: costs of this evaluation: seconds (sum over sessions), answers, peak_memory_bytes.
+        contaminated: training rows, those of the run it starts from included, that ask one of these questions; None
+            where the run does not know its training questions.
+        dtype: of the weights that answered, where the configuration leaves it to the model's files; None elsewhere.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -117,6 +129,24 @@ class Manifest:
     diagnostics: dict[str, float] = field(default_factory=dict)
     evaluation: dict[str, float] = field(default_factory=dict)
     created: str = ""  # ISO 8601, UTC
+    contaminated: int | None = None
+    dtype: str | None = None
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether the weights that answered are of less than 32 bits; a manifest that does not say counts as such.
+
+        Sums of rounded numbers depend on their order, and their order on the batch: another batch size can change
+        answers, so that it belongs to what a repetition must have in common.
+        """
+        return (self.dtype or self.configured("model", "dtype")) not in EXACT
+
+    def configured(self, *keys: str) -> object:
+        """A value of the configuration, of which a manifest from elsewhere may be of any shape; None: there is none."""
+        found: object = self.config
+        for key in keys:
+            found = found.get(key) if isinstance(found, Mapping) else None
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,9 +180,20 @@ def parse_record(line: str) -> Record:
         raise ValueError("not a record: nested too deeply") from None
     if record.status not in _STATUSES or record.stop_reason not in _STOP_REASONS:
         raise ValueError("not a record: unknown status or stop_reason")
-    if min(_counts(record)) < 0:
-        raise ValueError("not a record: a count is negative")
+    if min(_counts(record)) < 0 or max(_counts(record)) > MAX_COUNT:
+        raise ValueError("not a record: a count is negative or too large")
+    if not is_encodable(record.id):
+        raise ValueError("not a record: its id is no text that can be encoded")
     return record
+
+
+def is_encodable(text: str) -> bool:
+    """Whether a text has no lone surrogate, which no file and no page could hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def append_records(path: Path, records: Iterable[Record]) -> None:
@@ -164,25 +205,34 @@ def append_records(path: Path, records: Iterable[Record]) -> None:
         os.fsync(file.fileno())
 
 
-def read_records(path: Path) -> tuple[list[Record], int]:
+def read_records(path: Path, max_unpacked: int = MAX_UNPACKED) -> tuple[list[Record], int]:
     """Records of a .jsonl or .jsonl.gz file, and the number of lines that could not be read.
 
     A line is unreadable when it is cut, not UTF-8, not JSON or not a record; a compressed file that ends early or is
     damaged counts as one such line, and what comes before it is used.
+
+    Args:
+        path: of the file.
+        max_unpacked: most bytes that a gzipped file may hold.
+    Raises: ValueError: the file is beyond this or another bound. OSError: it cannot be read.
     """
     records: list[Record] = []
     num_bad = 0
-    for line in _lines(path):
+    for line in _lines(path, max_unpacked):
         try:
             records.append(parse_record(line.decode()))
         except ValueError:
             num_bad += 1
+        if num_bad > MAX_BAD_LINES:
+            raise ValueError(f"{path}: more than {MAX_BAD_LINES} lines are no records; evaluate again")
     return records, num_bad
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest beside and rename it into place."""
-    write_whole(folder / MANIFEST, _dumps(asdict(manifest), indent=1) + "\n")
+    row = asdict(manifest)
+    younger = [name for name in ("contaminated", "dtype") if row[name] is None]
+    write_whole(folder / MANIFEST, _dumps({k: v for k, v in row.items() if k not in younger}, indent=1) + "\n")
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -192,13 +242,21 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        row = json.loads(path.read_text(encoding="utf-8"))
+        row = json.loads(read_bounded(path, MAX_MANIFEST).decode())
+        _refuse_depth(row)
         if isinstance(row, dict) and isinstance(version := row.get("schema_version"), int) and version > SCHEMA_VERSION:
             raise ValueError(f"its schema_version {version} is newer than {SCHEMA_VERSION}, update latbench")
         manifest = _from_row(Manifest, row)
         costs = [*manifest.train.items(), *manifest.evaluation.items(), *manifest.diagnostics.items()]
         if wrong := [name for name, cost in costs if type(cost) not in (int, float)]:
             raise ValueError(f"{wrong[0]} is not a number")
+        if wrong := [name for name, cost in costs if not abs(cost) <= MAX_COST]:
+            raise ValueError(f"{wrong[0]} is not finite")
+        names = {name: getattr(manifest, name) for name in _SHOWN} | {name: name for name in manifest.diagnostics}
+        if wrong := [name for name, text in names.items() if len(text) > MAX_NAME]:
+            raise ValueError(f"{wrong[0][:80]} is longer than {MAX_NAME} characters")
+        if not max(abs(manifest.n), abs(manifest.seed)) <= MAX_COUNT * 2:
+            raise ValueError("n or seed is out of range")
         data: Mapping[str, Any] = manifest.data
         return replace(manifest, data={name: _from_row(Fingerprint, value) for name, value in data.items()})
     except FileNotFoundError:
@@ -207,16 +265,19 @@ def read_manifest(folder: Path) -> Manifest:
         raise ValueError(f"{path} is not a latbench manifest: {error}") from None
 
 
-def read_evaluation(folder: Path) -> Evaluation:
+def read_evaluation(folder: Path, max_unpacked: int = MAX_UNPACKED) -> Evaluation:
     """Manifest and records of one evaluation folder (records plain or gzipped).
 
-    Raises: ValueError: manifest or records are missing, or the manifest cannot be read.
+    Args:
+        folder: of the evaluation.
+        max_unpacked: most bytes that gzipped records may hold.
+    Raises: ValueError: manifest or records are missing, cannot be read, or are beyond a bound.
     """
     manifest = read_manifest(folder)
     path = records_path(folder)
     if path is None:
         raise ValueError(f"no {RECORDS} in {folder}")
-    records, num_bad = read_records(path)
+    records, num_bad = read_records(path, max_unpacked)
     return Evaluation(folder=folder, manifest=manifest, records=records, num_bad_lines=num_bad)
 
 
@@ -226,17 +287,39 @@ def records_path(folder: Path) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def _lines(path: Path, max_unpacked: int) -> Iterator[bytes]:
     """Lines of a plain or gzipped file; an empty, hence unreadable, one stands for the lost rest of a damaged gzip."""
     if path.suffix != ".gz":
         with path.open("rb") as file:
-            yield from file
+            yield from _bounded_lines(file, path, path.stat().st_size)
         return
     try:
-        with gzip.open(path, "rb") as file:
-            yield from file
+        with gzip.open(path, "rb") as packed:
+            yield from _bounded_lines(packed, path, max_unpacked)
     except (EOFError, gzip.BadGzipFile, zlib.error):
         yield b""
+
+
+def _bounded_lines(file: IO[bytes], path: Path, most: int) -> Iterator[bytes]:
+    """Lines, one in memory at a time. Raises: ValueError: a line, or all together, are longer than they may be."""
+    left = most
+    while line := file.readline(MAX_LINE + 1):
+        left -= len(line)
+        if len(line) > MAX_LINE or left < 0:
+            what = f"a line is longer than {MAX_LINE} bytes" if left >= 0 else f"it holds more than {most} bytes"
+            raise ValueError(f"{path} is too large: {what}")
+        yield line
+
+
+def _refuse_depth(row: object) -> None:
+    """Raises: ValueError: nested deeper than a manifest may be."""
+    level: list[object] = [row]
+    for _ in range(MAX_DEPTH):
+        inner = [part.values() if isinstance(part, dict) else part for part in level if isinstance(part, dict | list)]
+        level = [value for values in inner for value in values]
+        if not level:
+            return
+    raise ValueError(f"nested deeper than {MAX_DEPTH}")
 
 
 def _dumps(row: Mapping[str, Any], indent: int | None = None) -> str:
@@ -281,6 +364,7 @@ def _kinds(hint: Any) -> tuple[type, ...]:
 _SCHEMAS: Mapping[type, tuple[Mapping[str, tuple[type, ...]], frozenset[str]]] = {
     cls: _schema(cls) for cls in (Record, Manifest, Fingerprint)
 }
+_SHOWN = ("task", "split", "method", "variant", "setting", "backbone", "layout", "train_data", "run")
 _STATUSES = frozenset(get_args(Status))
 _STOP_REASONS = frozenset(get_args(StopReason))
 _counts = attrgetter(*(name for name, kinds in _SCHEMAS[Record][0].items() if kinds == (int,) and name != "seed"))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from latbench.config import RunConfig, stable_hash
 from latbench.evaluation.evaluate import evaluate
+from latbench.evaluation.job import EvalJob
+from latbench.evaluation.manifest import questions_hash
 from latbench.evaluation.metrics import summarise
-from latbench.evaluation.plan import plan
+from latbench.evaluation.plan import plan, questions
 from latbench.evaluation.records import Evaluation, Manifest, read_evaluation
 from latbench.evaluation.statistics import Interval
 from latbench.runs import environment
-from latbench.runs.train import base_run, train
+from latbench.runs.train import UNTRAINED, base_run, train
 
 RERUNS = ".rerun"  # within the folder of runs; hidden, so that no leaderboard counts a repetition as another seed
 
@@ -23,7 +25,7 @@ class Agreement:
     """A result and its repetition.
 
     Args:
-        folder: of the repetition; n: answers compared; same_questions: both were asked the same.
+        folder: of the repetition; n: answers compared.
         num_identical: records equal in every field.
         accuracy_before, accuracy_now, length_before, length_now: pass@1 and mean #L with their intervals over
             questions (`metrics.Summary`); lengths are None where nothing was decoded.
@@ -32,7 +34,6 @@ class Agreement:
 
     folder: Path
     n: int
-    same_questions: bool
     num_identical: int
     accuracy_before: Interval
     accuracy_now: Interval
@@ -42,20 +43,19 @@ class Agreement:
 
     @property
     def reproduced(self) -> bool:
-        """Whether the same questions were asked, the accuracy lies within the interval of the result, and the intervals
-        of #L meet; other hardware rounds differently, so that records need not be identical."""
+        """Whether the accuracy lies within the interval of the result, and the intervals of #L meet.
+
+        Other hardware rounds differently, so that records need not be identical.
+        """
         low, high = self.accuracy_before.low, self.accuracy_before.high
-        return (
-            self.same_questions
-            and low <= self.accuracy_now.value <= high
-            and _meet(self.length_before, self.length_now)
-        )
+        return low <= self.accuracy_now.value <= high and _meet(self.length_before, self.length_now)
 
 
 def rerun(result: Path, *, runs_dir: Path) -> Agreement:
     """Train and evaluate as the manifest in `result` says, under `<runs_dir>/.rerun`, and compare the records.
 
-    Raises: ValueError: no complete result there, or its configuration no longer fits this version.
+    Raises: ValueError: no complete result there, its configuration no longer fits this version, or its questions are
+        not at hand.
     """
     before = read_evaluation(result)
     manifest = before.manifest
@@ -67,22 +67,27 @@ def rerun(result: Path, *, runs_dir: Path) -> Agreement:
     if not isinstance(asked, dict):
         raise ValueError(f"the manifest in {result} does not say what was evaluated; evaluate the run again")
     config = RunConfig.from_stored({key: value for key, value in manifest.config.items() if key != "eval"})
-    where = _folder(runs_dir)
-    start = (
-        base_run(config, runs_dir=where)
-        if manifest.train_data == "none"
-        else train(config, runs_dir=where, resume=True)
-    )
     changes = {f"task.{key}": value for key, value in asked["task"].items() if key != "name"}
     changes |= {f"generate.{key}": value for key, value in asdict(config.generate).items()}
-    wanted = plan(
-        start.config,
+    settings = plan(
+        config,
         asked["task"]["name"],
         split=asked["split"],
         limit=asked["limit"],
         changes={"seed": asked["seed"], **changes},
     )
-    return _agreement(before, read_evaluation(evaluate(start, wanted)))
+    if questions_hash(questions(settings)[1]) != manifest.questions_sha256:  # before anything is trained
+        raise ValueError(
+            f"{result} answers other questions than {settings.task_name}/{settings.split} holds now; "
+            "fetch the data that its manifest names"
+        )
+    where = _folder(runs_dir)
+    run = (
+        base_run(config, runs_dir=where)
+        if manifest.train_data == UNTRAINED
+        else train(config, runs_dir=where, resume=True)
+    )
+    return _agreement(before, read_evaluation(evaluate(EvalJob(run, settings))))
 
 
 def _folder(runs_dir: Path) -> Path:
@@ -90,8 +95,7 @@ def _folder(runs_dir: Path) -> Path:
     commit, dirty = environment.git_state()
     where = runs_dir / RERUNS
     if dirty or commit is None:
-        where.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix="changed-", dir=where))
+        return where / f"changed-{uuid4().hex[:8]}"
     return where / stable_hash([commit, environment.versions()])
 
 
@@ -101,7 +105,6 @@ def _agreement(before: Evaluation, now: Evaluation) -> Agreement:
     return Agreement(
         folder=now.folder,
         n=len(before.records),
-        same_questions=before.manifest.questions_sha256 == now.manifest.questions_sha256,
         num_identical=sum(there.get((record.id, record.sample)) == record for record in before.records),
         accuracy_before=summary.accuracy,
         accuracy_now=summary_now.accuracy,

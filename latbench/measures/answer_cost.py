@@ -17,22 +17,18 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from latbench.decoding.loop import Prompt
-from latbench.evaluation.evaluate import Answered, answered
-from latbench.evaluation.plan import EvalConfig
-from latbench.evaluation.records import Record
-from latbench.measures.files import CostFile, Header, write_measure
+from latbench.evaluation.job import EvalJob
+from latbench.evaluation.records import Evaluation, Record
+from latbench.measures.files import CostFile, MeasureHeader, write_measure
 from latbench.method import Method
 from latbench.runs.environment import hardware
 from latbench.runs.lock import is_main_process, locked
-from latbench.runs.run import Run
 from latbench.util.progress import progress
 
 NUM_SINGLE = 16  # questions of a round that are answered one by one
 
 
-def cost(
-    runs: Sequence[tuple[Run, EvalConfig]], *, rounds: int = 5, num_single: int = NUM_SINGLE
-) -> list[tuple[Path, CostFile]]:
+def cost(jobs: Sequence[EvalJob], *, rounds: int = 5, num_single: int = NUM_SINGLE) -> list[tuple[Path, CostFile]]:
     """Time the runs in turns, the first of them the reference of all, and store what an answer of each costs.
 
     A round answers `num_single` questions one by one, and one full batch (`generate.batch_size`) at once; both are the
@@ -43,9 +39,9 @@ def cost(
     """
     if not is_main_process():
         raise ValueError("cost is measured in one process; start it without a launcher")
-    if not runs:
+    if not jobs:
         raise ValueError("no run to measure; name one")
-    measured = [_Measured(run, wanted, answered(run, wanted)) for run, wanted in runs]
+    measured = [_Measured(job, job.answered()) for job in jobs]
     with progress("rounds", total=(rounds + 1) * len(measured)) as advance:
         for number in range(rounds + 1):
             for one in measured:
@@ -53,9 +49,9 @@ def cost(
                 advance(1)
     found = []
     for one in measured:
-        with locked(one.answered.folder):
+        with locked(one.job.folder):
             file = one.file(reference=measured[0], num_single=num_single)
-            found.append((write_measure(one.answered.folder, file), file))
+            found.append((write_measure(one.job.folder, file), file))
     return found
 
 
@@ -63,9 +59,8 @@ def cost(
 class _Measured:
     """One run with its evaluation on file and the seconds per answer of the rounds so far."""
 
-    run: Run
-    wanted: EvalConfig
-    answered: Answered
+    job: EvalJob
+    answered: Evaluation
     single: list[float] = field(default_factory=list)
     full: list[float] = field(default_factory=list)
 
@@ -80,27 +75,27 @@ class _Measured:
     @property
     def full_batch(self) -> int:
         """Questions of a full batch."""
-        return min(self.wanted.generate.batch_size, len(self.answered.examples))
+        return min(self.job.settings.generate.batch_size, len(self.job.examples))
 
     def _seconds(self, num: int, batch_size: int) -> float:
         """Per answer to the first so many questions, tokenising and reading the texts back included."""
-        prompts = [Prompt(id=example.id, text=example.question) for example in self.answered.examples[:num]]
-        config = replace(self.wanted.generate, batch_size=batch_size)
+        prompts = [Prompt(id=example.id, text=example.question) for example in self.job.examples[:num]]
+        config = replace(self.job.settings.generate, batch_size=batch_size)
         start = time.perf_counter()
-        self.run.method.generate(prompts, config, seed=self.wanted.seed)
+        self.job.run.method.generate(prompts, config, seed=self.job.settings.seed)
         return (time.perf_counter() - start) / len(prompts)
 
     def file(self, *, reference: _Measured, num_single: int) -> CostFile:
         """What is stored."""
-        before = self.answered.evaluation
+        before = self.answered
         return CostFile(
-            header=Header.of(self.answered.now, self.wanted.seed),
-            flops=mean_flops(self.run.method, before.records),
-            num_single=min(num_single, len(self.answered.examples)),
+            header=MeasureHeader.of(self.job.manifest, seed=self.job.settings.seed),
+            flops=mean_flops(self.job.run.method, before.records),
+            num_single=min(num_single, len(self.job.examples)),
             batch_size=self.full_batch,
             seconds_single=self.single,
             seconds_full=self.full,
-            reference=reference.run.folder.name,
+            reference=reference.job.run.folder.name,
             reference_single=reference.single,
             reference_full=reference.full,
             peak_memory_bytes=before.manifest.evaluation.get("peak_memory_bytes"),

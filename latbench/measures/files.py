@@ -14,13 +14,14 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as config_dataclass
 
-from latbench.evaluation.records import SAME_ANSWERS, Evaluation, Manifest, Record
+from latbench.evaluation.provenance import Provenance, refuse_others
+from latbench.evaluation.records import Evaluation, Manifest, Record
 from latbench.evaluation.statistics import Interval, mcnemar_exact, mean_interval, median_ratio, wilson_interval
-from latbench.measures.latents import LatentStep
 from latbench.task import STRICT, Status
-from latbench.util.files import write_whole
+from latbench.util.files import read_bounded, write_whole
 
 PARALLELISM, RELIANCE, COST, LATENTS = "parallelism.json", "reliance.json", "cost.json", "latents.json"
+MAX_BYTES = 16_000_000  # of a file that somebody else may have written
 LETTERS: Mapping[Status, str] = {"correct": "c", "incorrect": "i", "no_answer": "n", "timeout": "t"}
 
 Count = Annotated[int, Field(ge=0)]
@@ -29,30 +30,13 @@ Verdicts = Annotated[str, Field(pattern=f"^[{''.join(LETTERS.values())}]*$")]  #
 
 
 @config_dataclass(frozen=True, kw_only=True, config=STRICT)
-class Header:
-    """What a measure belongs to; fields as in the manifest of the evaluation beside it. seed: of what it draws."""
+class MeasureHeader(Provenance):
+    """What a measure belongs to."""
 
     format_version: Literal[1] = 1
-    run: str
-    setting: str
-    questions_sha256: str
-    n: Count
+    """Of the file."""
     seed: int
-    git_commit: str | None
-    versions: dict[str, str]
-
-    @classmethod
-    def of(cls, manifest: Manifest, seed: int) -> Header:
-        """The header of a measure of an evaluation."""
-        return cls(
-            run=manifest.run,
-            setting=manifest.setting,
-            questions_sha256=manifest.questions_sha256,
-            n=manifest.n,
-            seed=seed,
-            git_commit=manifest.git_commit,
-            versions=manifest.versions,
-        )
+    """Of what the measure draws."""
 
 
 @config_dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -95,7 +79,7 @@ class Paths:
 
 @config_dataclass(frozen=True, kw_only=True, config=STRICT)
 class Graph:
-    """Latent steps against the known graphs, see settling.py; shares are None where nothing could show them.
+    """Latent steps against the known graphs, see known_graph.py; shares are None where nothing could show them.
 
     Args:
         num_questions: with a quantity that counts; num_quantities: that count.
@@ -144,7 +128,7 @@ class ParallelismFile:
             makes of a path's spans as references in place of mean embeddings; None where it makes none.
     """
 
-    header: Header
+    header: MeasureHeader
     read_through: Literal["mixture", "LM head"]
     vocab: Count
     top_k: Count
@@ -167,10 +151,10 @@ class RelianceFile:
 
     Args:
         num_latents: of the untouched run, all questions together.
-        replaced: by name of the intervention (see runs/reliance.py).
+        replaced: by name of the intervention (see measures/reliance.py).
     """
 
-    header: Header
+    header: MeasureHeader
     num_latents: Count
     untouched: Verdicts
     replaced: dict[str, Verdicts]
@@ -183,7 +167,7 @@ class RelianceFile:
 
 @config_dataclass(frozen=True, kw_only=True, config=STRICT)
 class CostFile:
-    """What an answer costs, see runs/cost.py.
+    """What an answer costs, see measures/answer_cost.py.
 
     Args:
         flops: floating-point operations, mean over the records by the formula there; None where nothing was decoded.
@@ -193,7 +177,7 @@ class CostFile:
         peak_memory_bytes: of the evaluation; on a CPU all that its process held.
     """
 
-    header: Header
+    header: MeasureHeader
     flops: float | None
     num_single: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
@@ -206,6 +190,8 @@ class CostFile:
     hardware: dict[str, Any]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.hardware.get("gpus", []), list):
+            raise ValueError("hardware.gpus must be a list")
         times = (self.seconds_single, self.seconds_full, self.reference_single, self.reference_full)
         if len(set(map(len, times))) > 1:
             raise ValueError("not every round has all its times")
@@ -221,6 +207,16 @@ class CostFile:
         return median_ratio(self.seconds_full, self.reference_full)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LatentStep:
+    """One latent step as text."""
+
+    entropy: float
+    """Of its distribution, in nats."""
+    tokens: tuple[tuple[str, float], ...]
+    """The largest entries of its distribution, as (token text, weight)."""
+
+
 @config_dataclass(frozen=True, kw_only=True, config=STRICT)
 class LatentsFile:
     """Latent steps as text, of the records that the page may show: small enough to commit, where a trace is not.
@@ -229,7 +225,7 @@ class LatentsFile:
         rows: places of the records in their file; steps: of each row, as (entropy, largest (token text, weight)).
     """
 
-    header: Header
+    header: MeasureHeader
     rows: list[Count]
     steps: list[list[tuple[float, list[tuple[str, float]]]]]
 
@@ -238,7 +234,7 @@ class LatentsFile:
             raise ValueError(f"{len(self.rows)} rows, but latent steps of {len(self.steps)}")
 
     def get(self, row: int, top: int) -> tuple[LatentStep, ...]:
-        """As `StoredLatents.get`. Raises: ValueError: nothing of this record."""
+        """As `StoredTrace.shown`. Raises: ValueError: nothing of this record."""
         found = self.steps[self.rows.index(row)]
         return tuple(LatentStep(entropy=entropy, tokens=tuple(tokens[:top])) for entropy, tokens in found)
 
@@ -321,17 +317,14 @@ def read_measure(folder: Path, kind: type[F], of: Manifest) -> F | None:
     path = folder / file.name
     again = f"remove it, or measure again with `latbench {file.command}`"
     try:
-        found: F = file.adapter.validate_json(path.read_bytes())
+        found: F = file.adapter.validate_json(read_bounded(path, MAX_BYTES))
     except FileNotFoundError:
         return None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "file"
         raise ValueError(f"{path} cannot be read ({where}: {first['msg']}); {again}") from None
-    for name in SAME_ANSWERS:
-        there, here = getattr(found.header, name), getattr(of, name)
-        if there != here:
-            raise ValueError(f"{path} is of another {name} ({there}, its records {here}); {again}")
+    refuse_others(f"{path} is", found.header.answers, Provenance.of(of).answers, again)
     return found
 
 

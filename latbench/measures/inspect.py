@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from latbench.evaluation.evaluate import questions
-from latbench.evaluation.manifest import new_manifest
-from latbench.evaluation.plan import EvalConfig, eval_folder
-from latbench.evaluation.records import MANIFEST, TRACE, TRACE_HEADER, Manifest, Record, read_evaluation, records_path
+from latbench.evaluation.job import EvalJob
+from latbench.evaluation.plan import EvalConfig
+from latbench.evaluation.records import MANIFEST, TRACE, TRACE_HEADER, Record, read_evaluation, records_path
 from latbench.measures.compression import even_cuts
-from latbench.measures.latents import LatentStep
+from latbench.measures.files import LatentStep
+from latbench.measures.latents import COLUMNS, AnswerLatents, StoredTrace
 from latbench.runs.run import Run
 from latbench.task import Example, Score, Status, StopReason, Task
+from latbench.util.text import printable
 
 if TYPE_CHECKING:
     from latbench.decoding.loop import Generation
@@ -60,26 +61,26 @@ class Inspection:
     from_file: bool
 
 
-def inspect(run: Run, wanted: EvalConfig, *, index: int = 0, text: str | None = None, top: int = 5) -> Inspection:
+def inspect(job: EvalJob, *, index: int = 0, text: str | None = None, top: int = 5) -> Inspection:
     """The first answer to a question: from the stored trace and records where it stands there, else generated.
 
     Args:
-        index: of the question in the split, from 0; text: a question instead, of the split or any other.
+        job: the evaluation that the question belongs to.
+        index: of the question in the split, from 0.
+        text: a question instead, of the split or any other.
         top: tokens per latent step.
     Raises: ValueError: no such index, the run is unfinished, the data are not at hand, or the trace stored for this
         evaluation belongs to something else or is damaged.
     """
-    task, examples = questions(wanted)
-    place, example = _find(task, examples, index, text)
-    manifest = new_manifest(run, wanted, task.fingerprint(wanted.split), examples)
-    stored = None if place is None else _stored_trace(run, wanted, manifest, place)
-    run = run if stored is not None else run.with_helpers_for("read_latents")
-    record = None if stored is None else _record(run, wanted, manifest, example)
+    place, example = _find(job.task, job.examples, index, text)
+    stored = None if place is None else _stored_latents(job, place)
+    run = job.run if stored is not None else job.run.with_helpers_for("read_latents")
+    record = None if stored is None else _record(job, example)
     answer: Record | Generation
     if record is None:
-        answer = generated = _generate(run, wanted, example, top)
-        trace = generated.trace if stored is None else stored
-        verdict = None if place is None else task.score(answer.text, example)
+        answer = generated = _generate(run, job.settings, example, top)
+        trace = stored or _drawn(generated.trace)
+        verdict = None if place is None else job.task.score(answer.text, example)
     else:
         answer, trace, verdict = record, stored, Score(status=record.status, extracted=record.extracted)
     return Inspection(
@@ -112,41 +113,46 @@ def _find(task: Task[Any], examples: Sequence[Example], index: int, text: str | 
     return place, replace(free, question=worded) if place is None else examples[place]
 
 
-def _stored_trace(run: Run, wanted: EvalConfig, manifest: Manifest, place: int) -> LatentTrace | None:
+def _stored_latents(job: EvalJob, place: int) -> AnswerLatents | None:
     """The latent steps on file; None where there is no complete trace."""
-    from latbench.measures.trace import Traces
-
-    folder = eval_folder(run, wanted) / TRACE
-    return Traces.open(folder, of=manifest).get(place) if (folder / TRACE_HEADER).exists() else None
+    folder = job.folder / TRACE
+    return StoredTrace.open(folder, of=job.manifest).get(place) if (folder / TRACE_HEADER).exists() else None
 
 
-def _record(run: Run, wanted: EvalConfig, manifest: Manifest, example: Example) -> Record | None:
+def _drawn(trace: LatentTrace | None) -> AnswerLatents | None:
+    """The latent steps of an answer made now; None where it took none."""
+    if trace is None:
+        return None
+    columns = {name: getattr(trace, name).float().cpu().numpy() for name in COLUMNS if name != "ids"}
+    return AnswerLatents(ids=trace.ids.cpu().numpy(), **columns, texts=trace.texts)
+
+
+def _record(job: EvalJob, example: Example) -> Record | None:
     """The first answer on file; None where the evaluation has not come that far or was of other questions."""
-    folder = eval_folder(run, wanted)
-    if not (folder / MANIFEST).exists() or records_path(folder) is None:
+    if not (job.folder / MANIFEST).exists() or records_path(job.folder) is None:
         return None
-    there = read_evaluation(folder)
-    if there.manifest.questions_sha256 != manifest.questions_sha256:
+    evaluation = read_evaluation(job.folder)
+    if evaluation.manifest.questions_sha256 != job.manifest.questions_sha256:
         return None
-    return next((record for record in there.records if (record.id, record.sample) == (example.id, 0)), None)
+    return next((record for record in evaluation.records if (record.id, record.sample) == (example.id, 0)), None)
 
 
-def _generate(run: Run, wanted: EvalConfig, example: Example, top: int) -> Generation:
+def _generate(run: Run, settings: EvalConfig, example: Example, top: int) -> Generation:
     """The answer with its trace, as an evaluation would draw it."""
     from latbench.decoding.loop import Prompt
 
-    config = replace(wanted.generate, trace_top_k=max(wanted.generate.trace_top_k, top))
+    config = replace(settings.generate, trace_top_k=max(settings.generate.trace_top_k, top))
     prompt = Prompt(id=example.id, text=example.question)
-    return run.method.generate([prompt], config, seed=wanted.seed, trace=True)[0]
+    return run.method.generate([prompt], config, seed=settings.seed, trace=True)[0]
 
 
-def _latents(run: Run, trace: LatentTrace, example: Example, top: int) -> tuple[InspectedStep, ...]:
+def _latents(run: Run, trace: AnswerLatents, example: Example, top: int) -> tuple[InspectedStep, ...]:
     layout = run.method.backbone.layout
     return latent_steps(trace, layout.steps(example.steps), layout.tokenizer.decode, top)
 
 
 def latent_steps(
-    trace: LatentTrace, chain: Sequence[int], decode: Callable[[list[int]], str], top: int
+    trace: AnswerLatents, chain: Sequence[int], decode: Callable[[list[int]], str], top: int
 ) -> tuple[InspectedStep, ...]:
     """Latent steps as text, in order.
 
@@ -155,7 +161,7 @@ def latent_steps(
             that a shorter segment comes last, as where every r tokens were condensed.
         decode: ids -> text, special tokens included; top: tokens per step.
     """
-    num = len(trace.entropy)
+    num = len(trace)
     cuts = even_cuts(len(chain), num)
     texts: Sequence[str | None] = trace.texts or [None] * num
     rows = zip(trace.entropy.tolist(), trace.ids.tolist(), trace.weights.tolist(), pairwise(cuts), texts, strict=True)
@@ -174,26 +180,21 @@ def render(found: Inspection) -> str:
     """Plain text; whatever could act on a terminal is written as an escape."""
     known = found.gold is not None
     head = {
-        "question": shown(found.question),
-        "gold steps": shown("\n".join(found.steps)) if found.steps else "none" if known else "unknown",
-        "gold answer": shown(found.gold) if found.gold is not None else "unknown",
+        "question": printable(found.question),
+        "gold steps": printable("\n".join(found.steps)) if found.steps else "none" if known else "unknown",
+        "gold answer": printable(found.gold) if found.gold is not None else "unknown",
     }
-    read = "" if found.extracted is None else f", read as {shown(found.extracted)}"
+    read = "" if found.extracted is None else f", read as {printable(found.extracted)}"
     origin = "stored trace" if found.from_file else "generated now"
     tail = {
-        **({"reasoning": shown(found.reasoning)} if found.reasoning else {}),
-        "answer": shown(found.text) or "none",
+        **({"reasoning": printable(found.reasoning)} if found.reasoning else {}),
+        "answer": printable(found.text) or "none",
         "verdict": f"{found.status}{read}" if found.status else "not scored",
         "latent steps": f"{found.num_latents} ({origin})",
         "stopped by": found.stop_reason,
     }
     blocks = [_lines(head), *([_table(found.latents)] if found.latents else []), _lines(tail)]
     return "\n\n".join(blocks) + "\n"
-
-
-def shown(text: str) -> str:
-    """One line in which line ends, control, formatting and invisible characters are escapes as in a Python literal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _lines(texts: dict[str, str]) -> str:
@@ -210,7 +211,7 @@ def _table(latents: Sequence[InspectedStep]) -> str:
         [
             str(number),
             f"{step.entropy:.2f}",
-            "  ".join(f"'{shown(token)}' {weight:.3f}" for token, weight in step.tokens),
+            "  ".join(f"'{printable(token)}' {weight:.3f}" for token, weight in step.tokens),
             *((_quoted(step.text),) if is_read else ()),
             _quoted(step.segment),
         ]
@@ -221,4 +222,4 @@ def _table(latents: Sequence[InspectedStep]) -> str:
 
 
 def _quoted(text: str | None) -> str:
-    return f"'{shown(text)}'" if text else ""
+    return f"'{printable(text)}'" if text else ""

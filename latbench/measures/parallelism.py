@@ -6,7 +6,7 @@ distribution is what it mixed; of methods that feed something else, what the LM 
 kept by their largest entries alone (`generate.trace_top_k`, 50; the specification of N_eff counts 100).
 
 Where all paths are orders of the same steps, as in `synth`, N_eff is close to M for any good chain, one in a single
-order included: its matching takes a step wherever it stands. There the graph measures tell (settling.py), and N_eff
+order included: its matching takes a step wherever it stands. There the graph measures tell (known_graph.py), and N_eff
 against random matchings says no more than that latents lie near the embeddings of what they hold.
 """
 
@@ -24,12 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latbench.config import GenerateConfig
 from latbench.decoding.rule import LatentRule, Mode, RowState
-from latbench.decoding.trace import LabelLatents, LatentTrace
-from latbench.evaluation.evaluate import questions
-from latbench.evaluation.manifest import new_manifest
-from latbench.evaluation.plan import EvalConfig, eval_folder
-from latbench.evaluation.records import TRACE, TRACE_HEADER, Manifest
+from latbench.decoding.trace import LabelLatents
+from latbench.evaluation.job import EvalJob
+from latbench.evaluation.records import TRACE, TRACE_HEADER
 from latbench.evaluation.statistics import Interval, mean_interval
 from latbench.measures.compression import (
     MASS_TOP_K,
@@ -46,28 +45,26 @@ from latbench.measures.compression import (
     sizes,
     spans,
 )
-from latbench.measures.files import Graph, Header, ParallelismFile, Paths, Rate, write_measure
+from latbench.measures.files import Graph, MeasureHeader, ParallelismFile, Paths, Rate, write_measure
 from latbench.measures.known_graph import THRESHOLD, Known, superposition, told_apart
+from latbench.measures.latents import AnswerLatents, StoredTrace
 from latbench.measures.paths import KnownPaths, chosen, read_paths
-from latbench.measures.trace import Traces
 from latbench.method import Method
 from latbench.model.backbone import Backbone
 from latbench.model.layout import Layout
 from latbench.runs.lock import locked
-from latbench.runs.run import Run
 from latbench.task import Example, Task
 from latbench.util.progress import progress
 
 MAX_PATHS = 16  # of a question
 LABEL_BATCH = 256
 
-Row = tuple[Steps, Sequence[int], Sequence[int]]  # steps, chain, cuts: see `parallelism.segment_hits`
+Row = tuple[Steps, Sequence[int], Sequence[int]]  # steps, chain, cuts: see `compression.segment_hits`
 References = Callable[["_Problem"], Sequence[Floats | None]]  # reference latents of each path: (reference, hidden)
 
 
 def parallelism(
-    run: Run,
-    wanted: EvalConfig,
+    job: EvalJob,
     *,
     paths_file: Path | None = None,
     max_paths: int = MAX_PATHS,
@@ -76,34 +73,33 @@ def parallelism(
     """Measure a stored trace, on the first answer to each question.
 
     Args:
+        job: the evaluation whose trace is on file.
         paths_file: chains of `latbench paths`; None: those that the task knows.
         max_paths: most paths of a question, the gold chain among them; threshold: of the graph measures.
     Returns: the file, `parallelism.json` beside the records, and what it holds.
     Raises: ValueError: no complete trace of this evaluation, or paths of other questions.
     """
-    task, examples = questions(wanted)
-    manifest = new_manifest(run, wanted, task.fingerprint(wanted.split), examples)
-    folder = eval_folder(run, wanted)
-    traces = _traces(folder, manifest, run)
-    known = read_paths(paths_file, manifest.questions_sha256) if paths_file else _known_paths(task, examples)
-    answers = [_Answer(example, _steps(traces.get(index))) for index, example in enumerate(examples)]
-    method = run.with_helpers_for("label_latents").method
+    task, examples, seed = job.task, job.examples, job.settings.seed
+    stored = _stored(job)
+    known = read_paths(paths_file, job.manifest.questions_sha256) if paths_file else _known_paths(task, examples)
+    answers = [_Answer(example, _steps(stored.get(index))) for index, example in enumerate(examples)]
+    method = job.run.with_helpers_for("label_latents").method
     layout, table = method.backbone.layout, method.backbone.model.get_input_embeddings().weight
     vocab = len(table)
     own = [_row(answer, layout.steps(answer.example.steps)) for answer in answers if answer.example.steps]
     own = [row for row in own if len(row[0])]
     of_chains = _label_rows(method, examples)
     labels = [row for row in of_chains if row]
-    top_k = traces.header.top_k
-    problems = _problems(answers, known, layout, max_paths, wanted.seed)
+    top_k = stored.header.top_k
+    problems = _problems(answers, known, layout, max_paths, seed)
     counted = min(top_k, MASS_TOP_K)
 
     def paths(references: References) -> Paths | None:
         return _paths(problems, references, known.source, max_paths, counted)
 
     found = ParallelismFile(
-        header=Header.of(manifest, wanted.seed),
-        read_through=_read_through(method, wanted),
+        header=MeasureHeader.of(job.manifest, seed=seed),
+        read_through=_read_through(method, job.settings.generate),
         vocab=vocab,
         top_k=top_k,
         num_latents=sum(len(answer.steps) for answer in answers),
@@ -115,10 +111,10 @@ def parallelism(
         label_distance=mean_distances([(a.steps, row[0]) for a, row in zip(answers, of_chains, strict=True) if row]),
         paths=paths(partial(_mean_references, table=_Embeddings(method.backbone))),
         label_references=paths(partial(_label_references, method=method)),
-        graph=_graph(task, answers, layout, threshold, wanted.seed),
+        graph=_graph(task, answers, layout, threshold, seed),
     )
-    with locked(folder):
-        return write_measure(folder, found), found
+    with locked(job.folder):
+        return write_measure(job.folder, found), found
 
 
 @dataclass(frozen=True)
@@ -129,16 +125,17 @@ class _Answer:
     steps: Steps
 
 
-def _traces(folder: Path, manifest: Manifest, run: Run) -> Traces:
-    if not (folder / TRACE / TRACE_HEADER).exists():
+def _stored(job: EvalJob) -> StoredTrace:
+    folder = job.folder / TRACE
+    if not (folder / TRACE_HEADER).exists():
         raise ValueError(
-            f"no complete trace in {folder / TRACE}; make it with `latbench trace {run.folder}` and the same options"
+            f"no complete trace in {folder}; make it with `latbench trace {job.run.folder}` and the same options"
         )
-    return Traces.open(folder / TRACE, of=manifest)
+    return StoredTrace.open(folder, of=job.manifest)
 
 
-def _steps(trace: LatentTrace) -> Steps:
-    return Steps(trace.ids.numpy(), trace.weights.numpy(), trace.embeds.numpy())
+def _steps(latents: AnswerLatents) -> Steps:
+    return Steps(latents.ids, latents.weights, latents.embeds)
 
 
 def _distances(answers: Sequence[_Answer], table: Tensor) -> dict[str, Interval | None]:
@@ -161,9 +158,9 @@ def _known_paths(task: Task[Any], examples: Sequence[Example]) -> KnownPaths:
 
 
 @torch.no_grad()
-def _read_through(method: Method[Any], wanted: EvalConfig) -> Literal["mixture", "LM head"]:
+def _read_through(method: Method[Any], config: GenerateConfig) -> Literal["mixture", "LM head"]:
     """Asks the rule for one step: what it says it mixed is what a trace keeps."""
-    rule, backbone = method.rule(wanted.generate), method.backbone
+    rule, backbone = method.rule(config), method.backbone
     if not isinstance(rule, LatentRule):
         return "LM head"
     table = backbone.model.get_input_embeddings().weight

@@ -19,10 +19,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as config_dataclass
 
 from latbench.evaluation.evaluate import evaluate
+from latbench.evaluation.job import EvalJob
 from latbench.evaluation.metrics import by_question
-from latbench.evaluation.plan import EvalConfig
 from latbench.evaluation.records import read_evaluation
-from latbench.runs.run import Run
 from latbench.task import STRICT
 from latbench.util.files import write_whole
 
@@ -64,16 +63,16 @@ class KnownPaths:
     by_id: Mapping[str, Sequence[Chain]]
 
 
-def sample_paths(run: Run, wanted: EvalConfig) -> tuple[Path, KnownPaths]:
+def sample_paths(job: EvalJob) -> tuple[Path, KnownPaths]:
     """Answer every question several times and store the distinct correct chains.
 
     Returns: the file and what it holds.
     Raises: ValueError: as `evaluate`, or the run writes no chain out.
     """
-    folder = evaluate(run, wanted)
+    folder = evaluate(job)
     found = read_evaluation(folder)
     if not any(record.reasoning.strip() for record in found.records):
-        raise ValueError(f"run {run.folder.name} writes no reasoning out; sample paths from a run of `cot`")
+        raise ValueError(f"run {job.run.folder.name} writes no reasoning out; sample paths from a run of `cot`")
     correct = {
         name: distinct(steps_of(record.reasoning) for record in records if record.status == "correct")
         for name, records in by_question(found.records).items()
@@ -85,7 +84,7 @@ def sample_paths(run: Run, wanted: EvalConfig) -> tuple[Path, KnownPaths]:
         run=manifest.run,
         setting=manifest.setting,
         questions_sha256=manifest.questions_sha256,
-        samples=wanted.generate.samples,
+        samples=job.settings.generate.samples,
         git_commit=manifest.git_commit,
     )
     known = KnownPaths(_source(header), {name: chains for name, chains in correct.items() if chains})

@@ -17,32 +17,30 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import torch
 from torch import Tensor
 
 from latbench.decoding.intervened import Intervened, fitted, matched_noise, zeros
 from latbench.decoding.loop import Prompt
 from latbench.decoding.rule import LatentRule
 from latbench.decoding.sampling import row_keys
-from latbench.evaluation.evaluate import answered
-from latbench.evaluation.plan import EvalConfig
+from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import TRACE, Evaluation
-from latbench.measures.files import LETTERS, Header, RelianceFile, read_measure, verdicts, write_measure
-from latbench.measures.trace import Traces
+from latbench.measures.files import LETTERS, MeasureHeader, RelianceFile, read_measure, verdicts, write_measure
+from latbench.measures.latents import StoredTrace
 from latbench.runs.lock import is_main_process, locked
-from latbench.runs.run import Run
-from latbench.task import Example, Task
 from latbench.util.progress import progress
 
 DEFAULT = ("zeros", "noise", "other", "cut0", "cut1", "cut2", "cut4", "cut8")
 _CUT = re.compile(r"cut(0|[1-9]\d{0,5})")
 
 
-def reliance(run: Run, wanted: EvalConfig, names: Sequence[str] = DEFAULT) -> tuple[Path, RelianceFile]:
+def reliance(job: EvalJob, names: Sequence[str] = DEFAULT) -> tuple[Path, RelianceFile]:
     """Answer with every intervention and store the verdicts; what is on file is kept.
 
     Args:
+        job: the evaluation on file, which has a trace.
         names: of interventions; a cut<k> that reaches the longest thought changes nothing and is left out.
     Returns: the file, `reliance.json` beside the records, and what it holds.
     Raises: ValueError: an unknown name, no complete evaluation or trace, a trace of other answers, a method whose
@@ -53,22 +51,21 @@ def reliance(run: Run, wanted: EvalConfig, names: Sequence[str] = DEFAULT) -> tu
     for name in names:
         if name not in DEFAULT and not _CUT.fullmatch(name):
             raise ValueError(f"unknown intervention {name!r}; choose among zeros, noise, other, cut<k> such as cut4")
-    found = answered(run, wanted)
-    folder, before, task, examples = found.folder, found.evaluation, found.task, found.examples
-    traces = Traces.open(folder / TRACE, of=before.manifest)
-    rule = run.method.rule(wanted.generate)
+    before, folder = job.answered(), job.folder
+    stored = StoredTrace.open(folder / TRACE, of=before.manifest)
+    rule = job.run.method.rule(job.settings.generate)
     if not isinstance(rule, LatentRule):
-        raise ValueError(f"method {run.config.method_name!r} takes no latent steps; measure one that does")
-    counts = [len(traces.get(index).entropy) for index in range(len(examples))]
+        raise ValueError(f"method {job.run.config.method_name!r} takes no latent steps; measure one that does")
+    counts = [len(stored.get(index)) for index in range(len(job.examples))]
     if counts != [record.num_latents for record in before.records if record.sample == 0]:
         raise ValueError(f"{folder / TRACE} holds other thoughts than the records beside it; trace the run again")
-    header = Header.of(found.now, wanted.seed)
+    header = MeasureHeader.of(job.manifest, seed=job.settings.seed)
     with locked(folder):
         file = _known(folder, before, header, sum(counts))
         open_names = [name for name in dict.fromkeys(names) if name not in file.replaced]
         open_names = [name for name in open_names if not _CUT.fullmatch(name) or int(name[3:]) < max(counts)]
-        work = Work(run, wanted, task, examples, rule, traces, counts)
-        with progress("interventions", total=len(open_names) * len(examples)) as advance:
+        work = Work(job, rule, stored, counts)
+        with progress("interventions", total=len(open_names) * len(job.examples)) as advance:
             for name in open_names:
                 letters = work.verdicts(name, advance)
                 file = replace(file, replaced={**file.replaced, name: letters})
@@ -76,7 +73,7 @@ def reliance(run: Run, wanted: EvalConfig, names: Sequence[str] = DEFAULT) -> tu
         return write_measure(folder, file), file
 
 
-def _known(folder: Path, before: Evaluation, header: Header, num_latents: int) -> RelianceFile:
+def _known(folder: Path, before: Evaluation, header: MeasureHeader, num_latents: int) -> RelianceFile:
     """What is on file of these very answers, whatever version of latbench wrote it, else nothing replaced yet."""
     fresh = RelianceFile(header=header, num_latents=num_latents, untouched=verdicts(before.records), replaced={})
     known = read_measure(folder, RelianceFile, before.manifest)
@@ -89,54 +86,48 @@ def _known(folder: Path, before: Evaluation, header: Header, num_latents: int) -
 class Work:
     """Answers under intervention, chunk by chunk."""
 
-    def __init__(
-        self,
-        run: Run,
-        wanted: EvalConfig,
-        task: Task[Any],
-        examples: Sequence[Example],
-        rule: LatentRule,
-        traces: Traces,
-        counts: Sequence[int],
-    ) -> None:
-        self.run, self.wanted, self.task, self.examples = run, wanted, task, examples
-        self.rule, self.traces, self.counts = rule, traces, counts
-        self.donors = donors([index for index, count in enumerate(counts) if count], f"reliance {wanted.seed}")
+    def __init__(self, job: EvalJob, rule: LatentRule, stored: StoredTrace, counts: Sequence[int]) -> None:
+        self.job, self.rule, self.stored, self.counts = job, rule, stored, counts
+        self.donors = donors([index for index, count in enumerate(counts) if count], f"reliance {job.settings.seed}")
 
     def verdicts(self, name: str, advance: Callable[[int], None]) -> str:
         """A letter for each question."""
-        chunk = self.wanted.generate.chunk
+        chunk = self.job.settings.generate.chunk
         letters = ""
-        for start in range(0, len(self.examples), chunk):
-            places = range(start, min(start + chunk, len(self.examples)))
+        for start in range(0, len(self.job.examples), chunk):
+            places = range(start, min(start + chunk, len(self.job.examples)))
             letters += self._chunk(name, places)
             advance(len(places))
         return letters
 
     def _chunk(self, name: str, places: Sequence[int]) -> str:
-        asked = [self.examples[place] for place in places]
+        asked = [self.job.examples[place] for place in places]
         prompts = [Prompt(id=example.id, text=example.question) for example in asked]
-        method, config = self.run.method, self.wanted.generate
+        method, settings = self.job.run.method, self.job.settings
         rule = self._rule(name, places)
-        answers = method.generate(prompts, config, seed=self.wanted.seed, rule=rule)
-        scores = self.task.score_many([(a.text, example) for a, example in zip(answers, asked, strict=True)])
+        answers = method.generate(prompts, settings.generate, seed=settings.seed, rule=rule)
+        scores = self.job.task.score_many([(a.text, example) for a, example in zip(answers, asked, strict=True)])
         return "".join(LETTERS[score.status] for score in scores)
 
     def _rule(self, name: str, places: Sequence[int]) -> Intervened:
         counts = [self.counts[place] for place in places]
         if _CUT.fullmatch(name):
             return Intervened(self.rule, [min(count, int(name[3:])) for count in counts])
-        own = [self.traces.get(place).embeds for place in places]
+        own = [self._fed(place) for place in places]
         fed = {"zeros": lambda _, own: zeros(own), "noise": self._noise, "other": self._other}[name]
         given = [fed(place, row) if len(row) else row for place, row in zip(places, own, strict=True)]
         return Intervened(self.rule, counts, given)
 
+    def _fed(self, place: int) -> Tensor:
+        """What the untouched run fed at its latent steps: (latent, hidden)."""
+        return torch.from_numpy(self.stored.get(place).embeds)
+
     def _noise(self, place: int, own: Tensor) -> Tensor:
-        return matched_noise(own, row_keys(self.wanted.seed, [self.examples[place].id], [0])[0])
+        return matched_noise(own, row_keys(self.job.settings.seed, [self.job.examples[place].id], [0])[0])
 
     def _other(self, place: int, own: Tensor) -> Tensor:
         donor = self.donors.get(place)
-        return own if donor is None else fitted(self.traces.get(donor).embeds, len(own))
+        return own if donor is None else fitted(self._fed(donor), len(own))
 
 
 def donors(places: Sequence[int], key: str) -> dict[int, int]:

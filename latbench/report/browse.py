@@ -13,13 +13,12 @@ from typing import Any
 from latbench import registry
 from latbench.config import GenerateConfig, tree
 from latbench.data import DATA_DIR, FileTask
-from latbench.evaluation.evaluate import questions
 from latbench.evaluation.manifest import questions_hash
 from latbench.evaluation.metrics import Summary
-from latbench.evaluation.plan import EvalConfig
+from latbench.evaluation.plan import EvalConfig, questions
 from latbench.evaluation.records import Manifest, Record, read_evaluation, records_path
-from latbench.measures.files import Header, LatentsFile, write_measure
-from latbench.measures.latents import LatentStep, StoredLatents, stored_latents
+from latbench.measures.files import LatentsFile, LatentStep, MeasureHeader, Measures, write_measure
+from latbench.measures.latents import StoredLatents, stored_latents
 from latbench.task import Example
 
 MAX_RECORDS = 50  # per run, on the page itself
@@ -90,20 +89,35 @@ def asked_config(manifest: Manifest) -> EvalConfig:
     )
 
 
-def browsable(summaries: Sequence[Summary], choices: Mapping[Path, Choice]) -> list[Browsable]:
+def browsable(
+    summaries: Sequence[Summary], choices: Mapping[Path, Choice], measures: Mapping[Path, Measures] | None = None
+) -> list[Browsable]:
     """What the page shows of each run, in order.
 
     Args:
-        choices: by the folder of the evaluation.
+        choices, measures: by the folder of the evaluation.
     """
+    latents = {folder: found.latents for folder, found in (measures or {}).items()}
     budget = PAGE_BYTES // max(MIN_RUNS, len(summaries))
     known = _Questions()
-    return [_browsable(summary, choices[summary.folder], known.of(summary.manifest), budget) for summary in summaries]
+    return [
+        _browsable(
+            summary, choices[summary.folder], known.of(summary.manifest), latents.get(summary.folder), budget=budget
+        )
+        for summary in summaries
+    ]
 
 
-def _browsable(summary: Summary, chosen: Choice, questions: Mapping[str, tuple[str, str]], budget: int) -> Browsable:
+def _browsable(
+    summary: Summary,
+    chosen: Choice,
+    questions: Mapping[str, tuple[str, str]],
+    measured: LatentsFile | None,
+    *,
+    budget: int,
+) -> Browsable:
     """One run's records and their questions, until they have more bytes than `budget`."""
-    latents = summary.measures.latents or stored_latents(summary.folder, summary.manifest)
+    latents = measured or stored_latents(summary.folder, summary.manifest)
     shown: list[Json] = []
     used: dict[str, tuple[str, str]] = {}
     size = 0
@@ -128,11 +142,11 @@ def choice(records: Sequence[Record], limit: int = MAX_RECORDS) -> list[int]:
     return [place for place in turns if place is not None][:limit]
 
 
-def record_chunks(summary: Summary) -> Iterator[Json]:
+def record_chunks(summary: Summary, measures: Measures | None = None) -> Iterator[Json]:
     """All records of a run with their questions, uncut, `CHUNK` at a time."""
     records = read_evaluation(summary.folder).records
     texts = _Questions(max_text=None).of(summary.manifest)
-    latents = stored_latents(summary.folder, summary.manifest) or summary.measures.latents
+    latents = stored_latents(summary.folder, summary.manifest) or (measures.latents if measures else None)
     for start in range(0, len(records), CHUNK):
         part = list(enumerate(records))[start : start + CHUNK]
         yield {
@@ -158,7 +172,9 @@ def write_latents(folder: Path, decode: Callable[[int], str]) -> Path | None:
     rows = choice(evaluation.records)
     shown = [map(_shown, latents.get(row, TOP)[:MAX_STEPS]) for row in rows]
     steps = [[(step.entropy, list(step.tokens)) for step in row] for row in shown]
-    return write_measure(folder, LatentsFile(header=Header.of(manifest, manifest.seed), rows=rows, steps=steps))
+    return write_measure(
+        folder, LatentsFile(header=MeasureHeader.of(manifest, seed=manifest.seed), rows=rows, steps=steps)
+    )
 
 
 def record_json(

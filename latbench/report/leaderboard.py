@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from latbench.evaluation.metrics import Summary, problem, readable, summarise
 from latbench.evaluation.records import MANIFEST, Evaluation, read_evaluation, records_path
-from latbench.measures.files import read_measures
+from latbench.measures.files import Measures, read_measures
 from latbench.registry import unknown
 from latbench.report.browse import Choice
 from latbench.report.formats import to_csv, to_markdown
@@ -30,7 +30,7 @@ class Board:
 
     Args:
         summaries: of the runs of the rows, with the folders of their records.
-        choices: what the page may show of these, by folder.
+        choices, measures: what the page may show of these, and what was measured of them, by folder.
         published: numbers of papers, for the page, which shows them on demand; reported: for the other formats, which
             show what is asked for.
         all_records: every record stands in files beside the page.
@@ -39,6 +39,7 @@ class Board:
     rows: Sequence[Row]
     summaries: Sequence[Summary]
     choices: Mapping[Path, Choice]
+    measures: Mapping[Path, Measures]
     published: Sequence[Reported]
     reported: Sequence[Reported]
     all_records: bool
@@ -63,7 +64,14 @@ def _markdown(board: Board) -> str:
 
 
 def _page(board: Board) -> str:
-    return to_html(board.rows, board.summaries, board.choices, board.published, all_records=board.all_records)
+    return to_html(
+        board.rows,
+        board.summaries,
+        board.choices,
+        board.published,
+        measures=board.measures,
+        all_records=board.all_records,
+    )
 
 
 FORMATS: Mapping[str, Format] = {
@@ -118,8 +126,9 @@ def leaderboard(
     def choose(evaluation: Evaluation) -> None:
         choices[evaluation.folder] = Choice.of(evaluation.records)
 
-    summaries, notices = load(folders, choose if "html" in formats else None)
-    table = rows(summaries)
+    loaded = load(folders, choose if "html" in formats else None)
+    summaries, measures = loaded.summaries, loaded.measures
+    table = rows(summaries, measures)
     if only is not None:
         table, summaries = _fitting(table, only), _fitting(summaries, only)
     path = find_reported(folders)
@@ -130,6 +139,7 @@ def leaderboard(
         rows=table,
         summaries=summaries,
         choices=choices,
+        measures=measures,
         published=published,
         reported=published if reported else (),
         all_records=all_records,
@@ -139,8 +149,10 @@ def leaderboard(
     if out is not None:
         paths = _write(((FORMATS[name].file_name, text) for name, text in texts.items()), out)
         if all_records and "html" in formats:
-            _write(record_files(summaries), out)
-    return LeaderboardResult(text_by_format=texts, notices=tuple(notices), cells=tuple(cells(table)), paths=paths)
+            _write(record_files(summaries, measures), out)
+    return LeaderboardResult(
+        text_by_format=texts, notices=tuple(loaded.notices), cells=tuple(cells(table)), paths=paths
+    )
 
 
 def _fitting(items: Sequence[Item], only: str) -> list[Item]:
@@ -154,14 +166,29 @@ def _fitting(items: Sequence[Item], only: str) -> list[Item]:
     raise ValueError(f"--only {only!r} fits none of {len(items)} rows; the first is {names[0]!r}")
 
 
-def load(folders: Sequence[Path], look: Callable[[Evaluation], None] | None = None) -> tuple[list[Summary], list[str]]:
-    """Summaries of all evaluations under the folders, one in memory at a time, and notices.
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """What stands under some folders.
+
+    Args:
+        summaries: of the evaluations that count; measures: what was measured of each beyond its records, by folder.
+        notices: one sentence each on what was left out or could not be read.
+    """
+
+    summaries: Sequence[Summary]
+    measures: Mapping[Path, Measures]
+    notices: Sequence[str]
+
+
+def load(folders: Sequence[Path], look: Callable[[Evaluation], None] | None = None) -> Loaded:
+    """Summaries and measures of all evaluations under the folders, with one evaluation in memory at a time.
 
     Args:
         look: called with each evaluation that counts.
     Raises: ValueError: a folder does not exist, or there is no evaluation in any.
     """
     summaries: list[Summary] = []
+    measures: dict[Path, Measures] = {}
     notices: list[str] = []
     found = list(find_evaluations(folders))
     if not found:
@@ -182,12 +209,12 @@ def load(folders: Sequence[Path], look: Callable[[Evaluation], None] | None = No
         if reason := problem(evaluation):
             notices.append(f"left out: {folder}: {reason}")
         else:
-            measures, unusable = read_measures(evaluation)
+            measures[folder], unusable = read_measures(evaluation)
             notices += unusable
-            summaries.append(replace(summarise(evaluation), measures=measures))
+            summaries.append(summarise(evaluation))
             if look is not None:
                 look(evaluation)
-    return _without_repeats(summaries, notices), notices
+    return Loaded(summaries=_without_repeats(summaries, notices), measures=measures, notices=notices)
 
 
 def find_evaluations(folders: Iterable[Path]) -> Iterator[Path]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from latbench.evaluation.metrics import Summary
+from latbench.measures.files import Measures
 from latbench.report import formats
 from latbench.report.browse import Browsable, Choice, browsable, record_chunks, script_text
 from latbench.report.chart import HEIGHT, WIDTH, chart
@@ -30,17 +31,19 @@ def to_html(
     choices: Mapping[Path, Choice],
     reported: Sequence[Reported] = (),
     *,
+    measures: Mapping[Path, Measures] | None = None,
     all_records: bool = False,
 ) -> str:
     """The page.
 
     Args:
-        summaries: the runs of the rows; choices: what may be shown of their records, by folder.
+        summaries: the runs of the rows; choices, measures: what may be shown of their records, and what was measured
+            of them, by folder.
         all_records: the files of `record_files` stand beside the page.
     """
     import jinja2
 
-    runs = browsable(summaries, choices)
+    runs = browsable(summaries, choices, measures or {})
     sections = formats.report_sections(rows)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -63,10 +66,10 @@ def to_html(
     )
 
 
-def record_files(summaries: Sequence[Summary]) -> Iterator[tuple[str, str]]:
+def record_files(summaries: Sequence[Summary], measures: Mapping[Path, Measures]) -> Iterator[tuple[str, str]]:
     """Names, relative to the page, and texts of the files that hold all records, a part of a run's in each."""
     for number, summary in enumerate(summaries):
-        for index, part in enumerate(record_chunks(summary)):
+        for index, part in enumerate(record_chunks(summary, measures.get(summary.folder))):
             text = f"latbenchRecords({number}, {index}, {script_text(part)});\n"
             yield f"{RECORD_FILES}/{number}-{index}.js", text
 

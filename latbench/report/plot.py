@@ -40,8 +40,7 @@ def plot(cells: Sequence[Cell], path: Path, scale: Scale = "auto") -> None:
             chain is more than 30 times the shortest that is not 0.
     Raises: ValueError: another suffix, no cell to draw, or the file cannot be written.
     """
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"unknown picture format {path.suffix!r} of {path}; use {' or '.join(SUFFIXES)}")
+    refuse_format(path)
     drawn = sections(cell for cell in cells if cell.chain_length)
     if not drawn:
         raise ValueError("nothing to plot: no cell has a chain length; evaluate a run first")
@@ -67,6 +66,12 @@ def plot(cells: Sequence[Cell], path: Path, scale: Scale = "auto") -> None:
         for panel, section in zip(axes, drawn, strict=False):
             _label(panel, section, methods)
         _save(figure, path, description(cells))
+
+
+def refuse_format(path: Path) -> None:
+    """Raises: ValueError: the path has another suffix than .png or .svg."""
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"unknown picture format {path.suffix!r} of {path}; use {' or '.join(SUFFIXES)}")
 
 
 def description(cells: Sequence[Cell]) -> str:

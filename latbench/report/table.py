@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import fsum, inf
+from pathlib import Path
 from statistics import fmean
 from typing import TypeVar
 
@@ -133,9 +134,17 @@ def identity(item: Summary | Row) -> Identity:
     return own.task, own.split, own.method, own.variant, own.setting, own.backbone, own.layout, own.train_data
 
 
-def rows(summaries: Sequence[Summary]) -> list[Row]:
-    """One row per run, sorted by task, split, accuracy (best first) and cell."""
-    made = [_row(summary, *_reference(summary, summaries)) for summary in summaries]
+def rows(summaries: Sequence[Summary], measures: Mapping[Path, Measures] | None = None) -> list[Row]:
+    """One row per run, sorted by task, split, accuracy (best first) and cell.
+
+    Args:
+        measures: what was measured of each run beyond its records, by the folder of its evaluation.
+    """
+    by_folder = measures or {}
+    made = [
+        _row(summary, *_reference(summary, summaries), by_folder.get(summary.folder, Measures()))
+        for summary in summaries
+    ]
     return sorted(made, key=lambda row: (row.task, row.split, -row.accuracy, identity(row), row.seed, row.run))
 
 
@@ -185,7 +194,7 @@ def _reference(summary: Summary, summaries: Sequence[Summary]) -> tuple[str, Map
     return "run " + ", ".join(sorted(other.manifest.run for other in nearest)), lengths
 
 
-def _row(summary: Summary, reference: str, reference_lengths: Mapping[str, float]) -> Row:
+def _row(summary: Summary, reference: str, reference_lengths: Mapping[str, float], measures: Measures) -> Row:
     manifest, length = summary.manifest, summary.chain_length
     ratio = compression(reference_lengths, summary.lengths)
     return Row(
@@ -229,7 +238,7 @@ def _row(summary: Summary, reference: str, reference_lengths: Mapping[str, float
         test_set=summary.test_set,
         pass_at=summary.pass_at,
         diagnostics=manifest.diagnostics,
-        measures=summary.measures,
+        measures=measures,
     )
 
 

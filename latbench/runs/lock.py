@@ -6,9 +6,10 @@ import errno
 import fcntl
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 LOCK = ".lock"
 FOR_ANOTHER = " (for another run)"  # what the lock says of a holder that trains what its own run starts from
@@ -31,7 +32,10 @@ def wait_for_all() -> None:
 def locked(folder: Path, *, for_another: bool = False) -> Iterator[None]:
     """Hold the folder, made where missing, against other writers; the system frees it when the holder dies.
 
+    A folder that was made for it and in which nothing was written goes again when the block ends.
+
     Args:
+        folder: to be written in.
         for_another: the folder's run is one that another starts from. Whoever holds it meanwhile is waited for, and
             whoever comes meanwhile waits too; not where several processes share a run, which would wait apart.
 
@@ -40,24 +44,70 @@ def locked(folder: Path, *, for_another: bool = False) -> Iterator[None]:
     if not is_main_process():
         yield
         return
+    made = _make(folder)
+    with _held(folder, for_another=for_another):
+        try:
+            yield
+        finally:
+            if made:
+                _remove_unused(folder, made)
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make the folder. Returns: the folders that had to be made, innermost first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileNotFoundError:  # file systems such as /proc
         raise NotADirectoryError(errno.ENOTDIR, "no folder can be made there", str(folder)) from None
-    with (folder / LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "of another machine"
-            waits = for_another or holder.endswith(FOR_ANOTHER)
-            if not waits or os.environ.get("WORLD_SIZE", "1") != "1":
-                raise ValueError(
-                    f"{folder} is being written by process {holder}; wait for it or end it first"
-                ) from None
-            print(f"waiting for process {holder} to finish {folder}", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
+    return missing
+
+
+def _remove_unused(folder: Path, made: Sequence[Path]) -> None:
+    """Remove folders that were made for nothing; whatever holds more than the lock stays."""
+    if [path.name for path in folder.iterdir()] != [LOCK]:
+        return
+    (folder / LOCK).unlink()
+    with suppress(OSError):  # somebody else needs it by now
+        for path in made:
+            path.rmdir()
+
+
+@contextmanager
+def _held(folder: Path, *, for_another: bool) -> Iterator[None]:
+    """Hold the lock of a folder that is there."""
+    file = (folder / LOCK).open("a+")
+    try:
+        _take(file, folder, for_another=for_another)
+        while not _is_in_place(file, folder):  # its holder removed it while this process waited
+            file.close()
+            _make(folder)
+            file = (folder / LOCK).open("a+")
+            _take(file, folder, for_another=for_another)
         file.truncate(0)
         file.write(f"{os.getpid()}{FOR_ANOTHER if for_another else ''}")
         file.flush()
         yield
+    finally:
+        file.close()
+
+
+def _is_in_place(file: TextIO, folder: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), (folder / LOCK).stat())
+    except FileNotFoundError:
+        return False
+
+
+def _take(file: TextIO, folder: Path, *, for_another: bool) -> None:
+    """Raises: ValueError: another process holds it, and it is not to be waited for."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "of another machine"
+        waits = for_another or holder.endswith(FOR_ANOTHER)
+        if not waits or os.environ.get("WORLD_SIZE", "1") != "1":
+            raise ValueError(f"{folder} is being written by process {holder}; wait for it or end it first") from None
+        print(f"waiting for process {holder} to finish {folder}", file=sys.stderr)
+        fcntl.flock(file, fcntl.LOCK_EX)

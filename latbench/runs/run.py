@@ -9,7 +9,7 @@ runs/<run id>/config.yaml          the whole configuration
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,12 +31,14 @@ class Run:
     Args:
         device: where the method is put; None: where the configuration says.
         auxiliary: with the helper models of training, which answers do without.
+        told: what training would have written at its end, of a run that is not on disk; None: it is in the folder.
     """
 
     folder: Path
     config: RunConfig
     device: str | None = None
     auxiliary: bool = False
+    told: Mapping[str, Any] | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -54,6 +56,8 @@ class Run:
     @cached_property
     def report(self) -> dict[str, Any]:
         """What training wrote at its end. Raises: ValueError: it has not ended, or the file is damaged."""
+        if self.told is not None:
+            return dict(self.told)
         if not self.is_complete:
             raise ValueError(f"run {self.folder} is not trained to its end; continue it with `latbench train --resume`")
         try:

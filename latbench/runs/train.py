@@ -9,8 +9,8 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,15 +22,17 @@ from latbench.data import ContaminationReport, contamination
 from latbench.runs import environment
 from latbench.runs.lock import LOCK, is_main_process, locked, wait_for_all
 from latbench.runs.run import CHECKPOINT, CONFIG, TRAIN, Run, load_run
+from latbench.runs.train_questions import QUESTIONS, question_keys, run_of_checkpoint, write_train_questions
 from latbench.task import Example, Task
 from latbench.util.files import temporary, write_whole
 
 if TYPE_CHECKING:
-    from latbench.method import HeldOut
+    from latbench.method import HeldOut, Method
     from latbench.model.backbone import Backbone
     from latbench.training.cost import TrainReport
 
 NUM_HELD_OUT = 256
+UNTRAINED = "none"  # the training data of a run without training
 
 
 def train(config: RunConfig, *, runs_dir: Path | str = "runs", resume: bool = False) -> Run:
@@ -53,8 +55,8 @@ def _train_in(runs_dir: Path, config: RunConfig, *, resume: bool, for_another: b
             return load_run(folder)
         if is_main_process():
             _check_free(folder, config, resume)
-            write_whole(folder / CONFIG, _yaml(config))
-        report = _train(config, folder, resume)
+        with _leaving_nothing(folder):
+            report = _train(config, folder, resume)
         if is_main_process():
             write_whole(folder / TRAIN, json.dumps(report, indent=1) + "\n")
             _drop_resume_points(folder)
@@ -63,15 +65,29 @@ def _train_in(runs_dir: Path, config: RunConfig, *, resume: bool, for_another: b
 
 
 def base_run(config: RunConfig, *, runs_dir: Path | str = "runs") -> Run:
-    """A run without training: a method over a model as it comes, for training-free methods and untrained rows."""
-    config = replace(config, start=None)  # as it comes
-    # the hash is of all settings, those of `generate` included: they are all that such runs differ in
-    folder = Path(runs_dir) / f"base-{config.method_name}-{config.backbone}-{config.setting}-s{config.seed}"
-    with locked(folder):
-        if not (folder / TRAIN).exists():
-            write_whole(folder / CONFIG, _yaml(config))
-            write_whole(folder / TRAIN, json.dumps({"trained": False, "train_data": "none"}) + "\n")
-    return Run(folder, config)
+    """A run without training: a method over a model as it comes, for training-free methods and untrained rows.
+
+    Its folder is made by `keep`, with its first evaluation.
+
+    Args:
+        config: the method and the model; `start` is left out.
+        runs_dir: the run's folder is `<runs_dir>/<config.base_id>`.
+    Returns: the run; one that is on disk has its own settings of decoding, whatever `config` says.
+    """
+    folder = Path(runs_dir) / config.base_id
+    if (folder / TRAIN).exists():
+        return load_run(folder, device=config.model.device)
+    return Run(folder, replace(config, start=None), told={"trained": False, "train_data": UNTRAINED})
+
+
+def keep(run: Run) -> None:
+    """Make the folder of a run without training, unless it is there. Raises: OSError: it cannot be written."""
+    if run.told is None:
+        return
+    with locked(run.folder, for_another=True):
+        if not run.is_complete:
+            write_whole(run.folder / CONFIG, _yaml(run.config))
+            write_whole(run.folder / TRAIN, json.dumps(run.told) + "\n")
 
 
 def _train_start(runs_dir: Path, config: RunConfig) -> Run:
@@ -101,8 +117,14 @@ def _train(config: RunConfig, folder: Path, resume: bool) -> dict[str, Any]:
     resolve_device(config.model.device)  # refuses an absent one before anything is read
     task = registry.get_task_entry(config.task_name).cls(config.task)
     examples, data = training_examples(task, config)
-    start = None if config.start is None else _train_start(folder.parent, config)
-    if start is not None:
+    start = None
+    if config.start is not None:
+        if not Run(folder.parent / config.start.run_id, config.start).is_complete:
+            _refuse_settings(
+                config, registry.get_method(config.method_name).cls(_backbone(config, None), config.method)
+            )
+            gc.collect()  # the model makes place for the one that the start trains
+        start = _train_start(folder.parent, config)
         data["data"] = _data_of_both(start, data["data"])
     method = registry.get_method(config.method_name).cls(_backbone(config, start), config.method)
     if not method.stages() and start is None:
@@ -112,7 +134,12 @@ def _train(config: RunConfig, folder: Path, resume: bool) -> dict[str, Any]:
         )
     if start is not None and not method.stages():
         data = {key: start.report[key] for key in data}
+    _refuse_settings(config, method)
     parts = _trained_parts(config, start)
+    if is_main_process():
+        write_whole(folder / CONFIG, _yaml(config))
+        trained_on = _rows_of(task, config, examples) if method.stages() else []
+        write_train_questions(folder, question_keys(trained_on), start.folder if start else run_of_checkpoint(config))
     report = train_method(
         method,
         examples,
@@ -139,6 +166,29 @@ def _train(config: RunConfig, folder: Path, resume: bool) -> dict[str, Any]:
         "command": environment.command_line(),
         "finished": environment.now(),
     }
+
+
+def _refuse_settings(config: RunConfig, method: Method[Any]) -> None:
+    """Raises: ValueError: a stage or a tracker that there is not, or a decoding that the method cannot do."""
+    from latbench.training.trainer import refuse_unknown, stages_of
+
+    refuse_unknown(stages_of(method, config.train), config.train)
+    method.rule(config.generate)
+
+
+@contextmanager
+def _leaving_nothing(folder: Path) -> Iterator[None]:
+    """Take away again what a start wrote that was refused before its first step; what was there before stays."""
+    before = set(folder.rglob("*")) if is_main_process() else set()
+    try:
+        yield
+    except ValueError:
+        made = sorted(set(folder.rglob("*")) - before, reverse=True) if is_main_process() else []
+        files = {path.name for path in made if path.is_file()}
+        if (folder / CONFIG) not in before and files <= {CONFIG, QUESTIONS}:
+            for path in made:
+                path.unlink() if path.is_file() else path.rmdir()
+        raise
 
 
 def _backbone(config: RunConfig, start: Run | None) -> Backbone:
@@ -226,11 +276,29 @@ def training_examples(task: Task[Any], config: RunConfig) -> tuple[list[Example]
         examples = overlap.without(examples)
     examples = [replace(example, question=task.prompt(example)) for example in examples]  # as in evaluation
     return examples, {
-        "train_data": f"{config.task_name}/{split} n={len(examples)} sha256={found.sha256[:8]}",
+        "train_data": data_name(config.task_name, split, len(examples), found.sha256),
         "data": {f"{config.task_name}/{split}": asdict(found)},
         "num_contaminated": None if overlap is None else overlap.num_train_overlapping,
         "dropped": config.train.drop_contaminated,
     }
+
+
+def data_name(task_name: str, split: str, num_examples: int, sha256: str) -> str:
+    """The training data as the identity of a cell names them.
+
+    Args:
+        task_name: of the data.
+        split: of the task.
+        num_examples: that are trained on.
+        sha256: of the split.
+    """
+    return f"{task_name}/{split} n={num_examples} sha256={sha256[:8]}"
+
+
+def _rows_of(task: Task[Any], config: RunConfig, examples: Sequence[Example]) -> list[Example]:
+    """The rows of the data that the training examples were made of, with their questions as they stand there."""
+    kept = {example.id for example in examples}
+    return [row for row in task.load(config.train.split) if row.id in kept]
 
 
 def _held_out(task: Task[Any], split: str, examples: Sequence[Example]) -> HeldOut:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from latbench.sweep.child import under
 from latbench.util.signals import handling
 
 
@@ -69,7 +70,7 @@ class LocalExecutor:
         self._stopped = False
 
     def run(self, jobs: Sequence[Job], on_end: Callable[[JobResult], None]) -> list[JobResult]:
-        """See Executor. On Ctrl-C or SIGTERM the running processes are ended, which leaves resumable runs."""
+        """See Executor. However this process ends, the running ones end with it, which leaves resumable runs."""
         terminated = handling(signal.SIGTERM, signal.default_int_handler)  # schedulers send it
         with terminated, ThreadPoolExecutor(self._num_slots) as pool:
             futures = [pool.submit(self._run, job, on_end) for job in jobs]
@@ -102,7 +103,12 @@ class LocalExecutor:
                         return 1
                     # in a group of its own: Ctrl-C at the terminal reaches it once, through `_stop`
                     process = subprocess.Popen(
-                        command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, process_group=0
+                        under(os.getpid(), command),
+                        stdout=log,
+                        stderr=log,
+                        stdin=subprocess.DEVNULL,
+                        env=environment,
+                        process_group=0,
                     )
                     self._running.add(process)
                 returncode = process.wait()

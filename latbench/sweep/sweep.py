@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +26,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as config_dataclass
 
 from latbench.config import ConfigError, Positive, RunConfig, parse, stable_hash, tree
-from latbench.evaluation.plan import eval_folder, plan
+from latbench.evaluation.job import EvalJob
+from latbench.evaluation.plan import EvalConfig, decoding_changes, plan, questions
 from latbench.evaluation.records import MANIFEST, read_manifest
 from latbench.runs.run import CONFIG, TRAIN, Run, load_run
 from latbench.sweep.executor import Executor, Job, JobResult
@@ -112,35 +113,40 @@ class Member:
     decodings: list[dict[str, Any]]
     tasks: list[str]
 
-    def folders(self, sweep: SweepConfig) -> list[Path]:
-        """Where the records of all its evaluations go."""
+    def jobs(self, sweep: SweepConfig) -> list[EvalJob]:
+        """All its evaluations. Raises: ValueError: unknown task, or values out of range."""
         return [
-            eval_folder(self.run, plan(self.run.config, task, split=sweep.split, limit=sweep.limit, changes=changes))
+            EvalJob.of(self.run, task, split=sweep.split, limit=sweep.limit, changes=changes)
             for changes in self.decodings
             for task in self.tasks
         ]
 
 
 def members(sweep: SweepConfig, runs_dir: Path) -> list[Member]:
-    """The grid's points, grouped by what is trained."""
+    """The grid's points, grouped by what is trained.
+
+    Raises: ConfigError: every error of every run and of its evaluations, each sentence once.
+    """
     groups: dict[str, list[RunConfig]] = {}
     for config in run_configs(sweep):
         groups.setdefault(config.run_id, []).append(config)
-    found = []
+    found: list[Member] = []
+    errors: dict[str, None] = {}
     for run_id, configs in groups.items():
         folder = runs_dir / run_id
         run = load_run(folder) if (folder / TRAIN).exists() else Run(folder, configs[0])
-        decodings = {stable_hash(changes): changes for changes in (_changes(run.config, other) for other in configs)}
-        found.append(
-            Member(run=run, decodings=list(decodings.values()), tasks=sweep.evaluate or [run.config.task_name])
-        )
+        decodings = {
+            stable_hash(changes): changes for changes in (decoding_changes(run.config, other) for other in configs)
+        }
+        member = Member(run=run, decodings=list(decodings.values()), tasks=sweep.evaluate or [run.config.task_name])
+        try:
+            member.jobs(sweep)
+        except ValueError as error:
+            errors.update(dict.fromkeys(str(error).split("\n")))
+        found.append(member)
+    if errors:
+        raise ConfigError(list(errors))
     return found
-
-
-def _changes(config: RunConfig, other: RunConfig) -> dict[str, Any]:
-    """`generate.*` keys of `other` whose values `config` does not have."""
-    own, changed = config.to_tree()["generate"], other.to_tree()["generate"]
-    return {f"generate.{key}": value for key, value in changed.items() if own[key] != value}
 
 
 def run_sweep(
@@ -153,10 +159,12 @@ def run_sweep(
 ) -> SweepReport:
     """Train and evaluate every run that is not complete.
 
-    Raises: ValueError: invalid configurations, or unfinished runs there while `resume` is off.
+    Raises: ValueError: invalid configurations or evaluations, data that are not at hand, or unfinished runs there while
+        `resume` is off.
     """
     all_members = members(sweep, runs_dir)
     open_members = [member for member in all_members if not _is_complete(member, sweep)]
+    _refuse_absent_data(open_members, sweep)
     begun = [member.run.folder.name for member in open_members if (member.run.folder / CONFIG).exists()]
     if begun and not resume:
         raise ValueError(f"{len(begun)} runs of the sweep are begun but not complete (first {begun[0]}); pass --resume")
@@ -165,10 +173,34 @@ def run_sweep(
     return SweepReport(skipped=complete, results=executor.run(jobs, on_end))
 
 
+def _refuse_absent_data(members: Sequence[Member], sweep: SweepConfig) -> None:
+    """Read all data once. Raises: ConfigError: every split that is not at hand, one sentence each."""
+    splits: dict[str, EvalConfig] = {}
+    for member in members:
+        asked = [replace(job.settings, limit=None) for job in member.jobs(sweep)]
+        if not member.run.is_complete:
+            asked += _trained_on(member.run.config)
+        splits |= {stable_hash([of.task_name, asdict(of.task), of.split]): of for of in asked}
+    errors = []
+    for settings in splits.values():
+        try:
+            questions(settings)
+        except ValueError as error:
+            errors.append(str(error))
+    if errors:
+        raise ConfigError(list(dict.fromkeys(errors)))
+
+
+def _trained_on(config: RunConfig) -> list[EvalConfig]:
+    """The training data of a run and of those that it starts from, as questions."""
+    own = plan(config, config.task_name, split=config.train.split)
+    return [own, *(_trained_on(config.start) if config.start else [])]
+
+
 def _is_complete(member: Member, sweep: SweepConfig) -> bool:
     """Whether training and all evaluations have ended."""
     return member.run.is_complete and all(
-        (folder / MANIFEST).exists() and read_manifest(folder).complete for folder in member.folders(sweep)
+        (job.folder / MANIFEST).exists() and read_manifest(job.folder).complete for job in member.jobs(sweep)
     )
 
 

@@ -127,19 +127,16 @@ def stages_of(method: Method[Any], config: TrainConfig) -> list[Stage]:
     return [*method.stages(), replace(method.rl_stage(), steps=config.rl.steps, lr=config.rl.lr)]
 
 
-def _check(method: Method[Any], stages: Sequence[Stage], config: TrainConfig) -> None:
+def refuse_unknown(stages: Sequence[Stage], config: TrainConfig) -> None:
+    """Refuse what can be known of the settings before anything is trained.
+
+    Args:
+        stages: all of the method, see `stages_of`.
+        config: the settings.
+    Raises: ValueError: a stage or a tracker that there is not.
+    """
     names = [stage.name for stage in stages]
     assert len(set(names)) == len(names), f"stage names must differ: {names}"
-    if not config.reset_optimizer:
-        trained = [[name for name, _ in method.trainable_parameters(stage)] for stage in stages]
-        for stage, those in zip(stages, trained, strict=True):
-            if those != trained[0]:
-                raise ValueError(
-                    f"train.reset_optimizer must be true: stage {stage.name!r} trains other parameters than "
-                    f"{stages[0].name!r}, whose moments it would take over"
-                )
-    if config.auxiliary_lr is not None and not method.auxiliary:
-        raise ValueError(f"train.auxiliary_lr is set, but method {method.name!r} trains no helper model; leave it null")
     for name in config.stages:
         if name not in names:
             raise unknown("stage in train.stages", name, names)
@@ -152,6 +149,20 @@ def _check(method: Method[Any], stages: Sequence[Stage], config: TrainConfig) ->
         if name not in get_available_reporting_integrations():
             package = name.replace("_", "-")
             raise ValueError(f"train.trackers names {name!r}, which is not installed; run `pip install {package}`")
+
+
+def _check(method: Method[Any], stages: Sequence[Stage], config: TrainConfig) -> None:
+    refuse_unknown(stages, config)
+    if not config.reset_optimizer:
+        trained = [[name for name, _ in method.trainable_parameters(stage)] for stage in stages]
+        for stage, those in zip(stages, trained, strict=True):
+            if those != trained[0]:
+                raise ValueError(
+                    f"train.reset_optimizer must be true: stage {stage.name!r} trains other parameters than "
+                    f"{stages[0].name!r}, whose moments it would take over"
+                )
+    if config.auxiliary_lr is not None and not method.auxiliary:
+        raise ValueError(f"train.auxiliary_lr is set, but method {method.name!r} trains no helper model; leave it null")
 
 
 def _kept(method: Method[Any], stages: Sequence[Stage]) -> frozenset[str]:

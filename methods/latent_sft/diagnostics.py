@@ -11,7 +11,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -24,10 +23,8 @@ from latbench.method import DIAGNOSTICS, HeldOut
 from latbench.model.layout import IGNORE_INDEX
 from latbench.task import Example
 from latbench.util.files import write_whole
+from methods.latent_sft.condenser import Condenser
 from methods.latent_sft.sequences import Role, RoleTokens, encoder_tokens
-
-if TYPE_CHECKING:
-    from methods.latent_sft.method import LatentSFT
 
 BATCH = 64  # examples, fewer where they are longer than
 TOKENS = 16_384  # in all
@@ -58,14 +55,14 @@ class Stage1Diagnostics:
     oracle_without_last: float
 
 
-def write_diagnostics(method: LatentSFT, held_out: HeldOut, folder: Path) -> None:
+def write_diagnostics(method: Condenser, held_out: HeldOut, folder: Path) -> None:
     """Write them into `folder`, unless an earlier session has, or nothing is there to look at."""
     if not (folder / DIAGNOSTICS).exists() and _fitting(method, held_out):
         write_whole(folder / DIAGNOSTICS, json.dumps(asdict(diagnose(method, held_out)), indent=1) + "\n")
 
 
 @torch.no_grad()
-def diagnose(method: LatentSFT, held_out: HeldOut) -> Stage1Diagnostics:
+def diagnose(method: Condenser, held_out: HeldOut) -> Stage1Diagnostics:
     """Diagnostics of the encoder and decoder as they are now, on examples that the method can train on."""
     method.eval()  # the trainer turns training on again, step by step
     examples = _fitting(method, held_out)
@@ -93,7 +90,7 @@ def diagnose(method: LatentSFT, held_out: HeldOut) -> Stage1Diagnostics:
     )
 
 
-def _fitting(method: LatentSFT, held_out: HeldOut) -> list[Example]:
+def _fitting(method: Condenser, held_out: HeldOut) -> list[Example]:
     stage = method.stages()[-1]
     return [example for example in held_out.examples if method.skip_reason(example, stage) is None]
 
@@ -107,7 +104,7 @@ class _Seen:
     latents: list[Tensor]  # (num_latents, hidden) per example
 
 
-def _look(method: LatentSFT, examples: Sequence[Example]) -> _Seen:
+def _look(method: Condenser, examples: Sequence[Example]) -> _Seen:
     pieces = [method.backbone.layout.encode(example) for example in examples]
     encoder = encoder_tokens(pieces, method.config.tokens_per_latent).to(method.backbone.device)
     decoder: RoleTokens = method.decoder_tokens(pieces).to(method.backbone.device)
@@ -124,7 +121,7 @@ def _look(method: LatentSFT, examples: Sequence[Example]) -> _Seen:
     )
 
 
-def _oracle(method: LatentSFT, held_out: HeldOut, examples: Sequence[Example], latents: Sequence[Tensor]) -> float:
+def _oracle(method: Condenser, held_out: HeldOut, examples: Sequence[Example], latents: Sequence[Tensor]) -> float:
     """Accuracy of greedy answers after these latents."""
     prompts = [Prompt(id=example.id, text=example.question) for example in examples]
     counts = [len(row) for row in latents]

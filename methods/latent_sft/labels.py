@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,11 +14,9 @@ from latbench.decoding.sampling import gumbel
 from latbench.decoding.superposition import with_gumbel
 from latbench.task import Example
 from latbench.util.progress import progress
+from methods.latent_sft.condenser import Condenser, Latents
 from methods.latent_sft.sequences import encoder_tokens
 from methods.latent_sft.soft_labels import LabelWriter, SoftLabels, fingerprint_of_tensors, fingerprint_of_texts
-
-if TYPE_CHECKING:
-    from methods.latent_sft.method import LatentSFT
 
 BLOCK = 1024  # rows encoded in order of length and written in order of the data
 BATCH = 64
@@ -31,30 +28,7 @@ MADE_BY = (
 )  # fmt: skip
 
 
-@dataclass
-class Latents:
-    """Latents of a batch, row by row.
-
-    Args:
-        embeds: (latents, hidden); of stored mixtures empty, since they are mixed with the model's own table.
-        ids: (latents, top_k) of a superposition, None for the whole vocabulary; weights: of that shape, summing to
-            one, None in hidden space.
-    """
-
-    embeds: Tensor
-    ids: Tensor | None = None
-    weights: Tensor | None = None
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Latents:
-        """The same on another device."""
-        moved = (
-            None if part is None else part.to(device, non_blocking=non_blocking)
-            for part in (self.embeds, self.ids, self.weights)
-        )
-        return Latents(*moved)  # type: ignore[arg-type]
-
-
-class StoredLatents:
+class StoredLabels:
     """Soft labels of a training set, memory-mapped.
 
     Args:
@@ -72,7 +46,7 @@ class StoredLatents:
         self.scale = self._scale() if "states" in labels.row(0) else torch.ones(1)
 
     @classmethod
-    def write(cls, method: LatentSFT, examples: Sequence[Example], folder: Path) -> StoredLatents:
+    def write(cls, method: Condenser, examples: Sequence[Example], folder: Path) -> StoredLabels:
         """Encode every chain, or take up what an interrupted session has left; finished labels are only opened.
 
         Raises: ValueError: the labels in `folder` were made with other settings, weights or data.
@@ -136,13 +110,13 @@ def noisy_weights(
     return result
 
 
-def _ids(method: LatentSFT, example: Example) -> tuple[str, ...]:
+def _ids(method: Condenser, example: Example) -> tuple[str, ...]:
     """What is encoded of an example: the tokens, hence layout and tokenizer too."""
     pieces = method.backbone.layout.encode(example)
     return (example.id, *map(str, (*pieces.prompt, *pieces.steps, *pieces.close)))
 
 
-def _model_tensors(method: LatentSFT) -> dict[str, Tensor]:
+def _model_tensors(method: Condenser) -> dict[str, Tensor]:
     """What the labels are a function of: the encoder, and the decoder's tables that score and mix."""
     model = method.backbone.model
     tables = {"table": model.get_input_embeddings().weight, "head": model.get_output_embeddings().weight}
@@ -150,7 +124,7 @@ def _model_tensors(method: LatentSFT) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _encode_all(method: LatentSFT, examples: Sequence[Example], folder: Path, fingerprint: dict[str, object]) -> None:
+def _encode_all(method: Condenser, examples: Sequence[Example], folder: Path, fingerprint: dict[str, object]) -> None:
     method.eval()  # the trainer turns training on again, step by step
     writer = LabelWriter(folder, _fields(method), fingerprint)
     with progress("soft labels", total=len(examples), done=writer.num_rows) as advance:
@@ -162,7 +136,7 @@ def _encode_all(method: LatentSFT, examples: Sequence[Example], folder: Path, fi
     writer.finish()
 
 
-def _fields(method: LatentSFT) -> dict[str, tuple[int, str]]:
+def _fields(method: Condenser) -> dict[str, tuple[int, str]]:
     """Field -> width and type of one label; about 6 bytes per entry of a superposition."""
     vocab, k = method.backbone.model.get_input_embeddings().weight.shape[0], method.config.top_k
     if method.config.latent_space == "hidden":
@@ -173,7 +147,7 @@ def _fields(method: LatentSFT) -> dict[str, tuple[int, str]]:
 
 
 def encode_chains(
-    method: LatentSFT, examples: Sequence[Example], cuts: Sequence[Sequence[int]] | None = None
+    method: Condenser, examples: Sequence[Example], cuts: Sequence[Sequence[int]] | None = None
 ) -> list[dict[str, Tensor]]:
     """One row of labels per example; batches hold examples of similar length. cuts: see `encoder_tokens`."""
     r = method.config.tokens_per_latent

@@ -24,37 +24,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
-from math import log
 from pathlib import Path
-from typing import Annotated, Literal, cast
 
 import torch
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from latbench.config import YOUNGER, Fraction, GenerateConfig, NonNegativeFloat, Positive, PositiveFloat, RLConfig
+from latbench.config import GenerateConfig, RLConfig
 from latbench.decoding.rule import Latent, LatentRule, Mixture, RowState, says_close
 from latbench.decoding.sampling import Sampling, gumbel
 from latbench.decoding.superposition import mixture, with_gumbel
 from latbench.decoding.trace import LabelLatents
-from latbench.method import ActionLogProbs, Losses, LossTerm, Method, MethodConfig, Stage
-from latbench.model.attention import CausalMask
-from latbench.model.backbone import Backbone, Output
+from latbench.method import ActionLogProbs, Losses, LossTerm, Stage
+from latbench.model.backbone import Backbone
 from latbench.model.layout import IGNORE_INDEX, Batch, Pieces
 from latbench.registry import register_method
-from latbench.task import STRICT, Example
+from latbench.task import Example
 from latbench.training.losses import soft_label_kl, standardised_mse, token_cross_entropy, unlikelihood
+from methods.latent_sft.condenser import Condenser, Latents
+from methods.latent_sft.config import LatentSFTConfig, LatentSFTDecoding
 from methods.latent_sft.diagnostics import write_diagnostics
-from methods.latent_sft.encoder import Encoder
-from methods.latent_sft.labels import Latents, StoredLatents, encode_chains, noisy_weights
-from methods.latent_sft.masks import SupervisionMask
+from methods.latent_sft.labels import StoredLabels, encode_chains, noisy_weights
 from methods.latent_sft.policy import FIGURES, Policy, PolicyRule, policy_log_probs
 from methods.latent_sft.sequences import (
-    RoleTokens,
     compressed_tokens,
-    decoder_tokens,
     encoder_tokens,
     segment_shares,
     segments,
@@ -64,80 +57,11 @@ STAGE2 = "stage2"
 NOISE_DRAW = 1  # draw 0 of a step is the text token's
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class LatentSFTDecoding:
-    """Noise on the latent steps of inference, for several samples per question."""
-
-    latent_noise: NonNegativeFloat = 0.0
-    """Scale of the Gumbel noise on the log-probabilities of a superposition; 0: none."""
-    latent_noise_temperature: PositiveFloat = 1.0
-    """Temperature that divides the perturbed log-probabilities."""
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class LatentSFTConfig(MethodConfig):
-    """What the two versions of the paper, its code and its ablations switch; the defaults are the code of v2."""
-
-    tokens_per_latent: Positive = 2  # r
-    top_k: Positive | None = 10  # k, entries of a superposition; None: the whole vocabulary (v1)
-    latent_space: Literal["vocab", "hidden"] = "vocab"  # hidden: the hidden state itself is the latent (ablation)
-    scores: Literal["embedding", "head"] = "embedding"  # which table scores the encoder's states; head: the paper
-    temperature: PositiveFloat = 1.0  # of the encoder's superposition; the paper's is 1
-    # Nats; a temperature is found for each latent so that its superposition is this mixed. Not in the paper: at a fixed
-    # one small tied models collapse to single tokens, and which temperature does not depends on their scale.
-    target_entropy: PositiveFloat | None = None
-    induction_mask: bool = True  # LTIM; off: plain causal
-    supervision_mask: bool = True  # LTSuM; off: plain causal over the interleaved sequence, at its own positions
-    positions: Literal["two_track", "interleaved"] = "two_track"  # of the decoder in stage 1; interleaved: code of v1
-    stage1: Literal["sequential", "joint"] = "sequential"  # encoder, decoder, union; or all at once
-    stage1_share: Annotated[Fraction, Field(gt=0, lt=1)] = 0.3  # of train.epochs; the paper's 3 x 10 of 100
-    stage1_reduction: Literal["tokens", "segments"] = "tokens"  # segments: mean of the segments' means (paper)
-    stage2: Literal["joint", "alternating"] = "joint"  # alternating: a KL step, then a CE step (a review of v1)
-    kl_weight: NonNegativeFloat = 1.0
-    ce_weight: NonNegativeFloat = 1.0
-    noise: NonNegativeFloat = 1.0  # scale of the Gumbel noise on soft labels in stage 2; 0: none
-    noise_temperature: PositiveFloat = 1.0
-    # of reinforcement learning (policy.py); the scale of the noise is train.rl.rollout.latent_noise
-    rl_density: Literal["latent_grpo", "soft_grpo"] = Field(default="latent_grpo", json_schema_extra=YOUNGER)
-    """Density of a latent action: that of Latent-GRPO, or SofT-GRPO's with two-sided noise."""
-    rl_top_p: Annotated[float, Field(gt=0, le=1)] = Field(default=0.95, json_schema_extra=YOUNGER)
-    """Mass of the tokens that a latent step of a rollout may mix, at least `method.top_k` of them."""
-    rl_temperature: PositiveFloat = Field(default=1.0, json_schema_extra=YOUNGER)
-    """tau, which divides the perturbed scores."""
-    rl_noise_clip: tuple[float, float] | None = Field(default=(-1.5, 3.0), json_schema_extra=YOUNGER)
-    """Lower and upper clip of the noise, -a and b; null: noise as it is drawn."""
-    rl_one_sided: bool = Field(default=True, json_schema_extra=YOUNGER)
-    """Shift the clipped noise above 0; false: two-sided noise."""
-    rl_margin: NonNegativeFloat = Field(default=0.0, json_schema_extra=YOUNGER)
-    """delta, added to that shift."""
-    rl_sign_rule: Literal["correct", "bounded", "off"] = Field(default="correct", json_schema_extra=YOUNGER)
-    """What happens where a negative advantage meets a negative margin."""
-
-    def __post_init__(self) -> None:
-        if self.target_entropy is not None and self.top_k is not None and self.target_entropy >= log(self.top_k):
-            raise ValueError(
-                f"method.target_entropy must be below ln(method.top_k) = {log(self.top_k):.2f}, "
-                f"got {self.target_entropy}; lower it or raise method.top_k"
-            )
-        if self.latent_space == "hidden" and self.noise > 0:
-            raise ValueError(
-                f"method.noise must be 0 with method.latent_space=hidden, got {self.noise}; "
-                "the noise is on vocabulary mixtures, which hidden states are not"
-            )
-        if self.rl_one_sided and self.rl_noise_clip is None:
-            raise ValueError(
-                "method.rl_one_sided shifts noise by its lower clip, but method.rl_noise_clip is null; "
-                "set the clip, or method.rl_one_sided=false"
-            )
-        if self.rl_noise_clip is not None and self.rl_noise_clip[0] >= self.rl_noise_clip[1]:
-            raise ValueError(f"method.rl_noise_clip must be [lower, higher], got {list(self.rl_noise_clip)}")
-
-
 @register_method("latent_sft", config=LatentSFTConfig, decoding=LatentSFTDecoding)
-class LatentSFT(Method[LatentSFTConfig]):
+class LatentSFT(Condenser):
     """Encoder and soft labels (stage 1), then a decoder that thinks by itself (stage 2)."""
 
-    labels: StoredLatents | None = None  # of stage 2, once it is prepared
+    labels: StoredLabels | None = None  # of stage 2, once it is prepared
 
     # stages
 
@@ -157,10 +81,6 @@ class LatentSFT(Method[LatentSFTConfig]):
         ]
         return [*stage1, Stage(name=STAGE2, trainable=decoder, frozen=frozen, share=1 - share)]
 
-    def build_auxiliary(self) -> None:
-        """The encoder starts as a copy of the backbone."""
-        self.auxiliary["encoder"] = Encoder(self.backbone, induction_mask=self.config.induction_mask)
-
     def skip_reason(self, example: Example, stage: Stage) -> str | None:
         """An empty chain has no latents; what encoder and decoder read must fit, in stage 2 too: it has soft labels."""
         pieces = self.backbone.layout.encode(example)
@@ -176,7 +96,7 @@ class LatentSFT(Method[LatentSFTConfig]):
         if stage.rollouts:
             self.labels = None
         if stage.name == STAGE2:
-            self.labels = StoredLatents.write(self, examples, folder / "soft_labels")
+            self.labels = StoredLabels.write(self, examples, folder / "soft_labels")
             if self.held_out is not None:
                 write_diagnostics(self, self.held_out, folder)
 
@@ -202,25 +122,7 @@ class LatentSFT(Method[LatentSFTConfig]):
         logits = self.decode_latents(batch.decoder, self.latents(batch.encoder).embeds, select=supervised)
         return Losses(ce=token_cross_entropy(logits, batch.decoder.labels[supervised], shares=batch.shares))
 
-    # stage 1: the chain, condensed and unfolded again
-
-    @property
-    def encoder(self) -> Encoder:
-        """The helper model of stage 1."""
-        return cast(Encoder, self.auxiliary["encoder"])
-
-    def latents(self, tokens: RoleTokens) -> Latents:
-        """z_i of every compress slot, row by row."""
-        states = self.encoder(tokens)
-        if self.config.latent_space == "hidden":
-            return Latents(states)
-        ids, weights = mixture(
-            self._scores(states),
-            self.config.top_k,
-            temperature=self.config.temperature,
-            target_entropy=self.config.target_entropy,
-        )
-        return Latents(self.backbone.mix(ids, weights), ids, weights)
+    # labels for metrics
 
     @torch.no_grad()
     def label_latents(
@@ -253,30 +155,6 @@ class LatentSFT(Method[LatentSFTConfig]):
         device, entries = self.backbone.device, row.get("ids")
         embeds = self.backbone.mix(None if entries is None else entries.to(device), row["probabilities"].to(device))
         return LabelLatents(ids=ids, weights=weights, embeds=embeds.float().cpu(), cuts=list(cuts))
-
-    def _scores(self, states: Tensor) -> Tensor:
-        """(latents, vocab) scores of the encoder's states by the decoder's table, which gets no gradient."""
-        model = self.backbone.model
-        module = model.get_input_embeddings() if self.config.scores == "embedding" else model.get_output_embeddings()
-        table = module.weight.detach()
-        with torch.autocast(states.device.type, enabled=False):  # bfloat16 is too coarse for scores of tens
-            return functional.linear(states.to(table.dtype), table)
-
-    def decoder_tokens(self, pieces: Sequence[Pieces]) -> RoleTokens:
-        """The decoder's input; without LTSuM its positions count every token, as any causal sequence's."""
-        two_track = self.config.supervision_mask and self.config.positions == "two_track"
-        return decoder_tokens(pieces, self.config.tokens_per_latent, two_track=two_track)
-
-    def decode_latents(self, tokens: RoleTokens, latents: Tensor, select: Tensor) -> Tensor:
-        """The decoder's logits where `select` ((batch, seq) bool) holds: (items, vocab)."""
-        mask = SupervisionMask(tokens) if self.config.supervision_mask else CausalMask(tokens.mask)
-        output: Output = self.backbone(self._embeds(tokens, latents), tokens.positions, mask, select=select)
-        return output.logits[0]
-
-    def _embeds(self, tokens: RoleTokens, latents: Tensor) -> Tensor:
-        """(batch, seq, hidden) input embeddings with the latents ((latents, hidden), row by row) in their places."""
-        embeds = self.backbone.embed(tokens.ids)
-        return embeds.masked_scatter(tokens.is_latent[..., None], latents.to(embeds.dtype))
 
     # stage 2: the decoder learns to produce the latents itself
 
@@ -312,7 +190,7 @@ class LatentSFT(Method[LatentSFTConfig]):
         sequence, latents = batch.sequence, batch.latents
         supervised = sequence.labels != IGNORE_INDEX
         before = functional.pad(sequence.is_latent[:, 1:], (0, 1))  # the position before a latent produces it
-        embeds = self._embeds(sequence, latents.embeds if latents.weights is None else self._mixed(latents))
+        embeds = self.embeds(sequence, latents.embeds if latents.weights is None else self._mixed(latents))
         output = self.backbone.causal(embeds, sequence.positions, select=before | supervised)
         produces = before[before | supervised]
         kl_weight, ce_weight = self.config.kl_weight * batch.turns[0], self.config.ce_weight * batch.turns[1]

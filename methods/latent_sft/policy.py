@@ -20,7 +20,7 @@ Gumbel noise that is shifted as a whole changes neither which entries are mixed 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -34,9 +34,7 @@ from latbench.method import ActionLogProbs
 from latbench.model.backbone import Backbone
 from latbench.model.layout import Batch
 from latbench.training.rl.actions import text_log_probs
-
-if TYPE_CHECKING:
-    from methods.latent_sft.method import LatentSFTConfig
+from methods.latent_sft.config import LatentSFTConfig
 
 POLICY_DRAW = 2  # of a step; 0 is the text token's, 1 the noise of stage 2 at inference
 LEAST_LOG_PROB = -3.0  # SofT-GRPO: components below do not count

@@ -18,7 +18,8 @@ import pytest
 
 from latbench.evaluation import evaluate as module
 from latbench.evaluation.evaluate import evaluate
-from latbench.evaluation.plan import eval_folder, plan
+from latbench.evaluation.job import EvalJob
+from latbench.evaluation.plan import plan
 from latbench.evaluation.records import MANIFEST, RECORDS, Record, read_evaluation, read_manifest
 from latbench.runs.environment import git_state, hardware
 from latbench.runs.run import Run, load_run
@@ -30,11 +31,11 @@ def whole(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """Records of an undisturbed evaluation."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     shutil.copytree(trained.folder, folder)
-    return (evaluate(load_run(folder), plan(trained.config, "synth")) / RECORDS).read_bytes()
+    return (evaluate(EvalJob.of(load_run(folder), "synth")) / RECORDS).read_bytes()
 
 
 def test_every_question_is_answered_once_in_file_order(run: Run) -> None:
-    folder = evaluate(run, plan(run.config, "synth"))
+    folder = evaluate(EvalJob.of(run, "synth"))
     assert folder == run.folder / "eval" / "synth-test"
     found = read_evaluation(folder)
     assert [record.id for record in found.records] == [f"test-{i}" for i in range(20)]
@@ -46,21 +47,21 @@ def test_every_question_is_answered_once_in_file_order(run: Run) -> None:
 
 def test_samples_of_a_question_stand_together(run: Run) -> None:
     changes = {"generate.samples": 2, "generate.temperature": 1.0}
-    records = read_evaluation(evaluate(run, plan(run.config, "synth", limit=5, changes=changes))).records
+    records = read_evaluation(evaluate(EvalJob.of(run, "synth", limit=5, changes=changes))).records
     assert [(record.id, record.sample) for record in records] == [(f"test-{i}", s) for i in range(5) for s in (0, 1)]
     assert any(a.reasoning != b.reasoning for a, b in zip(records[::2], records[1::2], strict=True))
 
 
 def test_an_evaluation_cut_anywhere_resumes_to_the_same_bytes(run: Run, whole: bytes) -> None:
-    path = evaluate(run, plan(run.config, "synth")) / RECORDS
+    path = evaluate(EvalJob.of(run, "synth")) / RECORDS
     for size in random.Random(0).sample(range(len(whole)), 8):
         path.write_bytes(whole[:size])
-        evaluate(run, plan(run.config, "synth"))
+        evaluate(EvalJob.of(run, "synth"))
         assert path.read_bytes() == whole
 
 
 def test_whole_chunks_are_not_answered_again(run: Run, whole: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = evaluate(run, plan(run.config, "synth")) / RECORDS
+    path = evaluate(EvalJob.of(run, "synth")) / RECORDS
     answered: list[int] = []
     original = module.answer_chunk
 
@@ -69,14 +70,14 @@ def test_whole_chunks_are_not_answered_again(run: Run, whole: bytes, monkeypatch
         return original(*args)
 
     monkeypatch.setattr(module, "answer_chunk", counting)
-    evaluate(run, plan(run.config, "synth"))
+    evaluate(EvalJob.of(run, "synth"))
     assert answered == []
     path.write_bytes(b"".join(whole.splitlines(keepends=True)[:9]))
-    evaluate(run, plan(run.config, "synth"))
+    evaluate(EvalJob.of(run, "synth"))
     assert answered == [1, 2]
     lines = whole.splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:3], b"not a record\n", *lines[4:]]))
-    evaluate(run, plan(run.config, "synth"))
+    evaluate(EvalJob.of(run, "synth"))
     assert answered == [1, 2, 0, 1, 2]
     assert path.read_bytes() == whole
 
@@ -94,13 +95,13 @@ def test_a_failure_inside_a_chunk_loses_no_earlier_chunk(
     with monkeypatch.context() as patch:
         patch.setattr(module, "answer_chunk", failing)
         with pytest.raises(KeyboardInterrupt):
-            evaluate(run, plan(run.config, "synth"))
+            evaluate(EvalJob.of(run, "synth"))
     folder = run.folder / "eval" / "synth-test"
     assert len((folder / RECORDS).read_bytes().splitlines()) == 16
     before = read_manifest(folder)
     assert not before.complete
     assert before.evaluation["answers"] == 16
-    evaluate(run, plan(run.config, "synth"))
+    evaluate(EvalJob.of(run, "synth"))
     assert (folder / RECORDS).read_bytes() == whole
     assert read_manifest(folder).evaluation["answers"] == 20
     assert read_manifest(folder).evaluation["seconds"] > before.evaluation["seconds"]
@@ -124,9 +125,9 @@ def test_a_killed_evaluation_resumes_to_the_same_bytes(run: Run, whole: bytes) -
 
 
 def test_the_batch_size_changes_no_record(run: Run, whole: bytes) -> None:
-    wanted = plan(run.config, "synth", changes={"generate.batch_size": 3})
-    assert eval_folder(run, wanted).name == "synth-test"
-    assert (evaluate(run, wanted) / RECORDS).read_bytes() == whole
+    job = EvalJob.of(run, "synth", changes={"generate.batch_size": 3})
+    assert job.folder.name == "synth-test"
+    assert (evaluate(job) / RECORDS).read_bytes() == whole
 
 
 def test_what_changes_answers_gets_its_own_folder(run: Run) -> None:
@@ -139,7 +140,7 @@ def test_what_changes_answers_gets_its_own_folder(run: Run) -> None:
         plan(run.config, "synth", changes={"task.scorer": "codi"}),
         plan(run.config, "math500"),
     ]
-    names = [eval_folder(run, wanted).name for wanted in plans]
+    names = [EvalJob(run, settings).folder.name for settings in plans]
     assert len(set(names)) == len(names)
     assert names[:3] == ["synth-test", "synth-test-first5", "synth-validation"]
     assert names[6] == "math500-test"
@@ -156,7 +157,7 @@ def test_what_training_fixed_cannot_be_changed(run: Run) -> None:
 
 def test_the_manifest_places_the_evaluation_in_a_table(run: Run) -> None:
     changes = {"generate.max_new_tokens": 5, "task.scorer": "codi"}
-    manifest = read_manifest(evaluate(run, plan(run.config, "synth", limit=4, changes=changes)))
+    manifest = read_manifest(evaluate(EvalJob.of(run, "synth", limit=4, changes=changes)))
     assert (manifest.task, manifest.split, manifest.method, manifest.seed, manifest.n) == ("synth", "test", "cot", 0, 4)
     assert manifest.backbone == "tiny-16x1"
     assert manifest.layout == "default"
@@ -168,13 +169,13 @@ def test_the_manifest_places_the_evaluation_in_a_table(run: Run) -> None:
     assert manifest.train["optimiser_steps"] == 2
     assert manifest.evaluation.keys() == {"seconds", "answers", "peak_memory_bytes"}
     assert all(value > 0 for value in manifest.evaluation.values())
-    other = read_manifest(evaluate(run, plan(run.config, "synth", limit=4)))
+    other = read_manifest(evaluate(EvalJob.of(run, "synth", limit=4)))
     assert other.setting != manifest.setting
 
 
 def test_another_seed_of_an_evaluation_is_another_setting(run: Run) -> None:
-    first = read_manifest(evaluate(run, plan(run.config, "synth", limit=2)))
-    second = read_manifest(evaluate(run, plan(run.config, "synth", limit=2, changes={"seed": 9})))
+    first = read_manifest(evaluate(EvalJob.of(run, "synth", limit=2)))
+    second = read_manifest(evaluate(EvalJob.of(run, "synth", limit=2, changes={"seed": 9})))
     assert first.setting == run.config.setting
     assert (first.seed, second.seed) == (0, 0)  # of training: other draws of one model are no seed of the method
     assert second.setting != first.setting
@@ -191,34 +192,34 @@ def test_another_seed_of_an_evaluation_is_another_setting(run: Run) -> None:
     ],
 )
 def test_records_of_another_evaluation_are_refused(run: Run, change: dict[str, Any], name: str) -> None:
-    folder = evaluate(run, plan(run.config, "synth", limit=2))
+    folder = evaluate(EvalJob.of(run, "synth", limit=2))
     manifest = json.loads((folder / MANIFEST).read_text()) | change
     (folder / MANIFEST).write_text(json.dumps(manifest))
     before = (folder / RECORDS).read_bytes()
     with pytest.raises(ValueError, match=f"holds records of another {name} .*; remove the folder to evaluate anew"):
-        evaluate(run, plan(run.config, "synth", limit=2))
+        evaluate(EvalJob.of(run, "synth", limit=2))
     assert (folder / RECORDS).read_bytes() == before
 
 
 def test_another_chunk_size_and_records_without_manifest_are_refused(run: Run) -> None:
-    folder = evaluate(run, plan(run.config, "synth", limit=2))
+    folder = evaluate(EvalJob.of(run, "synth", limit=2))
     with pytest.raises(ValueError, match=r"another generate.chunk"):
-        evaluate(run, plan(run.config, "synth", limit=2, changes={"generate.chunk": 4}))
+        evaluate(EvalJob.of(run, "synth", limit=2, changes={"generate.chunk": 4}))
     (folder / MANIFEST).unlink()
     with pytest.raises(ValueError, match=r"holds records without manifest.json"):
-        evaluate(run, plan(run.config, "synth", limit=2))
+        evaluate(EvalJob.of(run, "synth", limit=2))
 
 
 def test_two_evaluations_into_one_folder_are_refused(run: Run) -> None:
     from latbench.runs.lock import locked
 
     with locked(run.folder / "eval" / "synth-test"), pytest.raises(ValueError, match="is being written by process"):
-        evaluate(run, plan(run.config, "synth"))
+        evaluate(EvalJob.of(run, "synth"))
 
 
 def test_a_base_run_is_evaluated_untrained(run: Run, tmp_path: Path) -> None:
     base = base_run(run.config, runs_dir=tmp_path)
-    manifest = read_manifest(evaluate(base, plan(base.config, "synth", limit=3)))
+    manifest = read_manifest(evaluate(EvalJob.of(base, "synth", limit=3)))
     assert manifest.train_data == "none"
     assert manifest.train == {}
     assert set(manifest.data) == {"synth/test"}
@@ -252,7 +253,7 @@ def test_an_installed_copy_is_no_checkout(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_limit_takes_the_first_questions_of_the_whole(run: Run, whole: bytes) -> None:
-    path = evaluate(run, plan(run.config, "synth", limit=3)) / RECORDS
+    path = evaluate(EvalJob.of(run, "synth", limit=3)) / RECORDS
     assert path.read_bytes() == b"".join(whole.splitlines(keepends=True)[:3])
 
 

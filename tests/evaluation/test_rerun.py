@@ -11,7 +11,7 @@ from latbench.cli.listing import LISTINGS
 from latbench.cli.quickstart import SHOWN, quickstart, quickstart_configs
 from latbench.config import RunConfig, parse
 from latbench.evaluation.evaluate import evaluate
-from latbench.evaluation.plan import plan
+from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import MANIFEST, RECORDS, read_manifest
 from latbench.evaluation.rerun import rerun
 from latbench.report.leaderboard import find_evaluations
@@ -34,7 +34,7 @@ QUICK = {
 
 def test_a_repeated_result_has_identical_records(run: Run) -> None:
     changes = {"generate.temperature": 1.0, "generate.samples": 2, "seed": 4, "task.scorer": "codi"}
-    result = evaluate(run, plan(run.config, "synth", limit=5, changes=changes))
+    result = evaluate(EvalJob.of(run, "synth", limit=5, changes=changes))
     found = rerun(result, runs_dir=run.folder.parent)
     assert (found.num_identical, found.n) == (10, 10)
     assert found.reproduced
@@ -43,7 +43,7 @@ def test_a_repeated_result_has_identical_records(run: Run) -> None:
 
 
 def test_a_repetition_is_no_further_row_of_the_leaderboard(run: Run) -> None:
-    result = evaluate(run, plan(run.config, "synth", limit=3))
+    result = evaluate(EvalJob.of(run, "synth", limit=3))
     rerun(result, runs_dir=run.folder.parent)
     assert list(find_evaluations([run.folder.parent])) == [result]
 
@@ -54,7 +54,7 @@ def test_a_repetition_is_no_further_row_of_the_leaderboard(run: Run) -> None:
 def test_only_committed_code_goes_on_with_an_earlier_repetition(
     run: Run, monkeypatch: pytest.MonkeyPatch, state: tuple[str | None, bool | None], shared: bool
 ) -> None:
-    result = evaluate(run, plan(run.config, "synth", limit=3))
+    result = evaluate(EvalJob.of(run, "synth", limit=3))
     monkeypatch.setattr(environment, "git_state", lambda: state)
     first, second = (rerun(result, runs_dir=run.folder.parent).folder for _ in range(2))
     assert (first == second) == shared
@@ -63,12 +63,12 @@ def test_only_committed_code_goes_on_with_an_earlier_repetition(
 
 def test_a_result_without_training_is_repeated_too(small: RunConfig, tmp_path: Path) -> None:
     base = base_run(small, runs_dir=tmp_path)
-    found = rerun(evaluate(base, plan(base.config, "synth", limit=3)), runs_dir=tmp_path)
+    found = rerun(evaluate(EvalJob.of(base, "synth", limit=3)), runs_dir=tmp_path)
     assert found.num_identical == found.n == 3
 
 
 def test_another_result_is_told_from_its_repetition(run: Run) -> None:
-    result = evaluate(run, plan(run.config, "synth"))
+    result = evaluate(EvalJob.of(run, "synth"))
     rows = [json.loads(line) for line in (result / RECORDS).read_text().splitlines()]
     for row in rows:
         row["status"] = "correct"
@@ -83,7 +83,7 @@ def test_another_result_is_told_from_its_repetition(run: Run) -> None:
 
 
 def test_chains_of_another_length_are_not_reproduced_at_equal_accuracy(run: Run) -> None:
-    result = evaluate(run, plan(run.config, "synth"))
+    result = evaluate(EvalJob.of(run, "synth"))
     rows = [json.loads(line) for line in (result / RECORDS).read_text().splitlines()]
     shorter = [{**row, "num_latents": 1, "num_reasoning_tokens": 0} for row in rows]
     (result / RECORDS).write_text("".join(json.dumps(row) + "\n" for row in shorter))
@@ -95,7 +95,7 @@ def test_chains_of_another_length_are_not_reproduced_at_equal_accuracy(run: Run)
 
 
 def test_an_incomplete_result_is_not_repeated(run: Run) -> None:
-    result = evaluate(run, plan(run.config, "synth", limit=3))
+    result = evaluate(EvalJob.of(run, "synth", limit=3))
     (result / RECORDS).write_text("")
     with pytest.raises(ValueError, match=r"is incomplete \(0 of 3 records\)"):
         rerun(result, runs_dir=run.folder.parent)
@@ -117,7 +117,7 @@ def test_quickstart_runs_what_is_registered_and_repeats_nothing(tmp_path: Path) 
 
 
 def test_quickstart_shows_only_its_own_runs(run: Run, tmp_path: Path) -> None:
-    evaluate(run, plan(run.config, "synth"))
+    evaluate(EvalJob.of(run, "synth"))
     configs = quickstart_configs(every=False, seeds=[0], settings=QUICK)[:1]
     done = quickstart(configs, runs_dir=run.folder.parent, out=tmp_path)
     assert "| cot " not in done.board.text_by_format["md"]
@@ -130,7 +130,7 @@ def test_quickstart_of_every_method_takes_those_with_a_tiny_preset() -> None:
 
 
 def test_lists_show_runs_with_their_state(run: Run) -> None:
-    evaluate(run, plan(run.config, "synth", limit=2))
+    evaluate(EvalJob.of(run, "synth", limit=2))
     unfinished = run.folder.parent / "begun"
     unfinished.mkdir()
     (unfinished / "config.yaml").write_text("")

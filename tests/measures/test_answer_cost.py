@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from measured_runs import call, wanted_of
+from measured_runs import call, job_of
 
-from latbench.evaluation.plan import eval_folder
 from latbench.evaluation.records import append_records, read_evaluation, read_records
 from latbench.evaluation.statistics import median_ratio
 from latbench.measures.answer_cost import AnswerFlops, cost
@@ -28,25 +27,25 @@ def test_runs_take_turns_and_stand_beside_the_first(runs: dict[str, Run], monkey
         return generate(self, prompts, config, **more)
 
     monkeypatch.setattr(Method, "generate", noted)
-    pairs = [(run, wanted_of(run)) for run in runs.values()]
-    found = cost(pairs, rounds=2, num_single=3)
+    jobs = [job_of(run) for run in runs.values()]
+    found = cost(jobs, rounds=2, num_single=3)
     turn = [(name, *part) for name in runs for part in ((1, 3), (20, 20))]
     assert asked == turn * 3  # a round to warm up, two that count
-    for (run, wanted), (path, one) in zip(pairs, found, strict=True):
-        assert path == eval_folder(run, wanted) / COST
+    for job, (path, one) in zip(jobs, found, strict=True):
+        assert path == job.folder / COST
         evaluation = read_evaluation(path.parent)
         assert read_measure(path.parent, CostFile, evaluation.manifest) == one
         assert one.reference == runs["coconut"].folder.name
         assert one.reference_single == found[0][1].seconds_single
         assert (one.num_single, one.batch_size, len(one.seconds_full)) == (3, 20, 2)
         assert one.peak_memory_bytes == evaluation.manifest.evaluation["peak_memory_bytes"]
-        formula = AnswerFlops.of(run.method)
+        formula = AnswerFlops.of(job.run.method)
         assert one.flops == pytest.approx(sum(map(formula.of_record, evaluation.records)) / 20)
     assert (found[0][1].ratio_single, found[0][1].ratio_full) == (1, 1)
 
 
 def test_the_formula_by_hand(coconut: Run) -> None:
-    record = read_evaluation(eval_folder(coconut, wanted_of(coconut))).records[0]
+    record = read_evaluation(job_of(coconut).folder).records[0]
     prompt, steps, width, vocab = record.num_prompt_tokens, record.decode_steps, 16, 297
     weights = 4 * width * width + 3 * width * 16  # one layer: q, k, v, o; gate, up, down of 16
     keys = prompt * prompt + sum(prompt + step for step in range(1, steps + 1))
@@ -68,7 +67,7 @@ def test_command_and_table(runs: dict[str, Run], capsys: pytest.CaptureFixture[s
     assert code == 0
     assert len(one["seconds_single"]) == 1
     run = runs["coconut"]
-    folder = eval_folder(run, wanted_of(run))
+    folder = job_of(run).folder
     found = read_measures(read_evaluation(folder))[0].cost
     line = measure_text(Measures(cost=found)).splitlines()[-1]
     assert "1.00" in line
@@ -80,7 +79,7 @@ def test_what_cannot_be_measured_is_refused(
     code, _, err = call(capsys, "cost", str(coconut.folder), "--limit", "3")
     assert code == 2
     assert "latbench eval" in err
-    folder = eval_folder(coconut, wanted_of(coconut))
+    folder = job_of(coconut).folder
     records, _ = read_records(folder / "records.jsonl")
     (folder / "records.jsonl").unlink()
     append_records(folder / "records.jsonl", records[:5])
@@ -90,12 +89,12 @@ def test_what_cannot_be_measured_is_refused(
     assert not (folder / COST).exists()
     monkeypatch.setenv("RANK", "1")
     with pytest.raises(ValueError, match="one process"):
-        cost([(coconut, wanted_of(coconut))])
+        cost([job_of(coconut)])
 
 
 def test_a_damaged_file_is_not_shown(coconut: Run, tmp_path: Path) -> None:
-    wanted = wanted_of(coconut)
-    ((path, one),) = cost([(coconut, wanted)], rounds=2, num_single=1)
+    job = job_of(coconut)
+    ((path, one),) = cost([job], rounds=2, num_single=1)
     row = json.loads(path.read_text())
     path.write_text(json.dumps({**row, "reference_full": row["reference_full"][:1]}))
     found, notices = read_measures(read_evaluation(path.parent))

@@ -13,16 +13,14 @@ from typing import Any
 
 import pytest
 import torch
-from measured_runs import call, wanted_of
+from measured_runs import call, job_of
 from torch.nn.functional import pdist
 
-from latbench.evaluation.evaluate import questions
-from latbench.evaluation.plan import eval_folder
 from latbench.evaluation.records import MANIFEST, TRACE, read_records
 from latbench.measures.compression import Steps, path_parallelism
 from latbench.measures.files import PARALLELISM
+from latbench.measures.latents import StoredTrace
 from latbench.measures.parallelism import parallelism
-from latbench.measures.trace import Traces
 from latbench.report.leaderboard import leaderboard
 from latbench.runs.run import Run
 from latbench.task import Example
@@ -31,8 +29,8 @@ from tasks.synth import Synth, SynthConfig
 
 
 def test_hidden_states_are_read_through_the_head_and_mixtures_as_they_are(runs: dict[str, Run]) -> None:
-    path, found = parallelism(runs["coconut"], wanted_of(runs["coconut"]))
-    assert path == eval_folder(runs["coconut"], wanted_of(runs["coconut"])) / PARALLELISM
+    path, found = parallelism(job_of(runs["coconut"]))
+    assert path == job_of(runs["coconut"]).folder / PARALLELISM
     assert (found.read_through, found.vocab, found.top_k) == ("LM head", 297, 50)
     assert [rate.k for rate in found.ecr] == [1, 5, 10, 50]
     assert (found.label_ecr, found.label_tokens_per_latent) == ([], None)
@@ -41,9 +39,9 @@ def test_hidden_states_are_read_through_the_head_and_mixtures_as_they_are(runs: 
     assert found.tokens_per_latent == pytest.approx(sum(gold) / found.num_latents)
     assert found.between_latents is not None
     assert found.from_centre is not None
-    traces = Traces.open(path.parent / TRACE)
+    traces = StoredTrace.open(path.parent / TRACE)
     centre = runs["coconut"].method.backbone.model.get_input_embeddings().weight.detach().mean(0)
-    fed = [traces.get(index).embeds for index in range(traces.num_questions)]
+    fed = [torch.from_numpy(traces.get(index).embeds) for index in range(traces.num_questions)]
     expected = torch.stack([(embeds - centre).norm(dim=-1).mean() for embeds in fed]).mean()
     assert found.from_centre.value == pytest.approx(float(expected), rel=1e-4)
     assert found.between_latents.value == pytest.approx(
@@ -53,7 +51,7 @@ def test_hidden_states_are_read_through_the_head_and_mixtures_as_they_are(runs: 
     assert found.paths.source == "task synth"
     assert 2 <= found.paths.mean_paths <= found.paths.max_paths <= found.paths.cap == 16
     assert 1 <= found.paths.n_eff.value <= found.paths.max_paths
-    mixed = parallelism(runs["latent_sft"], wanted_of(runs["latent_sft"]))[1]
+    mixed = parallelism(job_of(runs["latent_sft"]))[1]
     assert mixed.read_through == "mixture"
     assert [rate.k for rate in mixed.label_ecr] == [1, 5]  # it mixes eight entries
     assert mixed.label_tokens_per_latent == pytest.approx(2, abs=0.2)
@@ -63,7 +61,7 @@ def test_hidden_states_are_read_through_the_head_and_mixtures_as_they_are(runs: 
 
 def test_labels_are_the_encoders_mixtures_of_the_true_segments(runs: dict[str, Run]) -> None:
     method = replace(runs["latent_sft"], auxiliary=True).method
-    examples = questions(wanted_of(runs["latent_sft"]))[1][:3]
+    examples = job_of(runs["latent_sft"]).examples[:3]
     empty = replace(examples[0], id="empty", steps=())
     *labels, nothing = method.label_latents([*examples, empty])
     assert nothing is None
@@ -79,7 +77,7 @@ def test_labels_are_the_encoders_mixtures_of_the_true_segments(runs: dict[str, R
 
 def test_labels_of_other_segments_are_what_the_encoder_makes_of_these(runs: dict[str, Run]) -> None:
     method = replace(runs["latent_sft"], auxiliary=True).method
-    example = questions(wanted_of(runs["latent_sft"]))[1][0]
+    example = job_of(runs["latent_sft"]).examples[0]
     pieces = method.backbone.layout.encode(example)
     cuts = [0, 1, 4, len(pieces.steps)]
     (label,) = method.label_latents([example], [cuts])
@@ -97,24 +95,24 @@ def test_labels_of_other_segments_are_what_the_encoder_makes_of_these(runs: dict
 def test_n_eff_with_the_encoders_latents_as_references(runs: dict[str, Run]) -> None:
     """Step by step for one question; a run without an encoder has no such figure, in the file or in the table."""
     run = runs["latent_sft"]
-    wanted = wanted_of(run)
-    found = parallelism(run, wanted)[1]
+    job = job_of(run)
+    found = parallelism(job)[1]
     assert found.paths is not None
     assert found.label_references is not None
     assert found.label_references.n_eff_random == found.paths.n_eff_random, "the same matchings, whatever they match"
     assert found.label_references.mean_paths == found.paths.mean_paths
-    assert parallelism(runs["coconut"], wanted_of(runs["coconut"]))[1].label_references is None
+    assert parallelism(job_of(runs["coconut"]))[1].label_references is None
 
     method = replace(run, auxiliary=True).method
-    traces = Traces.open(eval_folder(run, wanted) / TRACE)
-    task, examples = questions(wanted)
+    traces = StoredTrace.open(job.folder / TRACE)
+    task, examples = job.task, job.examples
     values = []
     for index, example in enumerate(examples):
         trace = traces.get(index)
         paths = [example.steps, *(path for path in task.paths(example) if path != example.steps)][:16]
         if len(paths) < 2 or not len(trace.ids):
             continue
-        steps, pairs = Steps(trace.ids.numpy(), trace.weights.numpy(), trace.embeds.numpy()), []
+        steps, pairs = Steps(trace.ids, trace.weights, trace.embeds), []
         for path in paths:
             chain = method.backbone.layout.steps(path)
             num = min(len(steps), len(chain))
@@ -127,10 +125,10 @@ def test_n_eff_with_the_encoders_latents_as_references(runs: dict[str, Run]) -> 
 
 
 def test_the_same_measure_twice_is_the_same_file_and_another_seed_of_draws_another(coconut: Run) -> None:
-    path, found = parallelism(coconut, wanted_of(coconut))
+    path, found = parallelism(job_of(coconut))
     before = path.read_bytes()
-    assert parallelism(coconut, wanted_of(coconut))[0].read_bytes() == before
-    capped = parallelism(coconut, wanted_of(coconut), max_paths=2)[1]
+    assert parallelism(job_of(coconut))[0].read_bytes() == before
+    capped = parallelism(job_of(coconut), max_paths=2)[1]
     assert capped.paths is not None
     assert found.paths is not None
     assert capped.paths.max_paths == 2
@@ -144,7 +142,7 @@ def test_the_graph_tells_a_chain_in_one_order_from_a_superposition_and_n_eff_doe
     """Latents that are the gold chain: matching finds any order of its steps, the graph sees one."""
     from latbench.measures import parallelism as module
 
-    examples = questions(wanted_of(coconut))[1]
+    examples = job_of(coconut).examples
     layout = coconut.method.backbone.layout
     chains = iter([layout.steps(example.steps) for example in examples])
 
@@ -155,7 +153,7 @@ def test_the_graph_tells_a_chain_in_one_order_from_a_superposition_and_n_eff_doe
         )
 
     monkeypatch.setattr(module, "_steps", one_hot)
-    found = parallelism(coconut, wanted_of(coconut))[1]
+    found = parallelism(job_of(coconut))[1]
     assert (found.ecr[0].value.value, found.tokens_per_latent) == (1, 1)
     assert found.ecr[0].chance < found.ecr[0].chance_in_place < 1
     assert found.graph is not None
@@ -194,7 +192,7 @@ def test_a_missing_trace_is_one_sentence_that_says_what_to_run(
     code, out, err = call(capsys, "parallelism", folder, "--limit", "3")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert f"make it with `latbench trace {folder}` and the same options" in err
-    shutil.rmtree(eval_folder(coconut, wanted_of(coconut)) / "trace")
+    shutil.rmtree(job_of(coconut).folder / "trace")
     code, out, err = call(capsys, "reliance", folder)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "make one with `latbench trace`" in err
@@ -226,13 +224,13 @@ def test_the_leaderboard_shows_what_was_measured_and_a_dash_for_what_was_not(
     assert measured.count("| coconut") == 2  # and its known graph
     assert measured.count("| latent_sft") == 2  # two interventions
     assert board.text_by_format["csv"] == plain["csv"]
-    assert parallelism(runs["latent_sft"], wanted_of(runs["latent_sft"]))[1].label_ecr
+    assert parallelism(job_of(runs["latent_sft"]))[1].label_ecr
     line = next(x for x in leaderboard([top]).text_by_format["md"].splitlines() if "| labels" in x)
     assert line.split("|")[-2].strip() == "–", "labels have no paths"
 
 
 def test_tables_of_measures_need_no_torch(coconut: Run) -> None:
-    parallelism(coconut, wanted_of(coconut))
+    parallelism(job_of(coconut))
     code = (
         "import sys\nfrom pathlib import Path\nfrom latbench.report.leaderboard import leaderboard\n"
         f"text = leaderboard([Path({str(coconut.folder)!r})]).text_by_format['md']\n"
@@ -244,8 +242,8 @@ def test_tables_of_measures_need_no_torch(coconut: Run) -> None:
 
 def test_a_measure_of_another_run_or_a_damaged_one_is_named_and_not_shown(runs: dict[str, Run]) -> None:
     top = runs["coconut"].folder.parent
-    path, _ = parallelism(runs["coconut"], wanted_of(runs["coconut"]))
-    other = eval_folder(runs["latent_sft"], wanted_of(runs["latent_sft"]))
+    path, _ = parallelism(job_of(runs["coconut"]))
+    other = job_of(runs["latent_sft"]).folder
     shutil.copy(path, other / PARALLELISM)
     path.write_text(path.read_text()[:100])
     board = leaderboard([top])

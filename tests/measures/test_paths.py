@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from measured_runs import call, wanted_of
+from measured_runs import call, job_of
 
-from latbench.evaluation.plan import eval_folder
 from latbench.evaluation.records import read_evaluation, read_records
 from latbench.measures.parallelism import parallelism
 from latbench.measures.paths import PATHS, SAMPLING, chosen, distinct, read_paths, sample_paths, steps_of
@@ -41,8 +40,8 @@ def test_paths_are_distinct_correct_chains_and_go_with_their_questions(
     run: Run, coconut: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(Synth, "score_many", accept_all)
-    wanted = wanted_of(run, changes={**SAMPLING, "generate.samples": 4})
-    path, known = sample_paths(run, wanted)
+    job = job_of(run, changes={**SAMPLING, "generate.samples": 4})
+    path, known = sample_paths(job)
     assert path.name == PATHS
     records, _ = read_records(path.parent / "records.jsonl")
     for name, chains in known.by_id.items():
@@ -50,10 +49,10 @@ def test_paths_are_distinct_correct_chains_and_go_with_their_questions(
         written = [steps_of(record.reasoning) for record in records if record.id == name]
         assert set(chains) <= set(written)
         assert len(distinct(chains)) == len(chains) > 0
-    other = read_evaluation(eval_folder(coconut, wanted_of(coconut))).manifest.questions_sha256
+    other = read_evaluation(job_of(coconut).folder).manifest.questions_sha256
     stored = read_paths(path, other)  # of another run, on the same questions
     assert (stored.source, dict(stored.by_id)) == (known.source, dict(known.by_id))
-    found = parallelism(coconut, wanted_of(coconut), paths_file=path)[1]
+    found = parallelism(job_of(coconut), paths_file=path)[1]
     assert found.paths is not None
     assert found.paths.source == f"run {run.folder.name}, 4 samples"
     assert found.paths.num_questions <= len(known.by_id)
@@ -73,4 +72,4 @@ def test_paths_are_distinct_correct_chains_and_go_with_their_questions(
 
 def test_a_run_that_writes_no_chain_out_has_no_paths(coconut: Run) -> None:
     with pytest.raises(ValueError, match="writes no reasoning out; sample paths from a run of `cot`"):
-        sample_paths(coconut, wanted_of(coconut, limit=2))
+        sample_paths(job_of(coconut, limit=2))

@@ -18,9 +18,10 @@ from latbench.cli import main
 from latbench.config import GenerateConfig, parse
 from latbench.decoding.rule import FixedLatents, StepRule
 from latbench.decoding.sampling import Sampling
-from latbench.evaluation.plan import plan
+from latbench.evaluation.job import EvalJob
 from latbench.measures.inspect import inspect, render
-from latbench.measures.trace import Traces, trace
+from latbench.measures.latents import StoredTrace
+from latbench.measures.trace import trace
 from latbench.runs.run import Run, load_run
 from latbench.runs.train import train
 from methods.cot import Cot, CotConfig
@@ -80,14 +81,14 @@ def test_texts_come_with_the_trace_of_an_answer(readable: Run) -> None:
 
 
 def test_texts_are_stored_and_shown(readable: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = plan(readable.config, "synth")
-    now = [inspect(readable, wanted, index=index, top=2) for index in (0, 9)]
-    traces = Traces.open(trace(readable, wanted))
+    job = EvalJob.of(readable, "synth")
+    now = [inspect(job, index=index, top=2) for index in (0, 9)]
+    traces = StoredTrace.open(trace(job))
     texts = [traces.get(question).texts for question in range(10)]
     assert {text for row in texts for text in row or ()} == {"", "up\x1b", "down"}
     monkeypatch.setattr(Readable, "read_latents", lambda *_: ["not what is on file"] * 3)
     for index, before in zip((0, 9), now, strict=True):
-        stored = inspect(readable, wanted, index=index, top=2)
+        stored = inspect(job, index=index, top=2)
         expected = [step.text for step in stored.latents]
         assert (before.from_file, stored.from_file) == (False, True)
         assert expected == [step.text for step in before.latents] == texts[index]
@@ -100,16 +101,16 @@ def test_texts_are_stored_and_shown(readable: Run, monkeypatch: pytest.MonkeyPat
 
 def test_traces_without_texts_still_open(readable: Run) -> None:
     """As older versions wrote them."""
-    wanted = plan(readable.config, "synth")
-    folder = trace(readable, wanted)
+    job = EvalJob.of(readable, "synth")
+    folder = trace(job)
     for path in folder.glob("*.safetensors"):
         with safe_open(path, "pt") as file:
             header = {"header": file.metadata()["header"]}
         safetensors.torch.save_file(safetensors.torch.load_file(path), path, metadata=header)
-    traces = Traces.open(folder)
+    traces = StoredTrace.open(folder)
     assert traces.get(7).texts is None
     assert len(traces.get(7).entropy) == 3
-    found = inspect(readable, wanted, index=7)
+    found = inspect(job, index=7)
     assert [step.text for step in found.latents] == [None] * 3
     assert "read as" not in render(found)
     assert "read as" in render(replace(found, latents=(replace(found.latents[0], text="1+1"), *found.latents[1:])))

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from measured_runs import wanted_of
+from measured_runs import job_of
 
 from latbench.decoding.loop import Prompt
-from latbench.evaluation.evaluate import evaluate, questions
-from latbench.evaluation.plan import eval_folder
+from latbench.evaluation.evaluate import evaluate
 from latbench.evaluation.records import append_records, read_evaluation, read_manifest, read_records
 from latbench.evaluation.statistics import mcnemar_exact
 from latbench.measures.files import RELIANCE, RelianceFile, effects, read_measure
@@ -23,9 +22,9 @@ from latbench.runs.run import Run
 
 
 def test_interventions_are_paired_with_the_records_and_kept(coconut: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = wanted_of(coconut)
-    path, found = reliance(coconut, wanted, ["zeros", "noise", "cut1", "zeros"])
-    assert path == eval_folder(coconut, wanted) / RELIANCE
+    job = job_of(coconut)
+    path, found = reliance(job, ["zeros", "noise", "cut1", "zeros"])
+    assert path == job.folder / RELIANCE
     assert list(found.replaced) == ["zeros", "noise", "cut1"]
     statuses = [record.status for record in read_evaluation(path.parent).records]
     assert found.untouched == "".join(
@@ -33,21 +32,21 @@ def test_interventions_are_paired_with_the_records_and_kept(coconut: Run, monkey
     )
     before = path.read_bytes()
     monkeypatch.setattr(Method, "generate", lambda *_, **__: pytest.fail("everything is on file"))
-    assert reliance(coconut, wanted, ["noise", "zeros"])[1] == found
+    assert reliance(job, ["noise", "zeros"])[1] == found
     assert path.read_bytes() == before
     monkeypatch.undo()
-    more = reliance(coconut, wanted, ["other"])[1]
+    more = reliance(job, ["other"])[1]
     assert list(more.replaced) == ["zeros", "noise", "cut1", "other"]
     assert {**more.replaced} == {**found.replaced, "other": more.replaced["other"]}
 
 
 def test_a_cut_beyond_every_thought_is_left_out_and_a_longer_batch_changes_nothing(coconut: Run) -> None:
-    wanted = wanted_of(coconut)
-    (most,) = {record.num_latents for record in read_evaluation(eval_folder(coconut, wanted)).records}
-    found = reliance(coconut, wanted, [f"cut{most}", f"cut{most - 1}", "noise"])[1]
+    job = job_of(coconut)
+    (most,) = {record.num_latents for record in read_evaluation(job.folder).records}
+    found = reliance(job, [f"cut{most}", f"cut{most - 1}", "noise"])[1]
     assert list(found.replaced) == [f"cut{most - 1}", "noise"]
-    (eval_folder(coconut, wanted) / RELIANCE).unlink()
-    again = reliance(coconut, wanted_of(coconut, changes={"generate.batch_size": 3}), ["noise", f"cut{most - 1}"])[1]
+    (job.folder / RELIANCE).unlink()
+    again = reliance(job_of(coconut, changes={"generate.batch_size": 3}), ["noise", f"cut{most - 1}"])[1]
     assert again.replaced == found.replaced
 
 
@@ -61,23 +60,25 @@ def test_what_is_fed_are_zeros_noise_and_the_latents_of_others(coconut: Run, mon
         fed.extend(answer.trace.embeds for answer in answers if answer.trace is not None)
         return answers
 
-    wanted = wanted_of(coconut)
-    examples = questions(wanted)[1]
+    job = job_of(coconut)
+    examples = job.examples
     for example in examples:
-        (answer,) = coconut.method.generate([Prompt(id=example.id, text=example.question)], wanted.generate, trace=True)
+        (answer,) = coconut.method.generate(
+            [Prompt(id=example.id, text=example.question)], job.settings.generate, trace=True
+        )
         assert answer.trace is not None
         own[example.id] = answer.trace.embeds
     monkeypatch.setattr(Method, "generate", spy)
-    reliance(coconut, wanted, ["zeros"])
+    reliance(job, ["zeros"])
     assert len(fed) == 20
     assert not any(row.any() for row in fed)
     fed.clear()
-    reliance(coconut, wanted, ["noise"])
+    reliance(job, ["noise"])
     for row, example in zip(fed, examples, strict=True):
         torch.testing.assert_close(row.norm(dim=-1), own[example.id].norm(dim=-1), rtol=1e-2, atol=1e-3)
         assert not torch.allclose(row, own[example.id], atol=1e-2)
     fed.clear()
-    reliance(coconut, wanted, ["other"])
+    reliance(job, ["other"])
     givers = []
     for row, example in zip(fed, examples, strict=True):
         near = {name: float((row - latents).abs().max()) for name, latents in own.items()}
@@ -96,8 +97,8 @@ def test_every_question_gives_its_latents_to_another_once() -> None:
 
 
 def test_effects_are_the_paired_test_of_the_verdicts(coconut: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = wanted_of(coconut)
-    found = reliance(coconut, wanted, ["zeros"])[1]
+    job = job_of(coconut)
+    found = reliance(job, ["zeros"])[1]
     object.__setattr__(found, "untouched", "cccccccccc" + "iiiiiiiiin")
     object.__setattr__(found, "replaced", {"zeros": "cciiiiiint" + "ciiiiiiiii"})
     (effect,) = effects(found)
@@ -109,16 +110,16 @@ def test_effects_are_the_paired_test_of_the_verdicts(coconut: Run, monkeypatch: 
 def test_an_unknown_intervention_and_an_explicit_run_are_refused(coconut: Run, run: Run) -> None:
     for name in ("ones", "cut", "cut-1", "cut01"):
         with pytest.raises(ValueError, match=rf"unknown intervention '{name}'; choose among zeros"):
-            reliance(coconut, wanted_of(coconut), [name])
-    evaluate(run, wanted_of(run))
+            reliance(job_of(coconut), [name])
+    evaluate(job_of(run))
     with pytest.raises(ValueError, match="no complete trace"):
-        reliance(run, wanted_of(run))
+        reliance(job_of(run))
 
 
 def test_other_records_make_other_files(coconut: Run) -> None:
     """A measure of answers that are no longer there is begun anew, and not shown."""
-    wanted = wanted_of(coconut)
-    path, _ = reliance(coconut, wanted, ["zeros"])
+    job = job_of(coconut)
+    path, _ = reliance(job, ["zeros"])
     records, _ = read_records(path.parent / "records.jsonl")
     (path.parent / "records.jsonl").unlink()
     flipped = {"correct": "incorrect"}
@@ -126,11 +127,11 @@ def test_other_records_make_other_files(coconut: Run) -> None:
     append_records(
         path.parent / "records.jsonl", [replace(r, status=flipped.get(r.status, "correct")) for r in records]
     )
-    assert list(reliance(coconut, wanted, ["cut0"])[1].replaced) == ["cut0"]
+    assert list(reliance(job, ["cut0"])[1].replaced) == ["cut0"]
 
 
 def test_what_was_measured_before_a_failure_is_kept(coconut: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted, real = wanted_of(coconut), Work._chunk
+    job, real = job_of(coconut), Work._chunk
 
     def fails_late(self: Work, name: str, places: Any) -> str:
         if name == "noise" and places[0] > 0:
@@ -139,23 +140,23 @@ def test_what_was_measured_before_a_failure_is_kept(coconut: Run, monkeypatch: p
 
     monkeypatch.setattr(Work, "_chunk", fails_late)
     with pytest.raises(OSError, match="power"):
-        reliance(coconut, wanted, ["cut1", "noise", "zeros"])
+        reliance(job, ["cut1", "noise", "zeros"])
     monkeypatch.undo()
-    folder = eval_folder(coconut, wanted)
+    folder = job.folder
     found = read_measure(folder, RelianceFile, read_manifest(folder))
     assert found is not None
     assert list(found.replaced) == ["cut1"]
-    whole = reliance(coconut, wanted, ["cut1", "noise"])[1]
+    whole = reliance(job, ["cut1", "noise"])[1]
     (folder / RELIANCE).unlink()
-    assert reliance(coconut, wanted, ["cut1", "noise"])[1] == whole
+    assert reliance(job, ["cut1", "noise"])[1] == whole
 
 
 def test_of_several_samples_the_first_is_looked_at(coconut: Run) -> None:
-    wanted = wanted_of(coconut, limit=5, changes={"generate.samples": 2, "generate.temperature": 1.0})
-    evaluate(coconut, wanted)
-    trace(coconut, wanted)
-    found = reliance(coconut, wanted, ["zeros", "other"])[1]
+    job = job_of(coconut, limit=5, changes={"generate.samples": 2, "generate.temperature": 1.0})
+    evaluate(job)
+    trace(job)
+    found = reliance(job, ["zeros", "other"])[1]
     assert [len(letters) for letters in (found.untouched, *found.replaced.values())] == [5, 5, 5]
-    first = [record for record in read_evaluation(eval_folder(coconut, wanted)).records if record.sample == 0]
+    first = [record for record in read_evaluation(job.folder).records if record.sample == 0]
     assert found.num_latents == sum(record.num_latents for record in first)
-    assert parallelism(coconut, wanted)[1].num_latents == found.num_latents
+    assert parallelism(job)[1].num_latents == found.num_latents

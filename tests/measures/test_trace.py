@@ -10,6 +10,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic.dataclasses import dataclass as config_dataclass
@@ -23,20 +24,23 @@ from latbench.config import GenerateConfig, parse
 from latbench.decoding.loop import Generation, Prompt
 from latbench.decoding.rule import FixedLatents, Latent, RowState, StepRule
 from latbench.decoding.trace import LatentTrace
-from latbench.evaluation.evaluate import evaluate, questions
-from latbench.evaluation.plan import eval_folder, plan
+from latbench.evaluation.evaluate import evaluate
+from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import RECORDS, TRACE, TRACE_HEADER, read_evaluation, read_manifest
 from latbench.measures import trace as module
 from latbench.measures.files import read_measures
-from latbench.measures.inspect import InspectedStep, inspect, latent_steps, render, shown
-from latbench.measures.trace import NoLatentStepsError, Traces, trace
+from latbench.measures.inspect import InspectedStep, inspect, latent_steps, render
+from latbench.measures.latents import StoredTrace
+from latbench.measures.trace import NoLatentStepsError, trace
 from latbench.method import Losses, Method, MethodConfig, Stage
 from latbench.model.layout import Batch
+from latbench.runs import environment
 from latbench.runs.lock import locked
 from latbench.runs.run import Run, load_run
 from latbench.runs.train import train
 from latbench.task import STRICT, Example
 from latbench.training.losses import token_cross_entropy
+from latbench.util.text import printable
 
 SETTINGS = (
     "train.max_steps=2",
@@ -112,14 +116,14 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 def generated(run: Run, samples: int = 1, **changes: Any) -> list[Generation]:
     """All questions at once, question by question."""
-    wanted = plan(run.config, "synth", changes=changes)
-    prompts = [Prompt(id=e.id, text=e.question, sample=s) for e in questions(wanted)[1] for s in range(samples)]
-    return run.method.generate(prompts, wanted.generate, seed=wanted.seed, trace=True)
+    job = EvalJob.of(run, "synth", changes=changes)
+    prompts = [Prompt(id=e.id, text=e.question, sample=s) for e in job.examples for s in range(samples)]
+    return run.method.generate(prompts, job.settings.generate, seed=job.settings.seed, trace=True)
 
 
 def test_a_stored_trace_is_that_of_the_answers(latent_run: Run) -> None:
     changes = {"generate.samples": 2}
-    traces = Traces.open(trace(latent_run, plan(latent_run.config, "synth", changes=changes)))
+    traces = StoredTrace.open(trace(EvalJob.of(latent_run, "synth", changes=changes)))
     assert (traces.num_questions, traces.header.n, traces.header.samples) == (20, 40, 2)
     assert [path.name for path in sorted(traces.folder.glob("*.safetensors"))] == [
         f"chunk-0000{index}.safetensors" for index in range(3)
@@ -131,13 +135,13 @@ def test_a_stored_trace_is_that_of_the_answers(latent_run: Run) -> None:
         assert len(found.entropy) == answer.num_latents
         if answer.trace is None:
             continue
-        assert torch.equal(found.ids, answer.trace.ids)
+        assert found.ids.tolist() == answer.trace.ids.tolist()
         assert found.ids.shape[1] == 7
         for name in ("weights", "entropy", "norm", "embeds"):
             tolerance = 1e-3 if name in ("weights", "embeds") else 1e-5
             there, here = getattr(found, name), getattr(answer.trace, name)
-            assert there.dtype == torch.float32
-            torch.testing.assert_close(there, here, rtol=tolerance, atol=tolerance)
+            assert there.dtype == np.float32
+            np.testing.assert_allclose(there, here.numpy(), rtol=tolerance, atol=tolerance)
     assert traces.num_latents == sum(answer.num_latents for answer in answers)
     for place in ((20, 0), (-1, 0), (0, 2)):
         with pytest.raises(IndexError, match="no question"):
@@ -145,7 +149,7 @@ def test_a_stored_trace_is_that_of_the_answers(latent_run: Run) -> None:
 
 
 def test_stored_types_are_small(latent_run: Run) -> None:
-    folder = trace(latent_run, plan(latent_run.config, "synth"))
+    folder = trace(EvalJob.of(latent_run, "synth"))
     with safe_open(folder / "chunk-00000.safetensors", "pt") as file:
         types = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (no mapping)
     assert types == {"ids": "I32", "weights": "F32", "entropy": "F32", "norm": "F32", "embeds": "F16", "counts": "I64"}
@@ -168,24 +172,24 @@ def test_embeddings_beyond_half_precision_are_kept_whole() -> None:
 
 
 def test_records_and_trace_of_an_evaluation_do_not_touch(latent_run: Run) -> None:
-    wanted = plan(latent_run.config, "synth", limit=9)
-    records = (evaluate(latent_run, wanted) / RECORDS).read_bytes()
-    folder = trace(latent_run, wanted)
-    assert folder == eval_folder(latent_run, wanted) / TRACE
+    job = EvalJob.of(latent_run, "synth", limit=9)
+    records = (evaluate(job) / RECORDS).read_bytes()
+    folder = trace(job)
+    assert folder == job.folder / TRACE
     assert (folder.parent / RECORDS).read_bytes() == records
     before = bytes_of(folder)
-    evaluation = read_evaluation(evaluate(latent_run, wanted))
+    evaluation = read_evaluation(evaluate(job))
     assert bytes_of(folder) == before
-    traces = Traces.open(folder, of=evaluation.manifest)
+    traces = StoredTrace.open(folder, of=evaluation.manifest)
     assert [len(traces.get(i).entropy) for i in range(9)] == [record.num_latents for record in evaluation.records]
 
 
 def test_a_trace_stopped_at_any_chunk_resumes_to_the_same_bytes(
     latent_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = plan(latent_run.config, "synth")
-    whole = bytes_of(trace(latent_run, wanted))
-    folder = eval_folder(latent_run, wanted) / TRACE
+    job = EvalJob.of(latent_run, "synth")
+    whole = bytes_of(trace(job))
+    folder = job.folder / TRACE
     write, written = module._write_chunk, []
 
     def stopping(path: Path, *rest: Any) -> None:
@@ -200,39 +204,35 @@ def test_a_trace_stopped_at_any_chunk_resumes_to_the_same_bytes(
         shutil.rmtree(folder)
         written.clear()
         with pytest.raises(KeyboardInterrupt):
-            trace(latent_run, wanted)
+            trace(job)
         with pytest.raises(ValueError, match=r"no complete trace in .*; make one with `latbench trace`"):
-            Traces.open(folder)
+            StoredTrace.open(folder)
         kept = list(written)
         with monkeypatch.context() as patch:
             patch.setattr(module, "_write_chunk", lambda path, *rest: (written.append(path.name), write(path, *rest)))
-            trace(latent_run, wanted)
+            trace(job)
         assert written == [f"chunk-0000{index}.safetensors" for index in range(3)]
         assert written[:left] == kept
         assert bytes_of(folder) == whole
 
 
 def test_a_complete_trace_is_kept_whatever_code_made_it(latent_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = plan(latent_run.config, "synth", limit=3)
+    job = EvalJob.of(latent_run, "synth", limit=3)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "new_manifest", with_commit(module.new_manifest, "0" * 40))
-        folder = trace(latent_run, wanted)
+        patch.setattr(environment, "git_state", lambda: ("0" * 40, False))
+        folder = trace(EvalJob.of(latent_run, "synth", limit=3))
     whole = bytes_of(folder)
     monkeypatch.setattr(Run, "method", property(lambda self: pytest.fail("the model is not needed")))
-    assert bytes_of(trace(latent_run, wanted)) == whole
+    assert bytes_of(trace(job)) == whole
     (folder / TRACE_HEADER).unlink()  # incomplete: other code does not go on with it
     with pytest.raises(ValueError, match="holds the trace of another git_commit"):
-        trace(latent_run, wanted)
-
-
-def with_commit(original: Any, commit: str) -> Any:
-    return lambda *arguments: replace(original(*arguments), git_commit=commit)
+        trace(job)
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "no tensors", "counts"])
 def test_a_damaged_chunk_is_refused_and_made_again(latent_run: Run, damage: str) -> None:
-    wanted = plan(latent_run.config, "synth", limit=10)
-    folder = trace(latent_run, wanted)
+    job = EvalJob.of(latent_run, "synth", limit=10)
+    folder = trace(job)
     whole = bytes_of(folder)
     path = folder / "chunk-00001.safetensors"
     header = json.dumps(json.loads((folder / TRACE_HEADER).read_text()))
@@ -248,8 +248,8 @@ def test_a_damaged_chunk_is_refused_and_made_again(latent_run: Run, damage: str)
     }
     damaged[damage]()
     with pytest.raises(ValueError, match=r"chunk-00001.safetensors (cannot be read \(.*\)|is damaged); trace the run"):
-        Traces.open(folder)
-    assert bytes_of(trace(latent_run, wanted)) == whole
+        StoredTrace.open(folder)
+    assert bytes_of(trace(job)) == whole
 
 
 @pytest.mark.parametrize(
@@ -257,56 +257,56 @@ def test_a_damaged_chunk_is_refused_and_made_again(latent_run: Run, damage: str)
     [("setting", "x"), ("questions_sha256", "x"), ("run", "x"), ("n", 2), ("samples", 3), ("chunk", 9), ("top_k", 3)],
 )
 def test_the_trace_of_something_else_is_refused(latent_run: Run, field: str, value: Any) -> None:
-    wanted = plan(latent_run.config, "synth", limit=3)
-    manifest = read_manifest(evaluate(latent_run, wanted))
-    folder = trace(latent_run, wanted)
+    job = EvalJob.of(latent_run, "synth", limit=3)
+    manifest = read_manifest(evaluate(job))
+    folder = trace(job)
     header = json.loads((folder / TRACE_HEADER).read_text())
     (folder / TRACE_HEADER).write_text(json.dumps({**header, field: value}))
     sentence = f"holds the trace of another {field} .*; remove the folder to trace anew"
     with pytest.raises(ValueError, match=sentence):  # the chunks are of another trace than the header
-        Traces.open(folder)
+        StoredTrace.open(folder)
     if field in ("setting", "questions_sha256", "run", "n"):
         with pytest.raises(ValueError, match=sentence):
-            Traces.open(folder, of=manifest)
+            StoredTrace.open(folder, of=manifest)
     tensors = module.safetensors.torch.load_file(folder / "chunk-00000.safetensors")
-    module._write_chunk(folder / "chunk-00000.safetensors", tensors, module.Header(**{**header, field: value}))
+    module._write_chunk(folder / "chunk-00000.safetensors", tensors, module.TraceHeader(**{**header, field: value}))
     before = bytes_of(folder)
     with pytest.raises(ValueError, match=sentence):
-        trace(latent_run, wanted)
+        trace(job)
     (folder / TRACE_HEADER).unlink()
     with pytest.raises(ValueError, match=sentence):
-        trace(latent_run, wanted)
+        trace(job)
     assert bytes_of(folder) == {name: data for name, data in before.items() if name != TRACE_HEADER}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format_version": 2}'])
 def test_a_damaged_header_is_refused(latent_run: Run, text: str) -> None:
-    folder = trace(latent_run, plan(latent_run.config, "synth", limit=2))
+    folder = trace(EvalJob.of(latent_run, "synth", limit=2))
     (folder / TRACE_HEADER).write_text(text)
     with pytest.raises(
         ValueError, match=TRACE_HEADER + " is no header of a trace that this version reads; trace the run"
     ):
-        Traces.open(folder)
+        StoredTrace.open(folder)
 
 
 def test_two_traces_into_one_folder_are_refused(latent_run: Run) -> None:
-    wanted = plan(latent_run.config, "synth", limit=2)
+    job = EvalJob.of(latent_run, "synth", limit=2)
     with (
-        locked(eval_folder(latent_run, wanted) / TRACE),
+        locked(job.folder / TRACE),
         pytest.raises(ValueError, match="is being written by process"),
     ):
-        trace(latent_run, wanted)
+        trace(job)
 
 
 def test_a_run_without_latent_steps_is_refused_and_leaves_nothing(run: Run, latent_run: Run) -> None:
     with pytest.raises(NoLatentStepsError, match=f"run {run.folder.name} takes no latent steps"):
-        trace(run, plan(run.config, "synth"))
+        trace(EvalJob.of(run, "synth"))
     assert not (run.folder / "eval").exists()
     latent_run.method.config = UnevenConfig(num_latents=0)  # a latent rule that never takes a step
-    wanted = plan(latent_run.config, "synth", limit=2)
+    job = EvalJob.of(latent_run, "synth", limit=2)
     with pytest.raises(NoLatentStepsError):
-        trace(latent_run, wanted)
-    assert not (eval_folder(latent_run, wanted) / TRACE / TRACE_HEADER).exists()
+        trace(job)
+    assert not (job.folder / TRACE / TRACE_HEADER).exists()
 
 
 @pytest.mark.parametrize(("num_tokens", "num_latents"), [(10, 4), (3, 7), (5, 5), (0, 2), (6, 1), (6, 0)])
@@ -328,10 +328,10 @@ def test_the_gold_chain_is_cut_evenly_over_the_latent_steps(num_tokens: int, num
 
 
 def test_an_inspection_is_the_same_stored_and_generated(latent_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = plan(latent_run.config, "synth")
+    job = EvalJob.of(latent_run, "synth")
     (index, answer) = next((i, a) for i, a in enumerate(generated(latent_run)) if a.num_latents == 4)
-    example = questions(wanted)[1][index]
-    now = inspect(latent_run, wanted, index=index, top=3)
+    example = job.examples[index]
+    now = inspect(job, index=index, top=3)
     assert (now.id, now.gold, now.steps, now.from_file) == (example.id, example.answer, example.steps, False)
     assert (now.text, now.num_latents, now.stop_reason) == (answer.text, 4, answer.stop_reason)
     assert now.status is not None
@@ -343,13 +343,13 @@ def test_an_inspection_is_the_same_stored_and_generated(latent_run: Run, monkeyp
         assert [token for token, _ in step.tokens] == [
             layout.tokenizer.decode([token]) for token in answer.trace.ids[number, :3].tolist()
         ]
-    trace(latent_run, wanted)
-    stored = inspect(latent_run, wanted, index=index, top=3)
+    trace(job)
+    stored = inspect(job, index=index, top=3)
     assert stored.from_file
-    evaluate(latent_run, wanted)
+    evaluate(job)
     monkeypatch.setattr(UnevenMethod, "generate", lambda *_, **__: pytest.fail("everything is on file"))
-    assert inspect(latent_run, wanted, index=index, top=3) == stored
-    assert inspect(latent_run, wanted, text=example.question, top=3) == stored
+    assert inspect(job, index=index, top=3) == stored
+    assert inspect(job, text=example.question, top=3) == stored
     for a, b in zip(stored.latents, now.latents, strict=True):
         assert (a.segment, [t for t, _ in a.tokens]) == (b.segment, [t for t, _ in b.tokens])
         assert a.entropy == pytest.approx(b.entropy, rel=1e-5)
@@ -358,8 +358,8 @@ def test_an_inspection_is_the_same_stored_and_generated(latent_run: Run, monkeyp
 
 
 def test_a_free_question_has_no_gold_and_more_tokens_than_a_trace_keeps(latent_run: Run) -> None:
-    wanted = plan(latent_run.config, "synth", changes={"generate.trace_top_k": 1})
-    found = inspect(latent_run, wanted, text="what is this?", top=9)
+    job = EvalJob.of(latent_run, "synth", changes={"generate.trace_top_k": 1})
+    found = inspect(job, text="what is this?", top=9)
     assert (found.id, found.gold, found.status, found.steps, found.from_file) == (None, None, None, (), False)
     assert all(len(step.tokens) == 9 and step.segment == "" for step in found.latents)
     text = render(found)
@@ -369,14 +369,14 @@ def test_a_free_question_has_no_gold_and_more_tokens_than_a_trace_keeps(latent_r
 
 def test_an_absent_index_is_one_sentence(latent_run: Run) -> None:
     with pytest.raises(ValueError, match="--index 4 is none of the questions 0 to 3; choose one of them"):
-        inspect(latent_run, plan(latent_run.config, "synth", limit=4), index=4)
+        inspect(EvalJob.of(latent_run, "synth", limit=4), index=4)
 
 
 def test_hostile_text_cannot_act_on_a_terminal(latent_run: Run) -> None:
     hostile = "a\x1b[2J\r\nb\x9b31m\u202ec\u2028\x00\x7f"
-    assert shown(hostile) == "a\\x1b[2J\\r\\nb\\x9b31m\\u202ec\\u2028\\x00\\x7f"
-    assert shown("\\frac{1}{2} ü 数") == "\\frac{1}{2} ü 数"
-    found = inspect(latent_run, plan(latent_run.config, "synth"), index=0)
+    assert printable(hostile) == "a\\x1b[2J\\r\\nb\\x9b31m\\u202ec\\u2028\\x00\\x7f"
+    assert printable("\\frac{1}{2} ü 数") == "\\frac{1}{2} ü 数"
+    found = inspect(EvalJob.of(latent_run, "synth"), index=0)
     step = InspectedStep(entropy=1.0, tokens=((hostile, 0.5),), segment=hostile)
     changes = dict.fromkeys(("question", "gold", "text", "reasoning", "extracted"), hostile)
     text = render(replace(found, steps=(hostile,), latents=(step, step), **changes))
@@ -408,9 +408,9 @@ def test_the_commands_store_and_show(latent_run: Run, run: Run, capsys: pytest.C
     measured = read_measures(read_evaluation(Path(path).parent))[0].latents
     assert measured is not None
     row = next(row for row in measured.rows if measured.get(row, 2))
-    kept = Traces.open(Path(found["folder"])).get(row // 2, row % 2)
+    kept = StoredTrace.open(Path(found["folder"])).get(row // 2, row % 2)
     assert [step.entropy for step in measured.get(row, 2)] == [round(float(one), 2) for one in kept.entropy]
-    assert found["num_latents"] == Traces.open(Path(found["folder"])).num_latents
+    assert found["num_latents"] == StoredTrace.open(Path(found["folder"])).num_latents
     code, out, _ = call("inspect", name, *where)
     assert code == 0
     assert "stored trace" in out

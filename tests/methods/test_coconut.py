@@ -15,7 +15,7 @@ from latbench.config import GenerateConfig, ModelConfig, RunConfig, TrainConfig,
 from latbench.decoding.loop import Prompt, decode, unroll
 from latbench.decoding.rule import FixedLatents, RecordedLatents
 from latbench.evaluation.evaluate import evaluate
-from latbench.evaluation.plan import plan
+from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import read_evaluation
 from latbench.method import Losses, Stage
 from latbench.model.backbone import Backbone
@@ -452,6 +452,6 @@ def test_every_stage_of_a_preset_trains_and_the_run_answers(preset: str, tmp_pat
         assert getattr(config.method, key) == (tuple(value) if isinstance(value, list) else value)
     run = train(config, runs_dir=tmp_path / "runs")
     assert run.report["report"]["optimiser_steps"] == 2 * len(config.train.stages)
-    records = read_evaluation(evaluate(run, plan(run.config, run.config.task_name, limit=3))).records
+    records = read_evaluation(evaluate(EvalJob.of(run, limit=3))).records
     num_latents = config.method.latents_per_step * config.method.max_stage
     assert [record.num_latents for record in records] == [num_latents] * 3 * config.generate.samples

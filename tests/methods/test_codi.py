@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 from latbench.config import GenerateConfig, LoraConfig, ModelConfig, RunConfig, TrainConfig, parse, tree
 from latbench.decoding.rule import RecordedLatents
 from latbench.evaluation.evaluate import evaluate
-from latbench.evaluation.plan import plan
+from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import read_evaluation
 from latbench.method import Losses, Stage
 from latbench.model.backbone import Backbone
@@ -544,5 +544,5 @@ def test_a_preset_trains_and_the_run_answers(preset: str, tmp_path: Path) -> Non
         assert getattr(config.method, key) == value
     run = train(config, runs_dir=tmp_path / "runs")
     assert run.report["report"]["optimiser_steps"] == 2
-    records = read_evaluation(evaluate(run, plan(run.config, "synth", limit=3))).records
+    records = read_evaluation(evaluate(EvalJob.of(run, "synth", limit=3))).records
     assert [record.num_latents for record in records] == [config.method.num_latents] * 3

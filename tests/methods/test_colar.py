@@ -18,7 +18,7 @@ from latbench.decoding.loop import Generation, Prompt
 from latbench.decoding.rule import Latent, Mode, RowState
 from latbench.decoding.sampling import normal, row_keys, uniform
 from latbench.evaluation.evaluate import evaluate
-from latbench.evaluation.plan import eval_folder, plan
+from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import read_evaluation
 from latbench.method import Losses, Stage
 from latbench.model.backbone import Backbone
@@ -898,16 +898,16 @@ def test_every_stage_of_a_preset_trains_and_the_run_answers(preset: str, tmp_pat
     assert run.report["costs"]["optimiser_steps"] == 2 * STEPS
     scale = run.report["diagnostics"]["latent_head"]["embedding_scale"]
     assert scale == pytest.approx(usual.get("embedding_scale", scale))
-    assert len(read_evaluation(evaluate(run, plan(run.config, "synth", limit=3))).records) == 3
+    assert len(read_evaluation(evaluate(EvalJob.of(run, "synth", limit=3))).records) == 3
 
 
 def test_each_speed_is_an_evaluation_of_its_own(tmp_path: Path) -> None:
     """Without training again."""
     run = small_run("tiny", tmp_path)
-    cells = [plan(run.config, "synth", limit=3)]
-    cells += [plan(run.config, "synth", limit=3, changes={"generate.method.thinking_speed": c}) for c in (0, 5)]
-    read = [read_evaluation(evaluate(run, cell)) for cell in cells]
-    assert len({eval_folder(run, cell) for cell in cells}) == 3
+    jobs = [EvalJob.of(run, "synth", limit=3)]
+    jobs += [EvalJob.of(run, "synth", limit=3, changes={"generate.method.thinking_speed": c}) for c in (0, 5)]
+    read = [read_evaluation(evaluate(job)) for job in jobs]
+    assert len({job.folder for job in jobs}) == 3
     assert len({one.manifest.setting for one in read}) == 3
     said = [[text for text in one.manifest.variant.split() if "speed" in text] for one in read]
     assert said[1] == [*said[0], "generate.thinking_speed=0"]

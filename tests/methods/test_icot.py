@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from latbench.config import GenerateConfig, ModelConfig, TrainConfig, parse, tree
 from latbench.decoding.sampling import Sampling, row_keys
 from latbench.evaluation.evaluate import evaluate
-from latbench.evaluation.plan import plan
+from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import read_evaluation
 from latbench.method import Stage
 from latbench.model.backbone import Backbone
@@ -272,7 +272,7 @@ def test_every_stage_of_a_preset_trains_and_the_run_answers(preset: str, tmp_pat
         changes["start"] = {"train": {"max_steps": STEPS, "batch_size": 2, "accumulation": 1}}
     run = train(parse(changes, preset=preset), runs_dir=tmp_path / "runs")
     assert run.report["report"]["optimiser_steps"] == STEPS * len(stages)
-    assert len(read_evaluation(evaluate(run, plan(run.config, "synth", limit=3))).records) == 3
+    assert len(read_evaluation(evaluate(EvalJob.of(run, "synth", limit=3))).records) == 3
 
 
 def test_a_few_examples_are_learnt_by_heart_without_their_chains(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from latbench.config import GenerateConfig, ModelConfig, TrainConfig, parse, tree
 from latbench.decoding.loop import unroll
 from latbench.evaluation.evaluate import evaluate
-from latbench.evaluation.plan import plan
+from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import read_evaluation
 from latbench.method import Losses, Stage
 from latbench.model.backbone import Backbone
@@ -235,7 +235,7 @@ def test_a_preset_trains_and_the_run_answers(preset: str, tmp_path: Path) -> Non
     assert config.method.num_pauses == tree.preset("pause", preset)["method"]["num_pauses"]
     run = train(config, runs_dir=tmp_path / "runs")
     assert run.report["report"]["optimiser_steps"] == 2
-    records = read_evaluation(evaluate(run, plan(run.config, "synth", limit=3))).records
+    records = read_evaluation(evaluate(EvalJob.of(run, "synth", limit=3))).records
     assert [record.num_latents for record in records] == [6, 6, 6]
 
 

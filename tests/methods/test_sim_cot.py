@@ -13,7 +13,7 @@ import torch
 from latbench.config import GenerateConfig, LoraConfig, ModelConfig, RunConfig, TrainConfig, parse, tree
 from latbench.decoding.rule import FixedLatents
 from latbench.evaluation.evaluate import evaluate
-from latbench.evaluation.plan import plan
+from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import read_evaluation
 from latbench.measures.inspect import inspect
 from latbench.method import Losses, Stage
@@ -478,9 +478,9 @@ def test_every_stage_of_a_preset_trains_and_the_run_answers(preset: str, tmp_pat
         logged = [value for line in lines for key, value in line.items() if "step1" in key]
         assert logged
         assert all(math.isfinite(value) and value > 0 for value in logged)
-    records = read_evaluation(evaluate(run, plan(run.config, "synth", limit=3))).records
+    records = read_evaluation(evaluate(EvalJob.of(run, "synth", limit=3))).records
     num_latents = config.method.latents_per_step * config.method.max_stage
     assert [record.num_latents for record in records] == [num_latents] * 3
-    texts = [step.text for step in inspect(run, plan(run.config, "synth", limit=3)).latents]
+    texts = [step.text for step in inspect(EvalJob.of(run, "synth", limit=3)).latents]
     assert len(texts) == num_latents
     assert all(text is not None for text in texts), "the command `inspect` reads them"

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from latbench.config import GenerateConfig, ModelConfig, RunConfig, TrainConfig, parse, tree
 from latbench.decoding.rule import RecordedLatents
 from latbench.evaluation.evaluate import evaluate
-from latbench.evaluation.plan import plan
+from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import read_evaluation
 from latbench.method import Losses, Stage
 from latbench.model.backbone import Backbone
@@ -339,5 +339,5 @@ def test_a_preset_trains_and_the_run_answers(preset: str, tmp_path: Path) -> Non
     first = json.loads(log.read_text(encoding="utf-8").splitlines()[0])
     assert first["loss/step1"] > 0
     assert "loss/step7" in first
-    records = read_evaluation(evaluate(run, plan(run.config, "synth", limit=3))).records
+    records = read_evaluation(evaluate(EvalJob.of(run, "synth", limit=3))).records
     assert [record.num_latents for record in records] == [6] * 3

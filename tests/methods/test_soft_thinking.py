@@ -19,7 +19,7 @@ from latbench.decoding.rule import Mode, RowState, Step
 from latbench.decoding.sampling import Sampling, dirichlet, row_keys
 from latbench.decoding.superposition import entropy
 from latbench.evaluation.evaluate import evaluate
-from latbench.evaluation.plan import plan
+from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import read_evaluation
 from latbench.model.backbone import Backbone
 from latbench.runs.run import Run
@@ -548,7 +548,7 @@ def test_every_preset_answers(preset: str, tmp_path: Path) -> None:
     run = small(preset, tmp_path)
     for key, value in tree.preset("soft_thinking", preset)["method"].items():
         assert getattr(run.method.config, key) == value
-    records = read_evaluation(evaluate(run, plan(run.config, "synth"))).records
+    records = read_evaluation(evaluate(EvalJob.of(run, "synth"))).records
     assert len(records) == 3 * run.config.generate.samples
     latent = run.method.config.variant in ("soft", "gumbel", "dirichlet")
     assert any(record.num_latents for record in records) == latent

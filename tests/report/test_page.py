@@ -56,7 +56,7 @@ def write_trace(run: Evaluation, steps: list[list[tuple[int, float]]]) -> None:
     from latbench.measures import trace as stored
 
     count = len(run.records)
-    header = stored.Header(
+    header = stored.TraceHeader(
         run=run.manifest.run, setting=run.manifest.setting, questions_sha256=run.manifest.questions_sha256, n=count,
         samples=1, chunk=count, top_k=2, git_commit=None, versions={},
     )  # fmt: skip

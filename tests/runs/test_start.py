@@ -21,13 +21,13 @@ from latbench import registry
 from latbench.cli.quickstart import quickstart_configs
 from latbench.config import ConfigError, RunConfig, parse, read_config, tree
 from latbench.evaluation.evaluate import evaluate
+from latbench.evaluation.job import EvalJob
 from latbench.evaluation.metrics import summarise
-from latbench.evaluation.plan import plan
 from latbench.evaluation.records import read_evaluation
 from latbench.evaluation.rerun import rerun
 from latbench.runs.lock import locked
 from latbench.runs.run import CHECKPOINT, CONFIG, TRAIN, Run, load_run
-from latbench.runs.train import base_run, train
+from latbench.runs.train import base_run, keep, train
 from latbench.training import checkpoint, trainer
 
 DIRECT = {"method": "direct"}
@@ -292,6 +292,7 @@ def test_backbone_and_checkpoint_are_named_as_without_a_start(undisturbed: Run, 
 
 def test_a_model_as_it_comes_has_no_start(tmp_path: Path) -> None:
     run = base_run(started(), runs_dir=tmp_path)
+    keep(run)
     assert run.config == parse(DIRECT, overrides=SMALL) == read_config(run.folder / CONFIG)
 
 
@@ -302,7 +303,7 @@ def test_a_result_shows_what_training_cost_in_all_and_is_repeated_with_its_start
     undisturbed: Run, tmp_path: Path
 ) -> None:
     run = load_run(shutil.copytree(undisturbed.folder, tmp_path / undisturbed.folder.name))
-    result = evaluate(run, plan(run.config, "synth", limit=5))
+    result = evaluate(EvalJob.of(run, "synth", limit=5))
     evaluation = read_evaluation(result)
     assert evaluation.manifest.config["start"]["method"]["name"] == "cot"
     assert evaluation.manifest.backbone == run.config.backbone

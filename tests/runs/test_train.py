@@ -15,7 +15,7 @@ import pytest
 from latbench.config import RunConfig, parse, read_config
 from latbench.runs.lock import LOCK, locked
 from latbench.runs.run import CHECKPOINT, CONFIG, TRAIN, Run, find_run, load_run, run_folders
-from latbench.runs.train import base_run, train, training_examples
+from latbench.runs.train import base_run, keep, train, training_examples
 from latbench.task import Example, Fingerprint, Task, TaskConfig
 from latbench.training import checkpoint
 from latbench.util.files import write_whole
@@ -212,9 +212,12 @@ def test_the_latest_trained_run_is_the_default(run: Run) -> None:
 
 def test_a_base_run_has_a_method_without_training(small: RunConfig, tmp_path: Path) -> None:
     run = base_run(small, runs_dir=tmp_path)
-    assert run.folder.name == f"base-cot-{small.backbone}-{small.setting}-s0"
+    assert run.folder.name == small.base_id == small.run_id.replace("synth-", "base-")
     assert run.report["trained"] is False
     assert base_run(small, runs_dir=tmp_path).method.name == "cot"
+    assert list(tmp_path.iterdir()) == [], "a start that fails leaves no folder"
+    keep(run)
+    assert load_run(run.folder).report == run.report
 
 
 class Leaky(Task[TaskConfig]):

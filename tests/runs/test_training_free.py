@@ -15,11 +15,12 @@ from latbench.cli.listing import runs as list_runs
 from latbench.cli.quickstart import quickstart, quickstart_configs
 from latbench.config import RunConfig, parse
 from latbench.evaluation.evaluate import evaluate
+from latbench.evaluation.job import EvalJob
 from latbench.evaluation.metrics import summarise
-from latbench.evaluation.plan import plan
 from latbench.evaluation.records import read_evaluation
 from latbench.evaluation.rerun import rerun
-from latbench.measures.trace import NoLatentStepsError, Traces, trace
+from latbench.measures.latents import StoredTrace
+from latbench.measures.trace import NoLatentStepsError, trace
 from latbench.report.leaderboard import leaderboard
 from latbench.runs.run import CHECKPOINT, TRAIN, Run, load_run
 from latbench.runs.train import base_run, train
@@ -148,7 +149,7 @@ def test_without_a_start_there_is_nothing_to_train(tmp_path: Path) -> None:
 
 
 def test_a_result_is_listed_ranked_traced_and_repeated_with_its_start(run: Run) -> None:
-    runs_dir, result = run.folder.parent, evaluate(run, plan(run.config, "synth", limit=5))
+    runs_dir, result = run.folder.parent, evaluate(EvalJob.of(run, "synth", limit=5))
     evaluation = read_evaluation(result)
     assert all(0 <= record.num_latents <= 6 for record in evaluation.records)
     assert any(record.num_latents for record in evaluation.records)
@@ -157,14 +158,14 @@ def test_a_result_is_listed_ranked_traced_and_repeated_with_its_start(run: Run) 
     assert "| soft_thinking" in leaderboard([runs_dir], ("md",), None).text_by_format["md"]
     found = rerun(result, runs_dir=runs_dir)
     assert (found.num_identical, found.differences) == (5, ())
-    traces = Traces.open(trace(run, plan(run.config, "synth", limit=5)))
+    traces = StoredTrace.open(trace(EvalJob.of(run, "synth", limit=5)))
     assert traces.num_latents == sum(record.num_latents for record in evaluation.records)
 
 
 def test_text_has_no_trace(runs_dir: Path) -> None:
     run = train(over_cot("method.variant=discrete"), runs_dir=runs_dir)
     with pytest.raises(NoLatentStepsError, match=r"takes no latent steps \(method 'soft_thinking'\)"):
-        trace(run, plan(run.config, "synth", limit=5))
+        trace(EvalJob.of(run, "synth", limit=5))
 
 
 def test_a_method_over_a_checkpoint_answers_as_the_run_that_starts_from_it(run: Run) -> None:
@@ -177,8 +178,7 @@ def test_a_method_over_a_checkpoint_answers_as_the_run_that_starts_from_it(run: 
     given = {"method": "soft_thinking", "model": {"id": model}}
     over = base_run(parse(given, overrides=(*SMALL, *DECODING, *task, *settings)), runs_dir=run.folder.parent)
     answers = [
-        [record.text for record in read_evaluation(evaluate(each, plan(each.config, "synth"))).records]
-        for each in (run, over)
+        [record.text for record in read_evaluation(evaluate(EvalJob.of(each, "synth"))).records] for each in (run, over)
     ]
     assert answers[0] == answers[1]
     assert rerun(over.folder / "eval" / "synth-test", runs_dir=run.folder.parent).num_identical == 20

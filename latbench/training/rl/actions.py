@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,9 +22,7 @@ from latbench.decoding.actions import Kind
 from latbench.method import ActionLogProbs, Method
 from latbench.model.backbone import Backbone
 from latbench.model.layout import IGNORE_INDEX, Batch, pad
-
-if TYPE_CHECKING:
-    from latbench.training.rl.rollouts import Group, Rollout
+from latbench.training.rl.groups import Group, Rollout
 
 PLACEHOLDER = 0  # id of a latent in a sequence: any valid row of the table
 

@@ -9,7 +9,7 @@ import pytest
 
 from latbench.config import RunConfig, parse, tree
 from latbench.evaluation.evaluate import evaluate
-from latbench.evaluation.plan import plan
+from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import read_evaluation
 from latbench.runs.train import train
 from tests.conftest import small_model
@@ -50,6 +50,6 @@ def test_every_stage_of_a_preset_trains_and_the_run_answers(preset: str, tmp_pat
     assert run.report["diagnostics"]["num_examples"] > 0
     if config.start is not None:
         assert run.report["costs"]["optimiser_steps"] == STEPS * (len(stages) + 1)
-    records = read_evaluation(evaluate(run, plan(run.config, "synth", limit=3))).records
+    records = read_evaluation(evaluate(EvalJob.of(run, "synth", limit=3))).records
     assert len(records) == 3 * config.generate.samples
     assert all(record.num_latents <= 4 for record in records)

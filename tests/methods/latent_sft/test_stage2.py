@@ -21,7 +21,7 @@ from latbench.model.layout import IGNORE_INDEX, Batch
 from latbench.task import Example
 from latbench.training.trainer import train_method
 from methods.latent_sft import LatentSFT, LatentSFTConfig
-from methods.latent_sft.labels import MAX_REDRAWS, Latents, StoredLatents, noisy_weights
+from methods.latent_sft.labels import MAX_REDRAWS, Latents, StoredLabels, noisy_weights
 from methods.latent_sft.method import STAGE2
 from methods.latent_sft.sequences import compressed_tokens, encoder_tokens
 
@@ -145,7 +145,7 @@ def test_labels_of_other_data_are_refused(backbone_of: BackboneOf, tmp_path: Pat
 def test_ids_that_are_not_unique_are_refused(backbone_of: BackboneOf, tmp_path: Path) -> None:
     method = built(backbone_of("llama"))
     with pytest.raises(ValueError, match="ids must be unique"):
-        StoredLatents.write(method, [EXAMPLES[0], EXAMPLES[0]], tmp_path)
+        StoredLabels.write(method, [EXAMPLES[0], EXAMPLES[0]], tmp_path)
 
 
 def test_empty_chains_are_skipped_and_counted(tmp_path: Path) -> None:

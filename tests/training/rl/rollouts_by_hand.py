@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latbench.decoding.actions import Kind
-from latbench.training.rl.rollouts import Rollout
+from latbench.training.rl.groups import Rollout
 
 
 def rollout(

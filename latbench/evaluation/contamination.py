@@ -1,0 +1,70 @@
+"""How many training rows ask a question of an evaluation, from the configuration of its run and the data at hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from latbench import registry
+from latbench.config import RunConfig
+from latbench.data import DATA_DIR, FileTask, contamination
+from latbench.evaluation.job import EvalJob
+from latbench.runs.train import data_name
+from latbench.runs.train_questions import Keys, either, num_shared, question_keys
+from latbench.task import Task, TaskConfig
+
+
+def recomputed(job: EvalJob) -> int | None:
+    """Training rows, those of the runs that a run starts from included, that ask a question of an evaluation.
+
+    Nothing is downloaded for it.
+
+    Args:
+        job: the evaluation; its run need not be on disk.
+    Returns: None where the run was not trained, or its training data are not at hand.
+    """
+    settings, train_data = job.settings, str(job.run.report["train_data"])
+    trained = question_keys([])
+    for number, config in enumerate(_chain(job.run.config)):
+        task: Task[Any] = registry.get_task_entry(config.task_name).cls(config.task)
+        data = config.train
+        if task.disjoint_splits and (config.task_name, data.split) != (settings.task_name, settings.split):
+            continue
+        if not _is_at_hand(task, data.split):
+            return None
+        keys, name = _rows(config.task_name, config.task, data.split, data.num_examples, data.drop_contaminated)
+        if name == train_data or number > 0:
+            trained = either(trained, keys)
+        elif config.start is None:  # trained on something else, or on nothing
+            return None
+    return num_shared(trained, question_keys(job.rows))
+
+
+def _chain(config: RunConfig) -> Iterator[RunConfig]:
+    """A run and those that it starts from."""
+    yield config
+    if config.start is not None:
+        yield from _chain(config.start)
+
+
+@lru_cache(maxsize=8)
+def _rows(task_name: str, config: TaskConfig, split: str, limit: int | None, drop: bool) -> tuple[Keys, str]:
+    """Questions of the rows that are trained on, and the name of these data in a manifest."""
+    task: Task[Any] = registry.get_task_entry(task_name).cls(config)
+    rows = task.load(split)[:limit]
+    if drop:
+        rows = contamination(rows, task.load("test")).without(rows)
+    return question_keys(rows), data_name(task_name, split, len(rows), task.fingerprint(split).sha256)
+
+
+def _is_at_hand(task: Task[Any], split: str) -> bool:
+    if not isinstance(task, FileTask):
+        return True
+    folder, source = os.environ.get(DATA_DIR), task.sources.get(split)
+    if not folder or source is None:
+        return False
+    name = source.file.removesuffix(".gz")
+    return any((Path(folder).expanduser() / file).is_file() for file in (name, f"{name}.gz"))

@@ -316,7 +316,7 @@ def _moved(quantity: Quantity, places: Sequence[int]) -> Quantity:
 def _distractor(
     rng: random.Random, earlier: Sequence[Quantity | None], values: Collection[int], most: int
 ) -> Quantity | None:
-    """A quantity in which no number is a value that the answer needs, unless it is what an earlier one gives; or a fact."""
+    """A quantity in which no number is a value that the answer needs, but for what an earlier one gives; or a fact."""
     if rng.random() < 0.5:
         return None
     usable = [index for index, quantity in enumerate(earlier) if quantity is not None]

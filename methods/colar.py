@@ -81,6 +81,10 @@ class ColarConfig(MethodConfig):
     head_size: Positive | None = None  # I; None: the model's width
     embedding_scale: PositiveFloat | None = None  # s; None: standard deviation of the model's input embeddings
 
+    def draws(self, generate: GenerateConfig) -> bool:
+        """The latent head draws at any temperature of the answer."""
+        return super().draws(generate) or generate.own(ColarDecoding).latent_noise > 0
+
     def __post_init__(self) -> None:
         if self.latent_loss == "mse" and self.entropy_bonus > 0:
             raise ValueError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from latbench import registry
 from latbench.evaluation.manifest import known_manifest, new_manifest
 from latbench.evaluation.metrics import problem
-from latbench.evaluation.plan import EvalConfig, eval_folder
+from latbench.evaluation.plan import EvalConfig, check_samples, eval_folder
 from latbench.evaluation.records import (
     RECORDS,
     SAME_ANSWERS,
@@ -39,10 +39,11 @@ def evaluate(run: Run, wanted: EvalConfig, asked: tuple[Task[Any], list[Example]
         asked: `questions(wanted)`, where the caller has read them already.
     Returns: the folder with manifest and records.
     Raises: ValueError: the run is unfinished, the data are not at hand, another process writes the folder, or the
-        records there are of another setting. OSError: the folder cannot be written.
+        records there are of another setting, or all samples would be equal. OSError: the folder cannot be written.
     """
     if not is_main_process():
         raise ValueError("an evaluation runs in one process; start it without a launcher")
+    check_samples(run.config, wanted)
     task, examples = asked or questions(wanted)
     folder = eval_folder(run, wanted)
     with locked(folder):

@@ -67,6 +67,16 @@ def plan(
     )
 
 
+def check_samples(config: RunConfig, wanted: EvalConfig) -> None:
+    """Raises: ValueError: several answers to a question are asked for, and all would be the same."""
+    if wanted.generate.samples > 1 and not config.method.draws(wanted.generate):
+        raise ValueError(
+            f"generate.samples is {wanted.generate.samples}, but method {config.method_name!r} draws nothing at "
+            "generate.temperature=0, so that all answers to a question would be equal; "
+            "set generate.temperature above 0, or generate.samples=1"
+        )
+
+
 def eval_folder(run: Run, wanted: EvalConfig) -> Path:
     """`<run>/eval/<task>-<split>`, with the limit and a hash of whatever differs from the run's own settings."""
     usual = plan(run.config, wanted.task_name)

@@ -94,6 +94,10 @@ class LatentSFTConfig(MethodConfig):
     noise: NonNegativeFloat = 1.0  # scale of the Gumbel noise on soft labels in stage 2; 0: none
     noise_temperature: PositiveFloat = 1.0
 
+    def draws(self, generate: GenerateConfig) -> bool:
+        """Noise on the latent steps draws at any temperature of the answer."""
+        return super().draws(generate) or generate.own(LatentSFTDecoding).latent_noise > 0
+
     def __post_init__(self) -> None:
         if self.target_entropy is not None and self.top_k is not None and self.target_entropy >= log(self.top_k):
             raise ValueError(

@@ -25,7 +25,7 @@ from latbench.registry import register_method
 from latbench.task import STRICT, Example
 from latbench.training.losses import token_cross_entropy
 
-ASK = "Give the final answer alone, within \\boxed{}, without any reasoning."
+ASK = "Do not explain. Reply with nothing but the final answer within \\boxed{}."
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

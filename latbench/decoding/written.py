@@ -6,6 +6,7 @@ Such a model answers in one text, so nothing in the tokens tells where its reaso
   last "the answer is" or "Answer:";
 - a text that was cut at a cap before any marker is chain throughout, as the text of a model with think tokens is that
   never closes them;
+- before a text of one word, such as a number alone, there is nothing: its chain is empty;
 - of any other text without a marker the length of the chain is unknown, and shown as a dash.
 
 Lengths are in tokens of the chain's own text, so that they can be recomputed from the record. The text stays whole: the
@@ -45,7 +46,7 @@ def with_written_chain(answer: Generation, backbone: Backbone) -> Generation:
     if end is None:
         if answer.stop_reason == "length":
             return replace(answer, num_reasoning_tokens=num_tokens, num_answer_tokens=0)
-        return replace(answer, num_reasoning_tokens=None)
+        return answer if len(answer.text.split()) == 1 else replace(answer, num_reasoning_tokens=None)
     num_chain = len(backbone.tokenizer.encode(answer.text[:end], add_special_tokens=False))
     num_chain = min(num_chain, num_tokens - 1)  # text and tokens may part differently at the marker
     return replace(answer, num_reasoning_tokens=num_chain, num_answer_tokens=num_tokens - num_chain)

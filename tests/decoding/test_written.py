@@ -65,6 +65,8 @@ def test_tokens_before_the_marker_are_the_chain_and_none_is_lost(plain: Backbone
 
 def test_an_answer_alone_has_a_chain_of_length_zero(plain: Backbone) -> None:
     assert with_written_chain(answer(plain, r"\boxed{12}"), plain).num_reasoning_tokens == 0
+    assert with_written_chain(answer(plain, "12."), plain).num_reasoning_tokens == 0
+    assert with_written_chain(answer(plain, "12 apples"), plain).num_reasoning_tokens is None
     empty = answer(plain, "")
     assert with_written_chain(empty, plain) == empty
 
@@ -89,7 +91,7 @@ def asked(backbone: Backbone, name: str, **settings: Any) -> str:
 def test_cot_asks_for_reasoning_and_direct_for_the_answer_alone(plain: Backbone) -> None:
     assert asked(plain, "cot").endswith("How many?\n\nReason step by step, then put the final answer within \\boxed{}.")
     assert asked(plain, "direct").endswith(
-        "How many?\n\nGive the final answer alone, within \\boxed{}, without any reasoning."
+        "How many?\n\nDo not explain. Reply with nothing but the final answer within \\boxed{}."
     )
     for name in ("cot", "direct"):
         assert asked(plain, name, ask="Say a letter.").endswith("How many?\n\nSay a letter.")
@@ -111,7 +113,7 @@ def test_generate_counts_the_written_chain(plain: Backbone, name: str, monkeypat
     (found,) = method(plain, name).generate(["How many?"], GENERATE)
     assert found == with_written_chain(answer(plain, TEXT), plain)
     assert found.num_reasoning_tokens
-    monkeypatch.setattr("latbench.method.decode", says("12"))
+    monkeypatch.setattr("latbench.method.decode", says("It is 12"))
     (found,) = method(plain, name).generate([Prompt(id="a", text="How many?", raw=True)], GENERATE)
     assert found.num_reasoning_tokens is None
 

@@ -18,6 +18,7 @@ from latbench.decoding.loop import Generation, Prompt, decode
 from latbench.decoding.rule import FixedLatents, StepRule
 from latbench.decoding.sampling import Sampling, row_keys
 from latbench.decoding.trace import LabelLatents
+from latbench.decoding.written import with_written_chain
 from latbench.model.backbone import Backbone
 from latbench.model.layout import Batch
 from latbench.task import STRICT, Example, Task
@@ -28,6 +29,10 @@ DIAGNOSTICS = "diagnostics.json"  # in a stage's folder: goes to the run's repor
 @config_dataclass(frozen=True, kw_only=True, config=STRICT)
 class MethodConfig:
     """Settings shared by all methods: none yet; a subclass adds its own."""
+
+    def draws(self, generate: GenerateConfig) -> bool:
+        """Whether two samples of one question can differ; a method with noise of its own says so by overriding it."""
+        return generate.temperature > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,6 +278,13 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
         """
         return [None] * len(examples)
 
+    def asking(self, question: str, request: str) -> str:
+        """The question, of a model without markers with a request after it, such as for the form of the answer.
+
+        A model that was trained, or that has think tokens, knows its form from its layout.
+        """
+        return question if self.backbone.layout.close or not request else f"{question}\n\n{request}"
+
     def prompt_ids(self, question: str, config: GenerateConfig | None = None) -> list[int]:
         """Token ids fed before the first decision; the shared layout's prompt unless a method adds markers.
 
@@ -308,7 +320,8 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
             answers = decode(self.backbone, ids, given, chosen, config, seed=seed, trace=trace, actions=actions)
             for latents in (answer.trace for answer in answers if answer.trace is not None):
                 latents.texts = self.read_latents(latents.embeds)
-            return answers
+            plain = not self.backbone.layout.close  # the chain is part of the one text that comes out
+            return [with_written_chain(answer, self.backbone) for answer in answers] if plain else answers
         finally:
             self.train(was_training)
 

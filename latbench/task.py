@@ -94,6 +94,8 @@ class Task(ABC, Generic[ConfigT]):
     name: ClassVar[str]  # set by the registry
     splits: ClassVar[tuple[str, ...]] = ("test",)
     disjoint_splits: ClassVar[bool] = False  # by construction, whatever the settings: nothing needs to be compared
+    overlaps: ClassVar[tuple[str, ...]] = ()
+    """Other tasks that ask questions of its training split in their test split; training on it counts them."""
     words: ClassVar[tuple[str, ...]] = ()  # of its texts, each a token of the embedded tokenizer with `model.words`
 
     def __init__(self, config: ConfigT) -> None:

@@ -98,6 +98,10 @@ class ColarConfig(MethodConfig):
     draw_speed: bool = Field(default=False, json_schema_extra=YOUNGER)
     """Ask each question of a rollout at a speed drawn from the training speeds, one for its group."""
 
+    def draws(self, generate: GenerateConfig) -> bool:
+        """The latent head draws at any temperature of the answer."""
+        return super().draws(generate) or generate.own(ColarDecoding).latent_noise > 0
+
     def __post_init__(self) -> None:
         if self.latent_loss == "mse" and self.entropy_bonus > 0:
             raise ValueError(

@@ -4,6 +4,9 @@ The baseline called CoT in Coconut (Hao et al., arXiv:2412.06769, Table 1), CoT-
 arXiv:2502.21074, Table 1) and CoLaR (Tan et al., arXiv:2505.16552, Table 1): next-token cross-entropy on everything
 after the question, decoded greedily or sampled. Every step is kept (CODI's own teacher drops the last one).
 
+A model as it comes, without think tokens, is asked to reason and to box its answer; its chain is what it writes before
+the marker of the answer (`latbench/decoding/written.py`).
+
 With `train.rl` set, a stage of reinforcement learning on every sampled token follows: explicit GRPO (arXiv:2402.03300),
 Dr. GRPO (arXiv:2503.20783) or DAPO (arXiv:2503.14476), by `train.rl.variant`; what any claim of a latent method's
 reinforcement learning has to be compared with.
@@ -13,9 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from latbench.config import GenerateConfig
+from latbench.config import YOUNGER, GenerateConfig
 from latbench.decoding.rule import StepRule
 from latbench.decoding.sampling import Sampling
 from latbench.method import ActionLogProbs, Losses, Method, MethodConfig, Stage
@@ -25,10 +29,15 @@ from latbench.task import STRICT, Example
 from latbench.training.losses import token_cross_entropy
 from latbench.training.rl.actions import score_text
 
+ASK = "Reason step by step, then put the final answer within \\boxed{}."
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class CotConfig(MethodConfig):
-    """No settings of its own."""
+    """What a model as it comes is asked."""
+
+    ask: str | None = Field(default=None, json_schema_extra=YOUNGER)
+    """Request after the question of a model without think tokens; None: to reason and to box the answer, "": none."""
 
 
 @register_method("cot", config=CotConfig)
@@ -54,3 +63,7 @@ class Cot(Method[CotConfig]):
     def rule(self, config: GenerateConfig) -> StepRule:
         """Plain text."""
         return StepRule(self.backbone, Sampling.from_config(config))
+
+    def prompt_ids(self, question: str, config: GenerateConfig | None = None) -> list[int]:
+        """The question; of a model without think tokens with the request to reason."""
+        return self.backbone.prompt(self.asking(question, ASK if self.config.ask is None else self.config.ask))

@@ -4,15 +4,19 @@ The baseline called No-CoT in Coconut (Hao et al., arXiv:2412.06769, Table 1) an
 arXiv:2502.21074, Table 1): the chain is dropped from the training text, so that its length #L is 0. The close marker is
 part of the prompt in training and at inference alike, hence not supervised. Where the layout has no markers (`coconut`)
 this is that paper's own text: question, `###`, answer.
+
+A model as it comes, without think tokens, is asked for the answer alone; what it writes before the answer all the same
+is counted as its chain (`latbench/decoding/written.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from latbench.config import GenerateConfig
+from latbench.config import YOUNGER, GenerateConfig
 from latbench.decoding.rule import StepRule
 from latbench.decoding.sampling import Sampling
 from latbench.method import Losses, Method, MethodConfig, Stage
@@ -21,10 +25,15 @@ from latbench.registry import register_method
 from latbench.task import STRICT, Example
 from latbench.training.losses import token_cross_entropy
 
+ASK = "Do not explain. Reply with nothing but the final answer within \\boxed{}."
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DirectConfig(MethodConfig):
-    """No settings of its own."""
+    """What a model as it comes is asked."""
+
+    ask: str | None = Field(default=None, json_schema_extra=YOUNGER)
+    """Request after the question of a model without think tokens; None: for the boxed answer alone, "": none."""
 
 
 @register_method("direct", config=DirectConfig)
@@ -52,5 +61,5 @@ class Direct(Method[DirectConfig]):
         return self.backbone.too_long(example.without_steps(None))
 
     def prompt_ids(self, question: str, config: GenerateConfig | None = None) -> list[int]:
-        """The question with both markers: the next token is the answer's first."""
-        return self.backbone.closed_prompt(question)
+        """The question with both markers, or with the request for the answer alone: next comes the answer."""
+        return self.backbone.closed_prompt(self.asking(question, ASK if self.config.ask is None else self.config.ask))

@@ -63,6 +63,11 @@ class SoftThinkingConfig(MethodConfig):
     num_candidates: Positive = 20  # n
     candidate_temperature: PositiveFloat = 1.0  # of their probabilities, whatever that of the sampling
 
+    def draws(self, generate: GenerateConfig) -> bool:
+        """Noise and sampled thinking draw at any temperature of the answer."""
+        sampled = self.variant == "discrete" and self.top_k != 1
+        return super().draws(generate) or sampled or self.variant in ("gumbel", "dirichlet")
+
 
 @register_method("soft_thinking", config=SoftThinkingConfig)
 class SoftThinking(Method[SoftThinkingConfig]):

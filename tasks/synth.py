@@ -30,6 +30,7 @@ import hashlib
 import json
 import math
 import random
+from abc import abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -41,7 +42,7 @@ from pydantic.dataclasses import dataclass as config_dataclass
 
 from latbench.config import Fraction, Positive
 from latbench.registry import register_task
-from latbench.task import STRICT, Example, Fingerprint, Node, Score, Task, TaskConfig
+from latbench.task import STRICT, ConfigT, Example, Fingerprint, Node, Score, Task, TaskConfig
 
 SPLIT_SHARES = {"train": 80, "validation": 10, "test": 10}  # percent of all canonical graphs
 SPLIT_KEY = b"latbench synth"  # of the hash that assigns a graph to a split, whatever the settings and the seed
@@ -98,9 +99,8 @@ class Quantity:
     value: int
 
 
-@register_task("synth", config=SynthConfig)
-class Synth(Task[SynthConfig]):
-    """Problems over a dependency graph of quantities, with every valid order of their steps known.
+class DependencyTask(Task[ConfigT]):
+    """Generated problems over a dependency graph of quantities, with every valid order of their steps known.
 
     `Example.meta`: `level` (number of operations), `names`, `steps` and `needs` by quantity in order of definition
     (only those the answer needs; `needs` holds indices), `order` (indices in the order of `Example.steps`).
@@ -109,9 +109,17 @@ class Synth(Task[SynthConfig]):
     splits = tuple(SPLIT_SHARES)
     disjoint_splits = True
 
-    def __init__(self, config: SynthConfig) -> None:
+    def __init__(self, config: ConfigT) -> None:
         super().__init__(config)
         self._loaded: dict[str, list[Example]] = {}
+
+    @abstractmethod
+    def examples(self, split: str) -> Iterator[Example]:
+        """The rows of a split. Raises: ValueError: the settings have too few different problems."""
+
+    @abstractmethod
+    def source(self) -> str:
+        """The generator's name with its settings."""
 
     def load(self, split: str) -> list[Example]:
         """The split's examples; the same call returns the same rows.
@@ -119,9 +127,9 @@ class Synth(Task[SynthConfig]):
         Raises: ValueError: unknown split, or the settings have too few different problems.
         """
         if split not in self.splits:
-            raise ValueError(f"task synth has no split {split!r}; choose one of {', '.join(self.splits)}")
+            raise ValueError(f"task {self.name} has no split {split!r}; choose one of {', '.join(self.splits)}")
         if split not in self._loaded:
-            self._loaded[split] = list(islice(_examples(self.config, split), self.config.size(split)))
+            self._loaded[split] = list(self.examples(split))
         return list(self._loaded[split])
 
     def fingerprint(self, split: str) -> Fingerprint:
@@ -131,7 +139,7 @@ class Synth(Task[SynthConfig]):
         for example in examples:
             row = [example.id, example.question, example.steps, example.answer]
             digest.update((json.dumps(row, separators=(",", ":")) + "\n").encode())
-        return Fingerprint(source=self._source(), sha256=digest.hexdigest(), num_examples=len(examples))
+        return Fingerprint(source=self.source(), sha256=digest.hexdigest(), num_examples=len(examples))
 
     def score_many(self, pairs: Sequence[tuple[str, Example]]) -> list[Score]:
         """The text's number against the gold number."""
@@ -146,10 +154,20 @@ class Synth(Task[SynthConfig]):
     def graph(self, example: Example) -> list[Node]:
         """The quantities that the answer needs, in order of definition."""
         steps, needs = example.meta["steps"], _meta_needs(example)
-        values = [step.removesuffix(">>").rpartition("=")[2] for step in steps]
+        values = [step.removesuffix(">>").rpartition("=")[2].strip() for step in steps]
         return [Node(value=v, step=s, needs=n) for v, s, n in zip(values, steps, needs, strict=True)]
 
-    def _source(self) -> str:
+
+@register_task("synth", config=SynthConfig)
+class Synth(DependencyTask[SynthConfig]):
+    """Terse problems in modular arithmetic."""
+
+    def examples(self, split: str) -> Iterator[Example]:
+        """See DependencyTask."""
+        return islice(_examples(self.config, split), self.config.size(split))
+
+    def source(self) -> str:
+        """See DependencyTask."""
         config = self.config
         wording = [config.order, "shuffled" * config.shuffled, "random names" * config.random_names]
         wording += ["values alone" * (not config.step_names)]
@@ -166,7 +184,7 @@ def ready(example: Example, done: Collection[int]) -> list[int]:
 
 def num_paths(example: Example) -> int:
     """Number of valid step orders (two orders may read the same where two steps do)."""
-    return _num_orders(_meta_needs(example), 0)
+    return num_orders(_meta_needs(example), 0)
 
 
 def paths(example: Example, cap: int = 1000, seed: int = 0) -> list[tuple[str, ...]]:
@@ -177,12 +195,12 @@ def paths(example: Example, cap: int = 1000, seed: int = 0) -> list[tuple[str, .
         seed: of that draw; it is also keyed by the question.
     """
     needs = _meta_needs(example)
-    total = _num_orders(needs, 0)
+    total = num_orders(needs, 0)
     ranks: Collection[int] = range(total)
     if total > cap:
         ranks = sorted(random.Random(f"synth paths {seed} {example.question}").sample(range(total), cap))
     steps = example.meta["steps"]
-    return list(dict.fromkeys(tuple(steps[i] for i in _order(needs, rank)) for rank in ranks))
+    return list(dict.fromkeys(tuple(steps[i] for i in order_of(needs, rank)) for rank in ranks))
 
 
 def _meta_needs(example: Example) -> Needs:
@@ -190,11 +208,11 @@ def _meta_needs(example: Example) -> Needs:
 
 
 @lru_cache(maxsize=1 << 16)
-def _num_orders(needs: Needs, done: int) -> int:
+def num_orders(needs: Needs, done: int) -> int:
     """Number of valid orders of what remains; `done` is a bit set."""
     if done + 1 == 1 << len(needs):
         return 1
-    return sum(_num_orders(needs, done | 1 << i) for i in _ready(needs, done))
+    return sum(num_orders(needs, done | 1 << i) for i in _ready(needs, done))
 
 
 @lru_cache(maxsize=1 << 16)
@@ -203,13 +221,13 @@ def _ready(needs: Needs, done: int) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=1 << 16)
-def _order(needs: Needs, rank: int) -> tuple[int, ...]:
+def order_of(needs: Needs, rank: int) -> tuple[int, ...]:
     """The valid order of that rank (0-based, lexicographic); rank 0 is the order of definition."""
     done = 0
     order: list[int] = []
     while len(order) < len(needs):
         for i in _ready(needs, done):
-            count = _num_orders(needs, done | 1 << i)
+            count = num_orders(needs, done | 1 << i)
             if rank < count:
                 order.append(i)
                 done |= 1 << i
@@ -225,9 +243,9 @@ def _problems(config: SynthConfig, split: str) -> Iterator[list[Quantity]]:
     level = config.min_ops
     while True:
         for _ in range(MAX_DRAWS):
-            quantities = _draw(rng, config, level)
+            quantities = draw(rng, config, level)
             form = canonical(quantities)
-            if _split_of(form) == split and form not in seen:
+            if split_of(form) == split and form not in seen:
                 break
         else:
             raise ValueError(
@@ -254,7 +272,8 @@ def canonical(quantities: Sequence[Quantity]) -> str:
     return forms[-1]
 
 
-def _split_of(form: str) -> str:
+def split_of(form: str) -> str:
+    """The split that a canonical form belongs to, whatever the settings and the seed."""
     percentile = int.from_bytes(hashlib.blake2b(form.encode(), digest_size=8, key=SPLIT_KEY).digest()) % 100
     for split, share in SPLIT_SHARES.items():
         if percentile < share:
@@ -263,7 +282,7 @@ def _split_of(form: str) -> str:
     raise AssertionError("shares sum to 100")
 
 
-def _draw(rng: random.Random, config: SynthConfig, num_ops: int) -> list[Quantity]:
+def draw(rng: random.Random, config: SynthConfig, num_ops: int) -> list[Quantity]:
     """A random tree of quantities in order of definition; the last one is asked for.
 
     A root is a quantity that no other needs yet; the remaining operations must suffice to merge all roots into one.
@@ -320,8 +339,8 @@ def _examples(config: SynthConfig, split: str) -> Iterator[Example]:
     orders = random.Random(f"synth orders {config.seed} {split}")
     for index, quantities in enumerate(_problems(config, split)):
         needs: Needs = tuple(quantity.needs for quantity in quantities)
-        rank = orders.randrange(_num_orders(needs, 0)) if config.order == "random" else 0
-        order = _order(needs, rank)
+        rank = orders.randrange(num_orders(needs, 0)) if config.order == "random" else 0
+        order = order_of(needs, rank)
         question, names = _question(config, quantities, wording)
         prefixes = [f"{name}=" for name in names] if config.step_names else [""] * len(names)
         steps = [f"<<{prefix}{quantity.equation}>>" for prefix, quantity in zip(prefixes, quantities, strict=True)]

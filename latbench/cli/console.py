@@ -136,11 +136,14 @@ def find_target(
 def left_out(report: Mapping[str, Any]) -> list[str]:
     """Sentences about training rows that were skipped, and about those that ask a test question."""
     found = [f"{count} training rows skipped: {reason}" for reason, count in report["report"]["skipped"].items()]
-    if report["num_contaminated"] and not report["dropped"]:
-        found.append(
-            f"{report['num_contaminated']} training rows ask a test question; "
-            "leave them out with --set train.drop_contaminated=true"
-        )
+    shared = {"a test question": report["num_contaminated"]}
+    shared |= {f"a question of {name}": count for name, count in report.get("overlaps", {}).items()}
+    if not report["dropped"]:
+        found += [
+            f"{count} training rows ask {what}; leave them out with --set train.drop_contaminated=true"
+            for what, count in shared.items()
+            if count
+        ]
     return found
 
 

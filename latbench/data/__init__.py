@@ -1,15 +1,7 @@
 """Where questions come from: data files, the Hub, and the rows that both become."""
 
-from latbench.data.file_task import (
-    DATA_DIR,
-    ContaminationReport,
-    FileTask,
-    Source,
-    contamination,
-    normalised_question,
-    read_split,
-    short_name,
-)
+from latbench.data.contamination import ContaminationReport, contamination, normalised_question, overlaps
+from latbench.data.file_task import DATA_DIR, FileTask, Source, read_split, short_name
 
 __all__ = [
     "DATA_DIR",
@@ -18,6 +10,7 @@ __all__ = [
     "Source",
     "contamination",
     "normalised_question",
+    "overlaps",
     "read_split",
     "short_name",
 ]

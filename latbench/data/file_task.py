@@ -1,4 +1,4 @@
-"""Real data sets: where a task's splits are found, how rows become examples, and which training rows leak a test.
+"""Real data sets: where a task's splits are found, how rows become examples, and how answers are scored.
 
 A split is looked for in the folder that `LATBENCH_DATA_DIR` names, then in the Hugging Face cache, then on the Hub.
 A row is {id, question, steps, answer, ...}; further fields go to `Example.meta`.
@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import unicodedata
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +22,8 @@ from latbench.registry import unknown
 from latbench.task import ConfigT, Example, Fingerprint, Score, Task
 
 DATA_DIR = "LATBENCH_DATA_DIR"
+WORD = re.compile(r"\w+")
 SHORT_HASH = 12  # characters of a file's sha256 that name a second file in a fingerprint
-DASH = re.compile("[\u2010-\u2015\u2212]")  # hyphens, dashes and the minus sign
-# What is read of a question: words, signs of arithmetic (`x+1` and `x-1` are two questions), the point of a number.
-WORD = re.compile(r"(?:[\w+\-*/%=<>^\\]|[.,](?=\d))+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +59,8 @@ class FileTask(Task[ConfigT]):
 
     kind: ClassVar[AnswerKind]
     sources: ClassVar[Mapping[str, Source]]
+    labels: ClassVar[tuple[str, ...]] = ()
+    """The only answers there are, single words such as Yes and No; a sentence answers with the one that it names."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -82,7 +80,17 @@ class FileTask(Task[ConfigT]):
 
     def score_many(self, pairs: Sequence[tuple[str, Example]]) -> list[Score]:
         """Verdicts by the task's kind of answer, or by the paper scorer that the configuration names."""
-        return score_answers([(text, example.answer) for text, example in pairs], self.kind, self.config.scorer)
+        golds = [example.answer for _, example in pairs]
+        scores = score_answers(
+            [(text, gold) for (text, _), gold in zip(pairs, golds, strict=True)], self.kind, self.config.scorer
+        )
+        if not self.labels or self.config.scorer != "default":
+            return scores
+        return [_by_label(score, gold, self.labels) for score, gold in zip(scores, golds, strict=True)]
+
+    def source(self, split: str) -> Source:
+        """Where a split comes from; a task whose settings choose among files overrides it."""
+        return self.sources[split]
 
     def select(self, split: str, examples: list[Example]) -> tuple[list[Example], str]:
         """The examples kept, and a note for the fingerprint on what was left out ("": nothing)."""
@@ -92,7 +100,7 @@ class FileTask(Task[ConfigT]):
         if split not in self.sources:
             raise unknown(f"{self.name} split", split, self.splits)
         if split not in self._splits:
-            read = read_split(self.sources[split], self.kind, f"task {self.name!r}, split {split!r}")
+            read = read_split(self.source(split), self.kind, f"task {self.name!r}, split {split!r}")
             examples, note = self.select(split, read.examples)
             fingerprint = Fingerprint(
                 source=f"{read.fingerprint.source} {note}".rstrip(),
@@ -101,6 +109,20 @@ class FileTask(Task[ConfigT]):
             )
             self._splits[split] = Split(examples=examples, fingerprint=fingerprint)
         return self._splits[split]
+
+
+def _by_label(score: Score, gold: str, labels: Sequence[str]) -> Score:
+    """The verdict on the label that an extracted sentence names: the one it opens with, else the last (`Yes, since
+    ...`, `... so the answer is no`). A sentence that names none keeps its verdict."""
+    if score.status != "incorrect" or score.extracted is None:
+        return score
+    by_word = {label.casefold(): label for label in labels}
+    words = WORD.findall(score.extracted.casefold())
+    named = [by_word[word] for word in words if word in by_word]
+    if not named:
+        return score
+    chosen = named[0] if words[0] in by_word else named[-1]
+    return Score(status="correct" if chosen == gold else "incorrect", extracted=chosen)
 
 
 def read_split(source: Source, kind: AnswerKind, what: str) -> Split:
@@ -169,44 +191,3 @@ def _no_data(source: Source, what: str, reason: str) -> ValueError:
     looked = f"{DATA_DIR}={folder} holds no {source.file}" if folder else f"{DATA_DIR} is not set"
     way_out = f"set {DATA_DIR} (or --data-dir) to a folder that holds {source.file}"
     return ValueError(f"no data for {what}: {looked} and {reason}; {way_out}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ContaminationReport:
-    """Overlap of a training set with a test set.
-
-    Args:
-        num_train, num_test: rows compared.
-        pairs: (training id, test id) of every pair of rows with one normalised question.
-    """
-
-    num_train: int
-    num_test: int
-    pairs: tuple[tuple[str, str], ...]
-
-    @property
-    def num_train_overlapping(self) -> int:
-        """Training rows that are a test question."""
-        return len({train for train, _ in self.pairs})
-
-    def without(self, train: Sequence[Example]) -> list[Example]:
-        """The training rows that ask no test question, in order."""
-        leaked = {train_id for train_id, _ in self.pairs}
-        return [example for example in train if example.id not in leaked]
-
-
-def normalised_question(question: str) -> str:
-    """The question in one case and one form of each character, without punctuation, words apart by single blanks."""
-    text = question if question.isascii() else DASH.sub("-", unicodedata.normalize("NFKC", question))
-    return " ".join(WORD.findall(text.casefold()))
-
-
-def contamination(train: Sequence[Example], test: Sequence[Example]) -> ContaminationReport:
-    """Which training rows ask a test question; pairs in training order."""
-    tests: dict[str, list[str]] = defaultdict(list)
-    for example in test:
-        tests[normalised_question(example.question)].append(example.id)
-    pairs = tuple(
-        (example.id, test_id) for example in train for test_id in tests.get(normalised_question(example.question), ())
-    )
-    return ContaminationReport(num_train=len(train), num_test=len(test), pairs=pairs)

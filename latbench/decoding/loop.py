@@ -53,6 +53,7 @@ class Generation:
         text: the answer segment ("" where the close marker never came); reasoning: explicit reasoning text.
         closed: the answer segment was reached.
         num_latents, num_reasoning_tokens, num_answer_tokens: without markers and EOS; num_prompt_tokens: fed before.
+            Reasoning tokens are None where a model without think tokens leaves their number unknown, see `written`.
         decode_steps: forward passes after the prompt, forced ids included.
         trace: of the latent steps, where asked for; actions: all steps, where asked for.
     """
@@ -61,7 +62,7 @@ class Generation:
     reasoning: str
     closed: bool
     num_latents: int
-    num_reasoning_tokens: int
+    num_reasoning_tokens: int | None
     num_answer_tokens: int
     num_prompt_tokens: int
     decode_steps: int

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.manifest import known_manifest
+from latbench.evaluation.plan import check_samples
 from latbench.evaluation.records import RECORDS, Manifest, Record, append_records, parse_record, write_manifest
 from latbench.runs.lock import is_main_process, locked
 from latbench.runs.train import keep
@@ -42,6 +43,7 @@ def evaluate(job: EvalJob) -> Path:
     """
     if not is_main_process():
         raise ValueError("an evaluation runs in one process; start it without a launcher")
+    check_samples(job.run.config, job.settings)
     with locked(job.folder):
         there = _OnFile.of(job)
         if not there.is_complete:
@@ -53,6 +55,7 @@ def evaluate(job: EvalJob) -> Path:
 
 def _refuse(job: EvalJob) -> None:
     """Raises: ValueError: `evaluate` would refuse this."""
+    check_samples(job.run.config, job.settings)
     if not _OnFile.of(job).is_complete:
         _method(job)
 

@@ -30,7 +30,8 @@ class Summary:
         pass_at: pass@k by k, 1, 2, 4 ... and samples; maj_at_k: with k = samples; see the functions; like accuracy
             with a Wilson interval at n trials (the samples of a question are not independent trials).
         chain_length: mean #L (latent steps plus explicit reasoning tokens, without markers, answer and EOS), first over
-            samples; t-interval over questions.
+            samples; t-interval over questions. Of the answers whose chain is known; None where none is.
+        unknown_length: share of the decoded answers whose chain is unknown.
         answer_tokens: mean answer tokens without EOS.
         decode_steps: mean forward passes after the prompt, forced markers included.
         lengths, gold_lengths: by question, #L (mean over samples), and tokens of the gold chain under the run's
@@ -55,6 +56,7 @@ class Summary:
     pass_at: Mapping[int, Interval]
     maj_at_k: Interval
     chain_length: Interval | None
+    unknown_length: float
     lengths: Mapping[str, float]
     answer_tokens: float | None
     decode_steps: float | None
@@ -85,7 +87,11 @@ def summarise(evaluation: Evaluation) -> Summary:
     num_correct = [sum(record.status == "correct" for record in answers) for answers in questions.values()]
     decoded = [record for record in records if record.stop_reason != "prompt_too_long"]
     answered = by_question(decoded)
-    lengths = {question: fmean(one.chain_length for one in answers) for question, answers in answered.items()}
+    known = {
+        question: [one.chain_length for one in answers if one.chain_length is not None]
+        for question, answers in answered.items()
+    }
+    lengths = {question: fmean(found) for question, found in known.items() if found}
     gold = {question: float(answers[0].gold_chain_length) for question, answers in answered.items()}
     gold = {question: length for question, length in gold.items() if length > 0}  # of some questions none is known
     seconds, answers = manifest.evaluation.get("seconds"), manifest.evaluation.get("answers")
@@ -109,6 +115,7 @@ def summarise(evaluation: Evaluation) -> Summary:
         },
         maj_at_k=wilson_interval(fsum(map(maj_at_k, questions.values())), n),
         chain_length=mean_interval(list(lengths.values())).clipped(low=0) if lengths else None,
+        unknown_length=1 - sum(map(len, known.values())) / len(decoded) if decoded else 0.0,
         lengths=lengths,
         answer_tokens=_mean([record.num_answer_tokens for record in decoded]),
         decode_steps=_mean([record.decode_steps for record in decoded]),

@@ -85,6 +85,16 @@ def decoding_changes(own: RunConfig, other: RunConfig) -> dict[str, Any]:
     return {f"generate.{key}": value for key, value in wanted.items() if usual.get(key, _ABSENT) != value}
 
 
+def check_samples(config: RunConfig, wanted: EvalConfig) -> None:
+    """Raises: ValueError: several answers to a question are asked for, and all would be the same."""
+    if wanted.generate.samples > 1 and not config.method.draws(wanted.generate):
+        raise ValueError(
+            f"generate.samples is {wanted.generate.samples}, but method {config.method_name!r} draws nothing at "
+            "generate.temperature=0, so that all answers to a question would be equal; "
+            "set generate.temperature above 0, or generate.samples=1"
+        )
+
+
 def questions(settings: EvalConfig) -> tuple[Task[Any], list[Example]]:
     """The task, and its examples as they are asked: the question is the task's prompt.
 

@@ -50,7 +50,8 @@ class Record:
         reasoning: the explicit reasoning text, without markers ("" for latent steps).
         extracted: the final answer read from `text`; None where there is none.
         gold: the reference answer.
-        num_latents, num_reasoning_tokens: their sum is the chain length #L, without markers, answer and EOS.
+        num_latents, num_reasoning_tokens: their sum is the chain length #L, without markers, answer and EOS. Of a model
+            without think tokens the chain stands in `text`, and the number of its tokens may be unknown: None.
         num_answer_tokens: answer tokens without EOS.
         gold_chain_length: tokens of the gold reasoning under the run's tokenizer (0: the data have none).
         num_prompt_tokens: tokens of the prompt.
@@ -67,7 +68,7 @@ class Record:
     gold: str
     status: Status
     num_latents: int
-    num_reasoning_tokens: int
+    num_reasoning_tokens: int | None
     num_answer_tokens: int
     gold_chain_length: int
     num_prompt_tokens: int
@@ -77,9 +78,9 @@ class Record:
     chunk: int
 
     @property
-    def chain_length(self) -> int:
-        """#L: latent steps plus explicit reasoning tokens."""
-        return self.num_latents + self.num_reasoning_tokens
+    def chain_length(self) -> int | None:
+        """#L: latent steps plus explicit reasoning tokens; None where their number is unknown."""
+        return None if self.num_reasoning_tokens is None else self.num_latents + self.num_reasoning_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +181,8 @@ def parse_record(line: str) -> Record:
         raise ValueError("not a record: nested too deeply") from None
     if record.status not in _STATUSES or record.stop_reason not in _STOP_REASONS:
         raise ValueError("not a record: unknown status or stop_reason")
-    if min(_counts(record)) < 0 or max(_counts(record)) > MAX_COUNT:
+    counts = (*_counts(record), record.num_reasoning_tokens or 0)
+    if min(counts) < 0 or max(counts) > MAX_COUNT:
         raise ValueError("not a record: a count is negative or too large")
     if not is_encodable(record.id):
         raise ValueError("not a record: its id is no text that can be encoded")

@@ -281,7 +281,8 @@ def _chunks(items: Sequence[Any], size: int, what: str) -> Iterator[Sequence[Any
 def _figures(answers: Sequence[Generation]) -> dict[str, Any]:
     """Mean lengths of one task's answers, how many ended in which way, and how many never came to an answer."""
     counts = ("num_latents", "num_reasoning_tokens", "num_answer_tokens")
-    means = {name: sum(getattr(answer, name) for answer in answers) / len(answers) for name in counts}
+    known = {name: [count for answer in answers if (count := getattr(answer, name)) is not None] for name in counts}
+    means = {name: sum(found) / len(found) if found else None for name, found in known.items()}
     reasons = Counter(answer.stop_reason for answer in answers)
     open_ended = sum(not answer.closed for answer in answers)
     return {"n": len(answers), **means, "not_closed": open_ended, "stop_reasons": dict(reasons)}

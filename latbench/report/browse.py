@@ -194,7 +194,7 @@ def record_json(
         "text": _cut(record.text, max_text),
         "reasoning": _cut(record.reasoning, max_text),
         "latents": record.num_latents,
-        "tokens": record.num_reasoning_tokens,
+        "tokens": "an unknown number of" if record.num_reasoning_tokens is None else record.num_reasoning_tokens,
         "stop": record.stop_reason,
     }
     if latents is None or not record.num_latents:

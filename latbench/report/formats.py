@@ -36,7 +36,7 @@ TEXT_COLUMNS = (
 
 def to_csv(rows: Sequence[Row]) -> str:
     """One line per run; numbers with six significant digits."""
-    names = [f.name for f in fields(Row) if f.name != "measures"]
+    names = [f.name for f in fields(Row) if f.name not in ("measures", "unknown_length")]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
@@ -158,9 +158,11 @@ def _columns(section: Sequence[Cell]) -> dict[str, Callable[[Cell], str]]:
         for k in sorted({k for cell in section for row in cell.rows for k in row.pass_at} - {1}):
             columns[f"pass@{k}"] = lambda cell, k=k: interval_text(cell.pass_at(k), 100)  # type: ignore[misc]
         columns["maj@k"] = lambda cell: interval_text(cell.interval("maj_at_k"), 100)
+    columns["#L"] = lambda cell: interval_text(cell.chain_length)
+    if any(row.unknown_length for cell in section for row in cell.rows):  # of models without think tokens
+        columns["#L unknown"] = lambda cell: _percent(cell.mean("unknown_length"))
     return {
         **columns,
-        "#L": lambda cell: interval_text(cell.chain_length),
         "compression": lambda cell: interval_text(cell.compression, digits=2),
         "answer tokens": lambda cell: number_text(cell.mean("answer_tokens"), ".1f"),
         "decode steps": lambda cell: number_text(cell.mean("decode_steps"), ".1f"),

@@ -69,6 +69,7 @@ class Row:
     pass_at: Mapping[int, Interval]  # pass@k by k
     diagnostics: Mapping[str, float]  # what the method reported about its own training
     measures: Measures = field(default_factory=Measures)  # from the files beside the records; no column
+    unknown_length: float = 0.0  # no column
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Cell:
 
     @property
     def chain_length(self) -> Interval | None:
-        """Mean #L with its interval; None where nothing was decoded."""
+        """Mean #L with its interval; None where nothing was decoded, or no answer's chain is known."""
         return self.interval("chain_length", high=inf)
 
     @property
@@ -239,6 +240,7 @@ def _row(summary: Summary, reference: str, reference_lengths: Mapping[str, float
         pass_at=summary.pass_at,
         diagnostics=manifest.diagnostics,
         measures=measures,
+        unknown_length=summary.unknown_length,
     )
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from latbench import registry
 from latbench.config import RunConfig, read_config
 from latbench.config.tree import dump_yaml
-from latbench.data import ContaminationReport, contamination
+from latbench.data import overlaps
 from latbench.runs import environment
 from latbench.runs.lock import LOCK, is_main_process, locked, wait_for_all
 from latbench.runs.run import CHECKPOINT, CONFIG, TRAIN, Run, load_run
@@ -266,20 +266,25 @@ def _data_of_both(start: Run, own: dict[str, Any]) -> dict[str, Any]:
 def training_examples(task: Task[Any], config: RunConfig) -> tuple[list[Example], dict[str, Any]]:
     """The rows to train on, and what stands about them in `train.json`.
 
-    Rows that ask one of the task's test questions are counted, and dropped where `train.drop_contaminated` says so.
+    Rows that ask a test question, of the task or of one that it names in `overlaps`, are counted, and dropped where
+    `train.drop_contaminated` says so.
     """
     split = config.train.split
     examples = task.load(split)[: config.train.num_examples]
     found = task.fingerprint(split)
-    overlap = _overlap(task, examples, required=config.train.drop_contaminated)
-    if config.train.drop_contaminated and overlap is not None:
-        examples = overlap.without(examples)
+    tests = {config.task_name: task, **{name: _as_it_comes(name) for name in task.overlaps}}
+    shared = overlaps(examples, tests, required=config.train.drop_contaminated)
+    if config.train.drop_contaminated:
+        for overlap in shared.values():
+            examples = overlap.without(examples)
+    num_shared = {name: overlap.num_train_overlapping for name, overlap in shared.items()}
     examples = [replace(example, question=task.prompt(example)) for example in examples]  # as in evaluation
     return examples, {
         "train_data": data_name(config.task_name, split, len(examples), found.sha256),
         "data": {f"{config.task_name}/{split}": asdict(found)},
-        "num_contaminated": None if overlap is None else overlap.num_train_overlapping,
+        "num_contaminated": num_shared.pop(config.task_name, None),
         "dropped": config.train.drop_contaminated,
+        **({"overlaps": num_shared} if num_shared else {}),
     }
 
 
@@ -301,6 +306,13 @@ def _rows_of(task: Task[Any], config: RunConfig, examples: Sequence[Example]) ->
     return [row for row in task.load(config.train.split) if row.id in kept]
 
 
+def _as_it_comes(name: str) -> Task[Any]:
+    """A task with its default settings."""
+    entry = registry.get_task_entry(name)
+    task: Task[Any] = entry.cls(entry.config())
+    return task
+
+
 def _held_out(task: Task[Any], split: str, examples: Sequence[Example]) -> HeldOut:
     """Rows a method may report on: the first of the validation split, else of what it trains on."""
     from latbench.method import HeldOut
@@ -320,18 +332,6 @@ def _diagnostics(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.glob(f"stages/*/{DIAGNOSTICS}")):
         found |= json.loads(path.read_text(encoding="utf-8"))
     return found
-
-
-def _overlap(task: Task[Any], examples: list[Example], *, required: bool) -> ContaminationReport | None:
-    """Overlap with the task's test split; None where it has none at hand and nobody asked to drop the rows."""
-    if "test" not in task.splits and not required:
-        return None
-    try:
-        return contamination(examples, task.load("test"))
-    except ValueError:  # the training data are here, the test data are not
-        if required:
-            raise
-        return None
 
 
 def _drop_resume_points(folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from latbench.config import YOUNGER, Fraction, NonNegativeFloat, Positive, PositiveFloat
+from latbench.config import YOUNGER, Fraction, GenerateConfig, NonNegativeFloat, Positive, PositiveFloat
 from latbench.method import MethodConfig
 from latbench.task import STRICT
 
@@ -61,6 +61,10 @@ class LatentSFTConfig(MethodConfig):
     """delta, added to that shift."""
     rl_sign_rule: Literal["correct", "bounded", "off"] = Field(default="correct", json_schema_extra=YOUNGER)
     """What happens where a negative advantage meets a negative margin."""
+
+    def draws(self, generate: GenerateConfig) -> bool:
+        """Noise on the latent steps draws at any temperature of the answer."""
+        return super().draws(generate) or generate.own(LatentSFTDecoding).latent_noise > 0
 
     def __post_init__(self) -> None:
         if self.target_entropy is not None and self.top_k is not None and self.target_entropy >= log(self.top_k):

@@ -107,3 +107,16 @@ def test_fingerprint_counts_the_examples_and_loading_again_gives_the_same(name: 
     assert len(fingerprint.sha256) == 64
     assert again.fingerprint(split) == fingerprint
     assert [example.id for example in again.load(split)] == [example.id for example in examples]
+
+
+def test_the_page_of_tasks_lists_every_task_with_its_splits_and_kind() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    lines = [line for line in page.splitlines() if line.startswith("| `")]
+    by_name = {line.split("`")[1]: [field.strip() for field in line.strip("|").split("|")] for line in lines}
+    assert sorted(by_name) == sorted(task_names())
+    for name in task_names():
+        cls = get_task_entry(name).cls
+        if issubclass(cls, FileTask):
+            splits, kind = by_name[name][3:5]
+            assert [split.split(" (")[0] for split in splits.split(", ")] == list(cls.splits)
+            assert kind == cls.kind

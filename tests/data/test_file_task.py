@@ -175,6 +175,17 @@ def example(id: str, question: str) -> Example:
         ("He has 3.", "He has 3", True),
         ("Find x^2.", "Find x2.", False),
         ("ﬁve", "FIVE", True),
+        ("If 2 of the games didn’t work", "If 2 of the games did n't work ,", True),
+        ("a pie-eating contest in a T-shirt", "A pie - eating contest in a T - shirt", True),
+        ("a 5-day trip for $1,346", "A 5 day trip for $ 1346", True),
+        (r"Find $\cos ^{3} \frac{2 \pi}{7}+x$.", r"Find \[\cos^3 \frac{2 \pi}{7} + x.\]", True),
+        ("One focus is at $(3,7)$, and", "One focus is at $(3, 7)$ and", True),
+        (r"Simplify $\sin x - \cos x$.", r"Simplify $\sin x \cos x$.", False),
+        ("Solve $5-x=3$.", "Solve $5x=3$.", False),
+        ("Evaluate $i^{-5}$.", "Evaluate $i^5$.", False),
+        (r"What is $88 \div (4 \div 2)$?", r"What is $88 \div 4 \div 2$?", False),
+        ("He has .5 of it.", "He has 5 of it.", False),
+        ("Is it 7 2?", "Is it 72?", False),
     ],
 )
 def test_questions_are_one_when_only_case_space_and_punctuation_differ(left: str, right: str, same: bool) -> None:
@@ -187,7 +198,7 @@ def test_contamination_lists_every_pair_and_counts_rows_once() -> None:
     report = contamination(train, test)
     assert report.pairs == (("t0", "e0"), ("t0", "e2"), ("t1", "e1"), ("t3", "e0"), ("t3", "e2"))
     assert (report.num_train, report.num_test) == (4, 4)
-    assert report.num_train_overlapping == 3
+    assert (report.num_train_overlapping, report.num_test_overlapping) == (3, 3)
 
 
 def test_dropping_leaves_no_contamination_and_keeps_the_rest_in_order() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from latbench.config import parse
 from latbench.evaluation import evaluate as module
 from latbench.evaluation.evaluate import evaluate
 from latbench.evaluation.job import EvalJob
@@ -50,6 +51,29 @@ def test_samples_of_a_question_stand_together(run: Run) -> None:
     records = read_evaluation(evaluate(EvalJob.of(run, "synth", limit=5, changes=changes))).records
     assert [(record.id, record.sample) for record in records] == [(f"test-{i}", s) for i in range(5) for s in (0, 1)]
     assert any(a.reasoning != b.reasoning for a, b in zip(records[::2], records[1::2], strict=True))
+
+
+def test_equal_samples_are_refused_before_anything_is_written(run: Run) -> None:
+    job = EvalJob.of(run, "synth", limit=3, changes={"generate.samples": 4})
+    sentence = r"generate\.samples is 4, but method 'cot' draws nothing at generate\.temperature=0"
+    with pytest.raises(ValueError, match=sentence):
+        evaluate(job)
+    assert not job.folder.exists()
+
+
+def test_methods_with_noise_of_their_own_may_be_sampled_at_temperature_zero() -> None:
+    def draws(method: str, **settings: Any) -> bool:
+        config = parse({"method": {"name": method, **settings}})
+        return bool(config.method.draws(config.generate))
+
+    assert [draws("soft_thinking", variant=name) for name in ("soft", "gumbel", "dirichlet", "moi", "discrete")] == [
+        False, True, True, False, True,
+    ]  # fmt: skip
+    assert not draws("soft_thinking", variant="discrete", top_k=1)
+    for method in ("colar", "latent_sft"):
+        assert not draws(method)
+        noisy = parse({"method": method}, overrides=["generate.method.latent_noise=1.0"])
+        assert noisy.method.draws(noisy.generate)
 
 
 def test_an_evaluation_cut_anywhere_resumes_to_the_same_bytes(run: Run, whole: bytes) -> None:

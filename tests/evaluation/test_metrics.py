@@ -36,6 +36,21 @@ def test_counts_rates_and_costs_of_a_small_run(make: Any, record: Any) -> None:
     assert summary.gold_lengths == {}
 
 
+def test_chains_of_unknown_length_are_left_out_of_the_mean_and_counted(make: Any, record: Any) -> None:
+    records = [
+        record("a", num_latents=0, num_reasoning_tokens=6),
+        record("b", num_latents=0, num_reasoning_tokens=None),
+        record("c", num_latents=0, num_reasoning_tokens=10),
+        record("d", num_latents=0, num_reasoning_tokens=0),
+    ]
+    summary = summarise(make(records, run="some"))
+    assert summary.lengths == {"a": 6, "c": 10, "d": 0}
+    assert summary.chain_length is not None
+    assert (summary.chain_length.value, summary.unknown_length) == (pytest.approx(16 / 3), 0.25)
+    none = summarise(make([record("b", num_reasoning_tokens=None)], run="none"))
+    assert (none.chain_length, none.unknown_length, none.lengths) == (None, 1.0, {})
+
+
 def test_accuracy_is_the_mean_over_samples_then_questions_which_are_the_trials(make: Any, record: Any) -> None:
     solved = {"a": (True, True), "b": (True, False), "c": (False, False)}
     summary = summarise(

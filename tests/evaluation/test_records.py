@@ -121,6 +121,17 @@ def test_chain_length_is_latents_plus_reasoning_tokens() -> None:
     assert RECORD.chain_length == 7
 
 
+def test_an_unknown_chain_is_null_and_not_zero() -> None:
+    unknown = replace(RECORD, num_reasoning_tokens=None)
+    assert unknown.chain_length is None
+    assert json.loads(record_line(unknown))["num_reasoning_tokens"] is None
+    assert parse_record(record_line(unknown)) == unknown
+    with pytest.raises(ValueError, match="a count is negative"):
+        parse_record(record_line(replace(RECORD, num_reasoning_tokens=-1)))
+    with pytest.raises(ValueError, match="num_latents is of the wrong kind"):
+        parse_record(record_line(RECORD).replace(f'"num_latents": {RECORD.num_latents}', '"num_latents": null'))
+
+
 @pytest.mark.parametrize("num_cut", [1, 2, 40, 150])
 def test_a_file_cut_anywhere_in_its_last_line_loses_that_line_alone(tmp_path: Path, num_cut: int) -> None:
     data = lines(RECORD, replace(RECORD, id="q2", text="é"))

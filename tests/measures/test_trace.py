@@ -400,11 +400,12 @@ def test_the_commands_store_and_show(latent_run: Run, run: Run, capsys: pytest.C
     code, out, _ = call("trace", name, *where)
     assert code == 0
     assert out.rstrip().endswith("latent steps of 5 answers")
-    found = json.loads(call("trace", name, *where, "--samples", "2", "--json")[1])
+    sampled = [*where, "--samples", "2", "--set", "generate.temperature=1"]
+    found = json.loads(call("trace", name, *sampled, "--json")[1])
     assert found["n"] == 10
     assert found["shown"] is None, "not evaluated yet"
-    assert call("eval", "--run", name, *where, "--samples", "2")[0] == 0
-    (path,) = {json.loads(call("trace", name, *where, "--samples", "2", "--json")[1])["shown"] for _ in range(2)}
+    assert call("eval", "--run", name, *sampled)[0] == 0
+    (path,) = {json.loads(call("trace", name, *sampled, "--json")[1])["shown"] for _ in range(2)}
     measured = read_measures(read_evaluation(Path(path).parent))[0].latents
     assert measured is not None
     row = next(row for row in measured.rows if measured.get(row, 2))
@@ -414,7 +415,7 @@ def test_the_commands_store_and_show(latent_run: Run, run: Run, capsys: pytest.C
     code, out, _ = call("inspect", name, *where)
     assert code == 0
     assert "stored trace" in out
-    assert "stored trace" in call("inspect", name, *where, "--samples", "2")[1]
+    assert "stored trace" in call("inspect", name, *sampled)[1]
     shown_json = json.loads(call("inspect", name, *where, "--question", "what?", "--json")[1])
     assert shown_json["gold"] is None
     code, out, err = call("inspect", name, *where, "--question", "what?", "--index", "1")

@@ -41,6 +41,22 @@ REQUIRED = [
 ]
 
 
+def test_an_unknown_length_is_a_dash_with_its_share_beside(make: Any, record: Any) -> None:
+    def summary(name: str, *lengths: int | None) -> Summary:
+        records = [record(f"q{i}", num_latents=0, num_reasoning_tokens=length) for i, length in enumerate(lengths)]
+        return summarise(make(records, run=name, setting=name, variant=name))
+
+    header, _, *lines = table_lines(to_markdown(rows([summary("dash", None, None), summary("half", 4, None)])))
+    by_variant = {line[1]: dict(zip(header, line, strict=True)) for line in lines}
+    assert (by_variant["dash"]["#L"], by_variant["dash"]["#L unknown"]) == (DASH, "100.0")
+    assert by_variant["dash"]["compression"] == DASH
+    assert by_variant["half"]["#L"].startswith("4.0 ")
+    assert by_variant["half"]["#L unknown"] == "50.0"
+    known = to_markdown(rows([summary("known", 4, 6)]))
+    assert "#L unknown" not in known
+    assert "unknown" not in to_csv(rows([summary("once more", 4, None)]))
+
+
 @pytest.fixture
 def run(make: Any, record: Any) -> Any:
     """Summary of a run of `n` questions with `num_correct` correct answers and `length` latent steps each."""
@@ -189,8 +205,10 @@ def test_hostile_names_stay_inside_their_cell(run: Any) -> None:
     assert len({line.count("|") - line.count(r"\|") for line in text.splitlines() if line[:1] == "|"}) == 1
 
 
-def test_every_row_field_but_the_measures_is_a_column(run: Any) -> None:
-    assert to_csv([]).strip().split(",") == [field.name for field in fields(Row) if field.name != "measures"]
+def test_every_row_field_but_measures_and_what_is_unknown_is_a_column(run: Any) -> None:
+    assert to_csv([]).strip().split(",") == [
+        field.name for field in fields(Row) if field.name not in ("measures", "unknown_length")
+    ]
 
 
 def test_what_rounds_to_zero_has_no_sign() -> None:

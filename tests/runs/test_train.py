@@ -245,6 +245,27 @@ def test_contaminated_rows_are_counted_and_dropped_on_request() -> None:
         assert facts["train_data"] == f"synth/train n={len(ids)} sha256=00000000"
 
 
+def test_rows_that_another_task_asks_are_counted_by_its_name_and_dropped_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [Example(id="a", question="Four?", steps=(), answer="1")]
+    monkeypatch.setattr(Leaky, "overlaps", ("multiarith", "svamp"))
+    monkeypatch.setattr("tasks.multiarith.MultiArith.load", lambda self, split: asked)
+
+    def absent(self: Any, split: str) -> list[Example]:
+        raise ValueError("no data for task 'svamp'")
+
+    monkeypatch.setattr("tasks.svamp.Svamp.load", absent)
+    examples, facts = training_examples(Leaky(TaskConfig()), parse({"method": "cot"}))
+    assert len(examples) == 3
+    assert facts["num_contaminated"] == 1
+    assert facts["overlaps"] == {"multiarith": 1}
+    drop = parse({"method": "cot"}, overrides=["train.drop_contaminated=true"])
+    with pytest.raises(ValueError, match="no data for task 'svamp'"):
+        training_examples(Leaky(TaskConfig()), drop)
+    monkeypatch.setattr(Leaky, "overlaps", ("multiarith",))
+    examples, facts = training_examples(Leaky(TaskConfig()), drop)
+    assert [example.id for example in examples] == ["train-0"]
+
+
 def test_num_examples_takes_the_first_of_the_split() -> None:
     config = parse({"method": "cot"}, overrides=["train.num_examples=1"])
     examples, facts = training_examples(Leaky(TaskConfig()), config)

@@ -129,7 +129,7 @@ def test_training_chains_use_every_valid_order_about_equally() -> None:
     ranks: dict[int, Counter[int]] = {2: Counter(), 3: Counter()}
     for example in load("train", num_train=3000, min_ops=4, max_ops=4):
         needs = tuple(map(tuple, example.meta["needs"]))
-        orders = [list(synth._order(needs, rank)) for rank in range(num_paths(example))]
+        orders = [list(synth.order_of(needs, rank)) for rank in range(num_paths(example))]
         if len(orders) > 1:
             ranks[len(orders)][orders.index(example.meta["order"])] += 1
     for count, found in ranks.items():

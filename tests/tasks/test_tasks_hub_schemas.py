@@ -190,3 +190,119 @@ def test_a_renamed_column_is_named_with_its_place(load: Any) -> None:
         ValueError, match=r"ChilleD/MultiArith/default@.*:train.test, row 1: field 'final_ans' is missing"
     ):
         load("multiarith", "test", {"question": "?", "answer": "39"})
+
+
+def test_math_test_split(load: Any) -> None:
+    row = {"problem": "Find $2x$.", "level": "Level 1", "solution": MATH_SOLUTION, "type": "Algebra"}
+    [example] = load("math", "test", row)
+    assert (example.id, example.answer, example.meta["level"]) == ("math-test-hub-0000", "\\frac{7}{1}", 1)
+
+
+def test_asdiv(load: Any) -> None:
+    row = {
+        "body": "Seven red apples and two green apples are in the basket.",
+        "question": "How many apples are in the basket?",
+        "solution_type": "Addition",
+        "answer": "9 (apples)",
+        "formula": "7+2=9",
+    }
+    golds = ["9 (apples)", "Mrs. Hilt", "5:6", "1,250", "3; 4", "2.5 (kg)"]
+    examples = load("asdiv", "test", *({**row, "answer": gold} for gold in golds))
+    assert [example.answer for example in examples] == ["9", "1250", "2.5"]
+    assert examples[0] == Example(
+        id="asdiv-hub-0000", question=f"{row['body']} {row['question']}", steps=("7+2=9",), answer="9"
+    )
+
+
+def test_gsm_symbolic_variants_of_the_hub(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"id": 3, "instance": 7, "original_id": 12, **GSM8K}
+    [example] = load("gsm_symbolic", "test", row)
+    assert (example.id, example.answer, len(example.steps)) == ("gsm-symbolic-3-7", "1010", 2)
+    entry = get_task_entry("gsm_symbolic")
+    sources = {name: entry.cls(entry.config(variant=name)).source("test") for name in ("main", "p1", "p2")}
+    assert {name: (source.file, source.hub.name, source.num_rows) for name, source in sources.items()} == {
+        "main": ("gsm_symbolic_main.jsonl.gz", "main", 5000),
+        "p1": ("gsm_symbolic_p1.jsonl.gz", "p1", 5000),
+        "p2": ("gsm_symbolic_p2.jsonl.gz", "p2", 2500),
+    }
+
+
+def test_gsm_plus_leaves_out_what_has_no_number(load: Any) -> None:
+    row = {
+        "question": "How many?",
+        "solution": "She packs 12.\n\nThat leaves 10.",
+        "answer": "1,010",
+        "perturbation_type": "numerical substitution",
+        "seed_question": "How many?",
+        "seed_solution": "12",
+        "seed_answer": "12",
+    }
+    lost = {**row, "answer": "None", "perturbation_type": "critical thinking"}
+    for split in ("test", "testmini"):
+        first, second = load("gsm_plus", split, row, lost, {**row, "answer": "2.5"})
+        assert (first.id, first.answer) == (f"gsm-plus-{split}-00000", "1010")
+        assert first.steps == ("She packs 12.", "That leaves 10.")
+        assert (second.id, second.answer) == (f"gsm-plus-{split}-00002", "2.5")
+
+
+def test_aime26(load: Any) -> None:
+    [example] = load("aime26", "test", {"problem_idx": 17, "problem": "Find $n$.", "answer": 79})
+    assert (example.id, example.question, example.answer) == ("aime26-17", "Find $n$.", "79")
+
+
+def test_hmmt_feb25(load: Any) -> None:
+    row = {
+        "problem_idx": 3,
+        "problem": "Find $n$.",
+        "answer": r"\frac{1}{576}",
+        "problem_type": ["Algebra", "Geometry"],
+    }
+    [example] = load("hmmt_feb25", "test", row)
+    assert (example.id, example.answer) == ("hmmt-feb25-03", r"\frac{1}{576}")
+    assert example.meta["subject"] == "Algebra, Geometry"
+
+
+def test_minerva_math(load: Any) -> None:
+    [example] = load("minerva_math", "test", {"question": "How far?", "answer": "4.5e33"})
+    assert (example.id, example.answer) == ("minerva-math-hub-000", "4.5e33")
+
+
+def test_aqua(load: Any) -> None:
+    row = {
+        "question": "How fast?",
+        "options": ["A)5(√3 + 1)", "B) 6", "C)7", "D)8", "E)None of these"],
+        "rationale": "Explanation :\n\nIt is 7.\nAnswer: C",
+        "correct": "C",
+    }
+    [example] = load("aqua", "validation", row)
+    assert example.question == "How fast?\n(A) 5(√3 + 1)\n(B) 6\n(C) 7\n(D) 8\n(E) None of these"
+    assert (example.answer, example.meta["answer_text"]) == ("C", "7")
+    assert example.steps == ("Explanation :", "It is 7.", "Answer: C")
+    with pytest.raises(ValueError, match="row 1: the answer is choice 0 of 5"):
+        load("aqua", "validation", {**row, "correct": "F"})
+
+
+def test_commonsense_qa(load: Any) -> None:
+    row = {
+        "id": "1afa",
+        "question": "Where?",
+        "question_concept": "door",
+        "choices": {"label": ["A", "B"], "text": ["bank", "mall"]},
+        "answerKey": "B",
+    }
+    [example] = load("commonsense_qa", "test", row)
+    assert (example.id, example.question, example.answer) == ("csqa-hub-1afa", "Where?\n(A) bank\n(B) mall", "B")
+
+
+def test_arc_challenge_relabels_numbers(load: Any) -> None:
+    row = {
+        "id": "Mercury_1",
+        "question": "Which?",
+        "choices": {"text": ["dry", "wet", "oily"], "label": ["1", "2", "3"]},
+        "answerKey": "3",
+    }
+    [example] = load("arc_challenge", "test", row)
+    assert example.question == "Which?\n(A) dry\n(B) wet\n(C) oily"
+    assert (example.answer, example.meta["source_label"]) == ("C", "3")
+    with pytest.raises(ValueError, match="row 1: '4' is not in list"):
+        load("arc_challenge", "test", {**row, "answerKey": "4"})

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from latbench.data import FileTask
+from latbench.data import DATA_DIR, FileTask, contamination
+from latbench.data.choices import choice_fields
 from latbench.registry import get_task_entry
-from latbench.task import TaskConfig
+from latbench.task import Example, TaskConfig
+from tasks import asdiv as asdiv_module
 from tasks import gsm8k as gsm8k_module
 from tasks.openr1_math import OpenR1Math, OpenR1MathConfig, token_counter
 
@@ -170,3 +175,204 @@ def test_openr1_math_counts_with_a_tokenizer_when_given_one(tmp_path: Path) -> N
     expected = len(tokenizer.encode(text, add_special_tokens=False))
     assert token_counter(str(tmp_path))(text) == expected
     assert token_counter(None)(text) == 9  # 25 characters
+
+
+def test_asdiv_keeps_the_rows_with_one_number(folder: Path) -> None:
+    golds = ["9 (apples)", "Ellen", "5:6", "6 (cm); 15 (cm)", "1250", "-2.5  (degrees C)"]
+    rows = [
+        {"id": gold, "question": "How many?", "answer": gold.split(" ")[0], "answer_source": gold} for gold in golds
+    ]
+    write(folder / "asdiv.jsonl", rows)
+    task = without_counts("asdiv")
+    assert [example.answer for example in task.load("test")] == ["9", "1250", "-2.5"]
+    assert task.fingerprint("test").num_examples == 3
+
+
+def test_asdiv_counts_the_rows_of_the_file_and_not_those_it_keeps(folder: Path) -> None:
+    write(folder / "asdiv.jsonl", [{"id": "b", "question": "Who?", "answer": "Ellen", "answer_source": "Ellen"}])
+    with pytest.raises(ValueError, match=r"holds 1 rows, but task 'asdiv', split 'test' has 2305"):
+        get_task_entry("asdiv").cls(TaskConfig()).load("test")
+
+
+def test_a_binary_fraction_of_mawps_equals_the_fraction_and_its_rounding(folder: Path) -> None:
+    row = {
+        "id": "a",
+        "question": "How much longer ?",
+        "steps": ["x=3-1.1666666666666667"],
+        "answer": "1.8333333333333335",
+    }
+    write(folder / "mawps_test.jsonl", [row])
+    task = without_counts("mawps")
+    [example] = task.load("test")
+    texts = {"1.8333": "correct", "11/6": "correct", "1.8333333": "correct", "1.8": "incorrect", "2": "incorrect"}
+    assert {text: task.score(text, example).status for text in texts} == texts
+
+
+def test_rounded_chains_of_the_gsm_symbolic_variants_are_left_out(folder: Path) -> None:
+    row = {"question": "?", "steps": ["<<60/83=0>>"], "answer": "0"}
+    rows = [{**row, "id": name, "inexact_steps": name == "b"} for name in "abc"]
+    write(folder / "gsm_symbolic_variants_en.jsonl", rows)
+    assert [example.id for example in without_counts("gsm_symbolic_variants").load("test")] == ["a", "c"]
+
+
+def test_several_values_of_olympiadbench_lose_their_dollar_signs_and_a_sentence_is_left_out(folder: Path) -> None:
+    rows = [
+        {"id": "a", "question": "?", "answer": "$221,$8$", "multiple": True},
+        {"id": "b", "question": "?", "answer": "$f(x)=a x+b$, where $b$ is an integer", "multiple": True},
+        {"id": "c", "question": "?", "answer": r"\$5", "multiple": False},
+    ]
+    write(folder / "olympiadbench_math_en.jsonl", rows)
+    task = without_counts("olympiadbench")
+    first, second = task.load("test")
+    assert (first.answer, second.answer) == ("221,8", r"\$5")
+    assert task.score(r"So \boxed{8, 221}.", first).status == "correct"
+
+
+@pytest.mark.parametrize("digits", [4, 11])
+def test_multiplication_reads_the_files_of_its_length(folder: Path, digits: int) -> None:
+    line = "7 6 * 1 2||7 6 0 + 0 4 3 1 #### 7 0 4 1"
+    (folder / f"mult_{digits}x{digits}_train.txt").write_text(f"{line}\n{line}\n")
+    write(folder / f"mult_{digits}x{digits}_test.jsonl", [{"id": "a", "question": "7 6 * 1 2", "answer": "7 0 4 1"}])
+    entry = get_task_entry("multiplication")
+    task = entry.cls(entry.config(digits=digits))
+    first, second = task.load("train")
+    assert (first.question, first.steps, first.answer) == ("7 6 * 1 2", ("7 6 0", "0 4 3 1"), "7 0 4 1")
+    assert first.id != second.id
+    with pytest.raises(ValueError, match=rf"mult_{digits}x{digits}_test.jsonl holds 1 rows, but .* has 1000"):
+        task.load("test")
+    assert task.score("7 0 4 1", first).status == "correct"
+    assert task.score("#### 7 0 4 1", first).status == "correct"
+    assert task.score("7 0 4 2", first).status == "incorrect"
+
+
+def test_multiplication_lines_without_a_separator_are_refused(folder: Path) -> None:
+    (folder / "mult_4x4_train.txt").write_text("7 6 * 1 2 #### 7 0 4 1\n")
+    with pytest.raises(ValueError, match=r"mult_4x4_train.txt, line 1: the line is not `question"):
+        without_counts("multiplication").load("train")
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "extracted"),
+    [
+        ("Yes", "correct", "Yes"),
+        ("yes.", "correct", "yes"),
+        ("Yes, because no camel has three humps.", "correct", "Yes"),
+        ("Camels have no third hump. So the answer is yes", "correct", "yes"),
+        ("I think that it does: yes", "correct", "Yes"),
+        ("No, although yes is what many say.", "incorrect", "No"),
+        ("Probably no", "incorrect", "No"),
+        ("Nobody knows.", "incorrect", "Nobody knows."),
+        ("", "no_answer", None),
+    ],
+)
+def test_a_sentence_answers_with_the_label_that_it_names(
+    folder: Path, text: str, status: str, extracted: str | None
+) -> None:
+    write(folder / "strategyqa_dev.jsonl", [{"id": "a", "question": "Does it?", "steps": [], "answer": "Yes"}])
+    task = without_counts("strategyqa")
+    score = task.score(text, task.load("test")[0])
+    assert score.status == status
+    assert (score.extracted or "").rstrip(".").casefold() == (extracted or "").rstrip(".").casefold()
+
+
+def test_choices_are_labelled_in_order_and_an_answer_beyond_them_is_refused() -> None:
+    fields = choice_fields("Where?", ["here", "there"], 1)
+    assert fields["question"] == "Where?\n(A) here\n(B) there"
+    assert (fields["answer"], fields["answer_text"]) == ("B", "there")
+    assert fields["choices"] == [{"label": "A", "text": "here"}, {"label": "B", "text": "there"}]
+    with pytest.raises(ValueError, match="the answer is choice 3 of 2"):
+        choice_fields("Where?", ["here", "there"], 2)
+
+
+def test_of_two_equal_choices_the_letter_of_the_reference_counts(folder: Path) -> None:
+    row = {"id": "a", "steps": [], **choice_fields("Where?", ["home", "work", "home"], 2)}
+    write(folder / "csqa_valid.jsonl", [row])
+    task = without_counts("commonsense_qa")
+    [example] = task.load("test")
+    texts = {"C": "correct", "The answer is (C) home.": "correct", "(A)": "incorrect", "A": "incorrect"}
+    assert {text: task.score(text, example).status for text in texts} == texts
+
+
+# the published data
+
+FOLDER = Path(os.environ.get(DATA_DIR) or "/nowhere")
+OVERLAPS = [  # training task and split, test task and split, training rows, test rows
+    ("mawps", "train", "multiarith", 484, 490),
+    ("mawps", "train", "addsub", 412, 327),
+    ("mawps", "train", "singleeq", 543, 436),
+    ("mawps", "train", "singleop", 472, 461),
+    ("mawps", "train", "asdiv", 215, 198),
+    ("mawps", "train", "mawps", 27, 28),
+    ("addsub", "test", "singleeq", 126, 127),
+    ("asdiv", "test", "multiarith", 60, 64),
+    ("asdiv", "test", "singleop", 156, 156),
+    ("asdiv", "test", "singleeq", 55, 55),
+    ("math500", "test", "math", 500, 500),
+    ("math", "train", "math", 4, 4),
+    ("math", "train", "olympiadbench", 1, 1),
+    ("olympiadbench", "test", "math", 1, 1),
+    ("gsm8k", "train", "gsm_symbolic_variants", 0, 0),
+    ("prontoqa", "train", "prontoqa", 0, 0),
+    ("prontoqa", "train", "prontoqa_logiclm", 0, 0),
+    ("commonsense_qa", "train", "commonsense_qa", 0, 0),
+    ("arc_challenge", "train", "arc_challenge", 0, 0),
+    ("strategyqa", "train", "strategyqa", 0, 0),
+]
+
+
+@cache
+def published(name: str, split: str) -> list[Example]:
+    entry = get_task_entry(name)
+    if not (FOLDER / entry.cls.sources[split].file).is_file():
+        pytest.skip(f"{DATA_DIR} holds no {name}/{split}")
+    examples: list[Example] = entry.cls(entry.config()).load(split)
+    return examples
+
+
+@pytest.mark.parametrize(("trained", "split", "asked", "num_train", "num_test"), OVERLAPS)
+def test_known_overlaps_are_found(trained: str, split: str, asked: str, num_train: int, num_test: int) -> None:
+    report = contamination(published(trained, split), published(asked, "test"))
+    assert (report.num_train_overlapping, report.num_test_overlapping) == (num_train, num_test)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ("olympiadbench-2713", "math-test-4640"),
+        ("olympiadbench-2890", "math-train-3443"),
+        ("math-train-2948", "math-test-4656"),
+    ],
+)
+def test_twins_that_differ_in_their_latex_are_found(pair: tuple[str, str]) -> None:
+    rows = [*published("olympiadbench", "test"), *published("math", "train"), *published("math", "test")]
+    first, second = ([row for row in rows if row.id == name] for name in pair)
+    assert contamination(first, second).pairs == (pair,)
+
+
+@pytest.mark.parametrize("digits", [4, 5, 7, 9, 11])
+def test_products_follow_from_the_questions(digits: int) -> None:
+    published("multiplication", "test")
+    entry = get_task_entry("multiplication")
+    for example in entry.cls(entry.config(digits=digits)).load("test"):
+        left, right = (int(factor.replace(" ", "")[::-1]) for factor in example.question.split("*"))
+        assert int(example.answer.replace(" ", "")[::-1]) == left * right
+        assert len(example.question.split("*")[0].split()) == digits
+
+
+def test_the_hub_reading_of_asdiv_gives_the_rows_of_the_local_file() -> None:
+    kept = {example.id: float(example.answer) for example in published("asdiv", "test")}
+    read = {}
+    for line in gzip.decompress((FOLDER / "asdiv.jsonl.gz").read_bytes()).decode().strip().split("\n"):
+        row = json.loads(line)
+        hub = {"body": "", "question": "", "formula": "", "solution_type": "", "answer": row["answer_source"]}
+        if (found := asdiv_module.hub_row(hub, 0)) is not None:
+            read[row["id"]] = float(found["answer"])
+    assert read == kept
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "count"),
+    [("asdiv", "test", 2084), ("gsm_symbolic_variants", "test", 1699), ("olympiadbench", "test", 674)],
+)
+def test_so_many_rows_are_kept(name: str, split: str, count: int) -> None:
+    assert len(published(name, split)) == count

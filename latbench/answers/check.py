@@ -55,6 +55,7 @@ MAX_DEPTH = 20  # of nested groups
 MAX_ITEMS = 100  # of a list that is compared in any order
 _RELATION = r"=|\\in(?![A-Za-z])|\\equiv(?![A-Za-z])"
 _MEMBERSHIP = re.compile(rf"{NAME.pattern}\\in(?![A-Za-z])")
+_CLAUSE = re.compile(r"[,\s]*(?:\\text\{\s*)?(?<![A-Za-z\\])(?:where|for (?:all|any|every|each|some))(?![A-Za-z])")
 _APPROX = re.compile(r"\\approx(?![A-Za-z])|\\simeq(?![A-Za-z])")
 
 
@@ -126,7 +127,7 @@ class _Comparison:
             return True
         if depth > MAX_DEPTH:
             return False
-        for step in (_alternatives, _approximations, _sets, _named):
+        for step in (_clauses, _alternatives, _approximations, _sets, _named):
             decided, equal = step(self, gold, answer, depth + 1)
             if decided:
                 return equal
@@ -226,6 +227,14 @@ class _Comparison:
 
 
 # Each of the following decides some pairs of answers. Returns: whether it did, and its verdict.
+
+
+def _clauses(comparison: _Comparison, gold: str, answer: str, depth: int) -> tuple[bool, bool | None]:
+    """What stands before `where ..` or `for all ..` is compared; the clause may be left out."""
+    heads = [_CLAUSE.split(text, maxsplit=1)[0].strip() for text in (gold, answer)]
+    if heads == [gold.strip(), answer.strip()] or not all(heads):
+        return False, None
+    return True, comparison.equal(heads[0], heads[1], depth)
 
 
 def _alternatives(comparison: _Comparison, gold: str, answer: str, depth: int) -> tuple[bool, bool | None]:

@@ -46,6 +46,8 @@ _PROSE = re.compile(
 )
 _WORD = re.compile(r"(?<![\\A-Za-z])[^\W\d_]{2,}")
 _GOES_ON = re.compile(r"(?:(?:,|;|and|or)\s*)+[$\\\d({-]|[-+=<>\\]")  # after a formula: a list or a longer formula
+_SENTENCE_END = re.compile(r"(?<=[^\s.])(?<!Mr)(?<!Mrs)(?<!Ms)(?<!Dr)(?<!St)\.\s+(?=[A-Z])")
+_CLAUSE = re.compile(r",?\s*(?:\\text\{\s*)?(?:where|for (?:all|any|every|each|some))(?![A-Za-z])")
 _COPULA = re.compile(
     r"(?<![A-Za-z\\])(?:is|are|be|equals?|was|were|gives?|gets?|makes?|leaves?|therefore|thus|hence|so|es|est|ist|lautet|donc"
     r"|son|sind|sont)(?![A-Za-z])(?:\s+(?:equal to|given by|exactly|simply|just|only|about|approximately|therefore|thus))?"
@@ -143,9 +145,8 @@ def _read(pointed: str) -> str | None:
         pointed = _bare(within)
     if not pointed:
         return None
-    if not _is_prose(pointed):
-        return _clean(pointed)
-    return _in_prose(pointed) or _clean(pointed)
+    cleaned = _clean(pointed)
+    return cleaned if not _is_prose(cleaned) or _CLAUSE.search(cleaned) else _in_prose(pointed) or cleaned
 
 
 def _read_number(pointed: str) -> str | None:
@@ -199,18 +200,18 @@ def _clean(marked_text: str) -> str:
         tail = marked_text[span.end :].strip(" .\n*")
         if not tail or re.fullmatch(r"\\?%|[A-Za-z]+(?:\^\d)?", tail):
             return f"{span.content} {tail}".strip()
-        if not _GOES_ON.match(tail):
+        if not _GOES_ON.match(tail) and not _CLAUSE.match(tail):
             words = _value_words(f"{span.content} ", tail)
             return f"{span.content} {words}".strip()
-    sentence = re.split(r"(?<=[^\s.])\.\s+(?=[A-Z])", marked_text, maxsplit=1)[0]
+    sentence = _SENTENCE_END.split(marked_text, maxsplit=1)[0]
     return sentence.strip().rstrip(".").strip("* ").strip()
 
 
 def _in_prose(text: str) -> str | None:
     """The formula or quantity that a sentence is about: after `is`, `are`, `:` ..., else the last formula, else the first
     quantity."""
-    sentences = re.split(r"(?<=[^\s.])\.\s+(?=[A-Z])|\n", text[:MAX_TEXT_CHARS])
-    for sentence in sentences[:50]:
+    sentences = [part for line in text.split("\n")[:50] for part in _SENTENCE_END.split(line)][:50]
+    for sentence in sentences:
         start = _leading(sentence)
         if start:
             return start
@@ -218,6 +219,7 @@ def _in_prose(text: str) -> str | None:
             found = _leading(sentence[copula.end() :])
             if found:
                 return found
+    for sentence in sentences:
         spans = [span.content for span in math_spans(sentence) if not _is_prose(span.content)]
         if spans:
             return spans[-1]
@@ -274,7 +276,7 @@ def _value_words(found: str, after: str) -> str:
 
 def _unmarked_math(text: str) -> str | None:
     short = len(text) <= MAX_BARE_CHARS
-    if short and not _is_prose(text):
+    if short and (not _is_prose(text) or (text[0] in "$\\" and _CLAUSE.search(text))):
         return _clean(_bare(text)) or None
     spans = [span.content for span in math_spans(text) if not _is_prose(span.content)]
     if spans:

@@ -172,7 +172,10 @@ def rest_of_line(text: str, start: int) -> str:
         span = next(math_spans(rest), None)
         if span is not None and span.start == 0:
             return rest[: span.end]
-    return rest.split("\n", 1)[0].strip()
+    line, _, below = rest.partition("\n")
+    if line.count("{") > line.count("}"):  # a group goes on below
+        line = f"{line} {below.partition(chr(10))[0]}"
+    return line.strip()
 
 
 def _unquoted(value: str) -> str:

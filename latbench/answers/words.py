@@ -87,7 +87,7 @@ _COUNT = re.compile(
     re.IGNORECASE,
 )
 _ABOUT = re.compile(
-    r"[\s(,]*(?:or\s+|i\.e\.\s+)?(?:approximately|approx\.?|about|roughly|around|nearly|almost|circa)\s+(?=[-¤\d.])",
+    r"[\s(,]*(?<![\\A-Za-z])(?:or\s+|i\.e\.\s+)?(?:approximately|approx\.?|about|roughly|around|nearly|almost|circa)\s+(?=[-¤\d.])",
     re.IGNORECASE,
 )
 _HAS_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2}")

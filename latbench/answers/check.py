@@ -54,6 +54,7 @@ MAX_ANSWER_CHARS = 2000  # a longer answer equals no gold but itself; the longes
 MAX_DEPTH = 20  # of nested groups
 MAX_ITEMS = 100  # of a list that is compared in any order
 _RELATION = r"=|\\in(?![A-Za-z])|\\equiv(?![A-Za-z])"
+_ALNUM = re.compile(r"[0-9A-Za-z]")
 _MEMBERSHIP = re.compile(rf"{NAME.pattern}\\in(?![A-Za-z])")
 _CLAUSE = re.compile(r"[,\s]*(?:\\text\{\s*)?(?<![A-Za-z\\])(?:where|for (?:all|any|every|each|some))(?![A-Za-z])")
 _APPROX = re.compile(r"\\approx(?![A-Za-z])|\\simeq(?![A-Za-z])")
@@ -82,7 +83,7 @@ def quick_verdict(gold: str, extracted: str | None, kind: AnswerKind) -> Status 
     if len(extracted) > MAX_ANSWER_CHARS or len(gold) > MAX_ANSWER_CHARS:
         return _status(gold.strip() == extracted.strip())
     left, right = normalise(gold), normalise(extracted)
-    if not text_key(left) or not text_key(right):
+    if (not _ALNUM.search(left) and not text_key(left)) or (not _ALNUM.search(right) and not text_key(right)):
         return _status(left == right != "")
     if kind == "number":
         number = parse_number(split_unit(left)[0])

@@ -188,6 +188,8 @@ class _Reader:
 
     def group(self, opening: str) -> Node:
         self.expect(opening)
+        if self.next == _CLOSING[opening]:
+            raise Malformed
         bars, self.bars = self.bars, 0
         node = self.sum()
         self.bars = bars

@@ -34,6 +34,7 @@ _JSON = re.compile(
 _NAMES = (
     "answers?|ans|respuesta|r[ée]ponse|antwort|resposta|risposta|antwoord|svar|ответ|відповідь|答案|答え|答|정답|उत्तर"
 )
+_NAME_LIST = [name for name in _NAMES.replace("?", "").replace("[ée]", "é").split("|")] + ["answer", "reponse"]
 _COPULA = (
     r"\bis\b|\bare\b|:|=|\bequals\b|\b(?:would|should|must|will|can only) be\b|\bcomes (?:out )?to\b|\bes\b|\best\b|\bist\b"
     r"|\blautet\b|\bé\b|\bè\b|\bär\b|是|为|為|は|은|는"
@@ -145,6 +146,9 @@ def marked(text: str, run_on: RunOn) -> Iterator[tuple[str, str]]:
         hashes = list(_HASHES.finditer(text))
         for match in hashes if run_on == "first" else reversed(hashes):
             yield "hashes", rest_of_line(text, match.end())
+    lowered = text.lower()
+    if not any(name in lowered for name in _NAME_LIST):
+        return
     if "nswer" in text and ":" in text:
         for match in reversed(list(_JSON.finditer(text))):
             yield "json", _unquoted(match[1])

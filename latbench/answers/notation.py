@@ -57,73 +57,87 @@ def _vulgar(found: re.Match[str]) -> str:
 
 TEXT_BOX = r"\\text\{([^{}]*)\}"
 _WORDS = "sqrt|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|ln|log|exp|pi|theta"
+# (what must occur in the text, pattern, replacement); the first, a text or several, saves the search for most patterns
 _REWRITES = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"[\x00-\x08\x0e-\x1f\x7f]", ""),
-        (r"\s+", " "),  # first: no pattern below meets a long run of spaces
-        (r"^\s*\*\*|\*\*\s*$", ""),  # Markdown bold
-        (r"\\\$", "¤"),  # currency; bare $ are math delimiters
-        (r"^(\s*-?\s*)\$(?=\s*[\d.][\d,.]*\s*(?:[A-Za-z][A-Za-z ]*)?$)", r"\1¤"),
-        (r"(\\\\)\s*\[\s*-?[\d.]+\s*(?:pt|e[mx]|[cm]m|in)\s*\]", r"\1"),  # the row spacing of a matrix
-        (r"\\[()\[\]](?<!\\\\.)|\$", ""),
-        (r",\s*\\!\s*(?=\d{3})|\{,\}(?=\d{3})|,(?=\\,\d{3})", ""),  # a comma set tight is a thousands separator
-        (r"\\text\{,\}(?=\d{3})", ""),
-        (r"\\(?:left|middle|right|[bB]igg?[lmr]?|displaystyle|textstyle|limits|bf|rm|it)(?![A-Za-z])\.?", ""),
-        (r"(?<!\\)\\!\s*", ""),
-        (r"(?<=\d)(?:\\[,;: ]|~)(?=\d{3}(?!\d))", ""),
-        (r"(?<![\d'])(\d{1,3}(?:'\d{3})+)(?![\d'])", lambda found: found[1].replace("'", "")),
-        (r"(?<![\d_])(\d{1,3}(?:_\d{3})+)(?![\d_])", lambda found: found[1].replace("_", "")),
-        (r"(?<!\\)\\[,;:> ]|~|\\q?quad(?![A-Za-z])", " "),
-        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
-        (r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
-        (r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
-        (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
-        (r"\\(?:math(?:rm|it|bf|sf)|boldsymbol|bm)\s*\{\s*([ie]|\d+)\s*\}", r"\1"),
-        (r"\\(?:math(?:it|bf|sf)|boldsymbol|bm)\s*\{\s*([A-Za-z])\s*\}", r"\1"),
-        (rf"\\(?:operatorname\*?|mathrm|text)\s*\{{\s*({_WORDS})\s*\}}", r"\\\1 "),
-        (r"\\(?:mbox|textbf|textrm|textit|textnormal|textsf|mathrm|operatorname|mathbf)\s*\{", r"\\text{"),
-        (r"\\text\s+\{", r"\\text{"),
-        (r"\\(?:lvert|rvert|vert|mid)(?![A-Za-z])", "|"),
-        (r"\\langle(?![A-Za-z])", "("),
-        (r"\\rangle(?![A-Za-z])", ")"),
-        (r"\\lbrace(?![A-Za-z])", r"\\{"),
-        (r"\\rbrace(?![A-Za-z])", r"\\}"),
-        (r"\\(?:mathbb\s*\{?\s*R\s*\}?|R(?:eals)?(?![A-Za-z]))", r"\\mathbb{R}"),
-        (r"\{\}\s*(?=\^)", ""),
-        (r"\^\s*\{?\s*(?:\\circ|\\degree)\s*\}?|\\degree(?![A-Za-z])", r"^\\circ"),
-        (r"\\%", "%"),
-        (r"\\text\{([\s\d.,%+-]*)\}", r"\1"),  # no letters: a number set as text
-        (r"^\\text\{(\s*-?[\d.][^{}]*)\}$", r"\1"),  # \text{5 cm}
-        (r"\\leq?(?:q|slant)?(?![A-Za-z])|<=|=<", r"\\le "),
-        (r"\\geq?(?:q|slant)?(?![A-Za-z])|>=", r"\\ge "),
-        (r"\\neq?(?![A-Za-z])|!=|\\not\s*=", r"\\ne "),
-        (r"\\lt(?![A-Za-z])", "<"),
-        (r"\\gt(?![A-Za-z])", ">"),
-        (r"^((?:[^<>\\]|\\(?!le |ge |ne ))*)$", lambda found: _joined(found[1])),  # no inequality
-        (r"\\text\{\s*,?\s*or\s*\}|(?<![A-Za-z\\])or(?![A-Za-z])|\\vee(?![A-Za-z])", r"\\lor "),
-        (r"\\text\{\s*,?\s*and\s*\}|(?<![A-Za-z\\])and(?![A-Za-z])|\\wedge(?![A-Za-z])", r"\\land "),
+    ((needed,) if isinstance(needed, str) else needed, re.compile(pattern), replacement)
+    for needed, pattern, replacement in (
+        ("", r"[\x00-\x08\x0e-\x1f\x7f]", ""),
+        ("", r"\s+", " "),  # first: no pattern below meets a long run of spaces
+        ("**", r"^\s*\*\*|\*\*\s*$", ""),  # Markdown bold
+        (r"\$", r"\\\$", "¤"),  # currency; bare $ are math delimiters
+        ("$", r"^(\s*-?\s*)\$(?=\s*[\d.][\d,.]*\s*(?:[A-Za-z][A-Za-z ]*)?$)", r"\1¤"),
+        (r"\\", r"(\\\\)\s*\[\s*-?[\d.]+\s*(?:pt|e[mx]|[cm]m|in)\s*\]", r"\1"),  # the row spacing of a matrix
+        (("\\", "$"), r"\\[()\[\]](?<!\\\\.)|\$", ""),
+        (",", r",\s*\\!\s*(?=\d{3})|\{,\}(?=\d{3})|,(?=\\,\d{3})", ""),  # a comma set tight is a thousands separator
+        ("{,}", r"\\text\{,\}(?=\d{3})", ""),
+        ("\\", r"\\(?:left|middle|right|[bB]igg?[lmr]?|displaystyle|textstyle|limits|bf|rm|it)(?![A-Za-z])\.?", ""),
+        (r"\!", r"(?<!\\)\\!\s*", ""),
+        (("\\", "~"), r"(?<=\d)(?:\\[,;: ]|~)(?=\d{3}(?!\d))", ""),
+        ("'", r"(?<![\d'])(\d{1,3}(?:'\d{3})+)(?![\d'])", lambda found: found[1].replace("'", "")),
+        ("_", r"(?<![\d_])(\d{1,3}(?:_\d{3})+)(?![\d_])", lambda found: found[1].replace("_", "")),
+        (("\\", "~"), r"(?<!\\)\\[,;:> ]|~|\\q?quad(?![A-Za-z])", " "),
+        ("frac", r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+        (r"\over", r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
+        (r"\choose", r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
+        ("binom", r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
+        (("math", "bold", "bm"), r"\\(?:math(?:rm|it|bf|sf)|boldsymbol|bm)\s*\{\s*([ie]|\d+)\s*\}", r"\1"),
+        (("math", "bold", "bm"), r"\\(?:math(?:it|bf|sf)|boldsymbol|bm)\s*\{\s*([A-Za-z])\s*\}", r"\1"),
+        (("oper", "math", "text"), rf"\\(?:operatorname\*?|mathrm|text)\s*\{{\s*({_WORDS})\s*\}}", r"\\\1 "),
+        (("box", "text", "math", "oper"), r"\\(?:mbox|textbf|textrm|textit|textnormal|textsf|mathrm|operatorname|mathbf)\s*\{", r"\\text{"),
+        (r"\text", r"\\text\s+\{", r"\\text{"),
+        (("vert", "mid"), r"\\(?:lvert|rvert|vert|mid)(?![A-Za-z])", "|"),
+        ("langle", r"\\langle(?![A-Za-z])", "("),
+        ("rangle", r"\\rangle(?![A-Za-z])", ")"),
+        ("brace", r"\\lbrace(?![A-Za-z])", r"\\{"),
+        ("brace", r"\\rbrace(?![A-Za-z])", r"\\}"),
+        (("mathbb", r"\R"), r"\\(?:mathbb\s*\{?\s*R\s*\}?|R(?:eals)?(?![A-Za-z]))", r"\\mathbb{R}"),
+        ("{}", r"\{\}\s*(?=\^)", ""),
+        (("circ", "degree"), r"\^\s*\{?\s*(?:\\circ|\\degree)\s*\}?|\\degree(?![A-Za-z])", r"^\\circ"),
+        ("%", r"\\%", "%"),
+        (r"\text{", r"\\text\{([\s\d.,%+-]*)\}", r"\1"),  # no letters: a number set as text
+        (r"\text{", r"^\\text\{(\s*-?[\d.][^{}]*)\}$", r"\1"),  # \text{5 cm}
+        (("\\le", "<=", "=<"), r"\\leq?(?:q|slant)?(?![A-Za-z])|<=|=<", r"\\le "),
+        (("\\ge", ">="), r"\\geq?(?:q|slant)?(?![A-Za-z])|>=", r"\\ge "),
+        (("\\n", "!="), r"\\neq?(?![A-Za-z])|!=|\\not\s*=", r"\\ne "),
+        (r"\lt", r"\\lt(?![A-Za-z])", "<"),
+        (r"\gt", r"\\gt(?![A-Za-z])", ">"),
+        (("and", "or", ","), r"^((?:[^<>\\]|\\(?!le |ge |ne ))*)$", lambda found: _joined(found[1])),  # no inequality
+        (("or", "vee"), r"\\text\{\s*,?\s*or\s*\}|(?<![A-Za-z\\])or(?![A-Za-z])|\\vee(?![A-Za-z])", r"\\lor "),
+        (("and", "wedge"), r"\\text\{\s*,?\s*and\s*\}|(?<![A-Za-z\\])and(?![A-Za-z])|\\wedge(?![A-Za-z])", r"\\land "),
         (
+            "array",
             r"[(\[]\s*\\begin\{array\}\s*(?:\{[^{}]*\})?([^()\[\]]*)\\end\{array\}\s*[)\]]",
             r"\\begin{pmatrix}\1\\end{pmatrix}",
         ),
-        (r"\\(begin|end)\{(?:smallmatrix|Bmatrix)\}", r"\\\1{pmatrix}"),
-        (r"^\(?([0-9A-Z]+)\)?\s*(?:\\text\{)?\s*(?:in )?base[ -](\w+)\s*\}?$", r"\1_{\2}"),
-        (r"\\varnothing(?![A-Za-z])|\\\{\s*\\\}", r"\\emptyset"),
-        (r"\\backslash(?![A-Za-z])", r"\\setminus"),
-        (r"\\frac\s*([0-9A-Za-z])", r"\\frac{\1}"),  # \frac12, \frac9{19}
-        (r"\\frac\s*(\{[^{}]*\})\s*([0-9A-Za-z])", r"\\frac\1{\2}"),
-        (r"\\frac\s*\{\s*([^{}]*?)\s*\}\s*\{\s*([^{}]*?)\s*\}", r"\\frac{\1}{\2}"),
-        (r"√\s*(\d+|[A-Za-z])", r"\\sqrt{\1}"),
-        (r"√", r"\\sqrt"),
-        (r"(?<![\\A-Za-z])sqrt\s*(\d+)", r"\\sqrt{\1}"),
-        (rf"(?<![\\A-Za-z])({_WORDS})(?=$|[^A-Za-z]|[xyr](?![A-Za-z]))", r"\\\1 "),
-        (r"\\sqrt\s*([0-9A-Za-z])", r"\\sqrt{\1}"),
-        (r"(?<=[\w)}\]])\s*\*\*\s*(?=[\w(\\{.-])", "^"),  # the power sign of programming languages
-        (r"(?<![\\A-Za-z])infinity(?![A-Za-z])", r"\\infty"),
-        (r"\s+", " "),
+        ("matrix", r"\\(begin|end)\{(?:smallmatrix|Bmatrix)\}", r"\\\1{pmatrix}"),
+        ("base", r"^\(?([0-9A-Z]+)\)?\s*(?:\\text\{)?\s*(?:in )?base[ -](\w+)\s*\}?$", r"\1_{\2}"),
+        (("varnothing", "}"), r"\\varnothing(?![A-Za-z])|\\\{\s*\\\}", r"\\emptyset"),
+        ("backslash", r"\\backslash(?![A-Za-z])", r"\\setminus"),
+        ("frac", r"\\frac\s*([0-9A-Za-z])", r"\\frac{\1}"),  # \frac12, \frac9{19}
+        ("frac", r"\\frac\s*(\{[^{}]*\})\s*([0-9A-Za-z])", r"\\frac\1{\2}"),
+        ("frac", r"\\frac\s*\{\s*([^{}]*?)\s*\}\s*\{\s*([^{}]*?)\s*\}", r"\\frac{\1}{\2}"),
+        ("√", r"√\s*(\d+|[A-Za-z])", r"\\sqrt{\1}"),
+        ("√", r"√", r"\\sqrt"),
+        ("sqrt", r"(?<![\\A-Za-z])sqrt\s*(\d+)", r"\\sqrt{\1}"),
+        (_WORDS.split("|"), rf"(?<![\\A-Za-z])({_WORDS})(?=$|[^A-Za-z]|[xyr](?![A-Za-z]))", r"\\\1 "),
+        ("sqrt", r"\\sqrt\s*([0-9A-Za-z])", r"\\sqrt{\1}"),
+        ("**", r"(?<=[\w)}\]])\s*\*\*\s*(?=[\w(\\{.-])", "^"),  # the power sign of programming languages
+        ("infinity", r"(?<![\\A-Za-z])infinity(?![A-Za-z])", r"\\infty"),
+        ("", r"\s+", " "),
     )
 ]
+_OF_COMMANDS = frozenset(
+    "frac binom math bold bm oper text box vert mid langle rangle brace array matrix circ backslash mathbb varnothing"
+    " degree {} {,}".split()
+)
+_REWRITES_WITHOUT_COMMANDS = [
+    rule for rule in _REWRITES if not all("\\" in part or part in _OF_COMMANDS for part in rule[0])
+]
+_TEXT_BOX = re.compile(TEXT_BOX)
+_ROUND = re.compile(r"\(\s*([^()]*?)\s*\)")
+_TEXT_ALONE = re.compile(rf"\(?\s*{TEXT_BOX}\s*\)?")
+_LETTERS_ALONE = re.compile(r"[A-Za-z'. -]+")
+_WORD_LIKE = re.compile(r"[A-Za-z]{4}")
 _PLAIN_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 
 
@@ -141,8 +155,11 @@ def normalise(text: str) -> str:
     if _PLAIN_NUMBER.fullmatch(text):
         return text
     text = plain_characters(text).translate(_TO_LATEX).strip()
-    for pattern, replacement in _REWRITES:
-        text = pattern.sub(replacement, text)
+    for needed, pattern, replacement in _REWRITES if "\\" in text else _REWRITES_WITHOUT_COMMANDS:
+        for part in needed:
+            if part in text:
+                text = pattern.sub(replacement, text)
+                break
     return _single_braces(text).strip().rstrip(".,;").strip()
 
 
@@ -176,14 +193,14 @@ def _encloses_all(text: str) -> bool:
 
 def text_key(text: str) -> str:
     """What two equal texts share: no boxes, outer brackets, quotes or final punctuation; case and spacing ignored."""
-    plain = re.sub(TEXT_BOX, r"\1", text).strip(" .,;:!?\"'`*")
-    inner = re.fullmatch(r"\(\s*([^()]*?)\s*\)", plain)
+    plain = (_TEXT_BOX.sub(r"\1", text) if "text" in text else text).strip(" .,;:!?\"'`*")
+    inner = _ROUND.fullmatch(plain) if plain[:1] == "(" else None
     return " ".join((inner[1] if inner else plain).casefold().split())
 
 
 def is_text(text: str) -> bool:
     """Whether an answer is words, not mathematics: a text box with a letter in it, or at least four bare letters."""
-    box = re.fullmatch(r"\(?\s*" + TEXT_BOX + r"\s*\)?", text)
+    box = _TEXT_ALONE.fullmatch(text)
     if box:
         return any(character.isalpha() for character in box[1])
-    return re.fullmatch(r"[A-Za-z'. -]+", text) is not None and re.search(r"[A-Za-z]{4}", text) is not None
+    return _LETTERS_ALONE.fullmatch(text) is not None and _WORD_LIKE.search(text) is not None

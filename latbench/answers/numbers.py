@@ -14,6 +14,7 @@ _POWER = (
     r"|\s*(?:\\times|\\cdot|\*|(?<=\d)\s*[xX](?=\s*10\s*\^))\s*10\s*\^\s*(?:\{\s*)?(?P<ten>[+-]?\s?\d{1,4})\s*\}?)"
 )
 _ABSOLUTE, _RELATIVE, _SHARE = Fraction(1, 10**4), Fraction(1, 10**9), Fraction(1, 10**3)
+_FIRST = frozenset("0123456789.+-\\")
 _FORMS = [
     re.compile(rf"(?P<sign>[+-]?)\s*{form}", re.ASCII)
     for form in (
@@ -37,16 +38,18 @@ class Number:
 def parse_number(text: str) -> Number | None:
     """The number a normalised text spells (integer, decimal, fraction, mixed, scientific); None for anything else."""
     text = text.strip()
-    if len(text) > MAX_NUMBER_CHARS:
+    if len(text) > MAX_NUMBER_CHARS or not text or text[0] not in _FIRST:
         return None
     match = next((found for form in _FORMS if (found := form.fullmatch(text))), None)
     if match is None:
         return None
     groups = match.groupdict()
-    value, bottom = _fraction(groups["top"]), _fraction(groups.get("bottom") or "1")
-    if bottom == 0:
-        return None
-    value /= bottom
+    value = _fraction(groups["top"])
+    if groups.get("bottom"):
+        bottom = _fraction(groups["bottom"])
+        if bottom == 0:
+            return None
+        value /= bottom
     exponent = groups.get("e") or groups.get("ten")
     if exponent:
         value *= Fraction(10) ** int(exponent.replace(" ", ""))
@@ -58,7 +61,8 @@ def parse_number(text: str) -> Number | None:
 
 
 def _fraction(digits: str) -> Fraction:
-    return Fraction(digits.replace(",", "").replace(" ", ""))
+    digits = digits.replace(",", "").replace(" ", "")
+    return Fraction(int(digits)) if digits.isdigit() else Fraction(digits)
 
 
 def close(gold: Fraction, answer: Fraction) -> bool:

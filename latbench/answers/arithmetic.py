@@ -36,6 +36,8 @@ class Arithmetic:
 
     digits: int
     work: float = MAX_WORK
+    only_real: bool = False
+    """Whether a value that is not real counts as undefined, in the middle of a computation as well."""
     variables: dict[str, Value] = field(default_factory=dict)
     """Values of the symbols of an expression, by name."""
 
@@ -43,6 +45,8 @@ class Arithmetic:
         """Count one operation; long numbers cost more, because fractions are reduced in quadratic time."""
         self.work -= 1
         for value in values:
+            if self.only_real and isinstance(value, context(self.digits).mpc) and value.imag != 0:
+                raise Undefined
             if isinstance(value, Fraction):
                 bits = max(value.numerator.bit_length(), value.denominator.bit_length())
                 if bits > MAX_BITS:

@@ -52,6 +52,7 @@ Compare = Callable[[str, str], bool | None]
 
 MAX_ANSWER_CHARS = 2000  # a longer answer equals no gold but itself; the longest gold of MATH has 159
 MAX_DEPTH = 20  # of nested groups
+MAX_REPEATED = 4  # forms of one value in a row, as in `\\frac12 or 0.5`
 MAX_ITEMS = 100  # of a list that is compared in any order
 _RELATION = r"=|\\in(?![A-Za-z])|\\equiv(?![A-Za-z])"
 _ALNUM = re.compile(r"[0-9A-Za-z]")
@@ -144,6 +145,8 @@ class _Comparison:
                 return self.equal(*aligned, depth)
         if left is None and right is None:
             return self._scalar(strip_brackets(gold), strip_brackets(answer))
+        if left is None and right is not None and right.kind == "list" and len(right.items) <= MAX_REPEATED:
+            return self._ordered([gold] * len(right.items), right.items, depth)
         if left is None or right is None:
             unstructured = gold if left is None else answer
             possible = has_inequality(unstructured) and not _is_list(left or right)
@@ -270,6 +273,8 @@ def _exact(text: str) -> tuple[str, str]:
                            for side in _APPROX.split(text))  # fmt: skip
     if not approximate:
         return exact, ""
+    if exact not in ("\\pi", "e") and NAME.fullmatch(exact):  # x \\approx 5
+        return f"{exact} = {approximate[-1]}", ""
     return (exact, approximate[-1]) if exact.strip(" (),") else (approximate[0], "")
 
 

@@ -36,18 +36,24 @@ _NUMBER = re.compile(
     rf"|(?<![\d.,])\d{{1,9}} \d{{1,9}}/\d{{1,9}}(?![\d/])"
     rf"|{_DECIMAL}(?:\s?/\s?{_DECIMAL}|[eE][+-]?\d{{1,3}}(?!\w)|\s?(?:[xX*]|\\times|\\cdot)\s?10\s?\^\s?\{{?-?\d{{1,4}}\}}?)?)"
 )
-_PLAIN = re.compile(rf"[-+]?\s?[$€£]?-?{_DECIMAL}(?:\s?/\s?{_DECIMAL}|[eE][+-]?\d{{1,3}})?")
+_PLAIN = re.compile(rf"[-+]?\s?[$€£]?-?(?:\d{{1,3}}(?: \d{{3}})+|{_DECIMAL})(?:\s?/\s?{_DECIMAL}|[eE][+-]?\d{{1,3}})?")
 _SHORT_UNIT = re.compile(rf"(?P<number>[-+]?{_DECIMAL})\s[A-Za-z]{{1,2}}(?:\^?\d)?(?:\s?/\s?[A-Za-z]{{1,3}})?")
 _LETTER = re.compile(r"(?<![A-Za-z'’])([A-J])(?![A-Za-z'’])")
+_EXCLAMATION = re.compile(r"(?<=[\w.])!+$")  # of a sentence; in a box it is a factorial
+_CALCULATION = re.compile(r"<<[^<>\n]{0,300}>>")  # the calculator annotations of GSM8K
+_LABEL = re.compile(r"\\text[a-z]*\s*\{[^{}]*(?:\bis|\bare|\bbe|\bequals|:|=)\s*\}\s*(?=\S)")
 _PROSE = re.compile(
     r"(?<![\\A-Za-z])(?:is|are|be|was|were|the|so|we|it|thus|therefore|hence|then|get|gets|have|has|equals?|which|that|this|of"
     r"|because|since|when|if|there|answer|value|total|with|for|by|he|she|they|you)(?![A-Za-z])",
     re.IGNORECASE,
 )
+_ANY_TEXT_BOX = re.compile(r"\\(?:text[a-z]*|mbox)\s*\{[^{}]*\}")
+_COMMAND_OR_BOX = re.compile(rf"{TEXT_BOX}|\\[A-Za-z]+")
 _WORD = re.compile(r"(?<![\\A-Za-z])[^\W\d_]{2,}")
 _GOES_ON = re.compile(r"(?:(?:,|;|and|or)\s*)+[$\\\d({-]|[-+=<>\\]")  # after a formula: a list or a longer formula
 _SENTENCE_END = re.compile(r"(?<=[^\s.])(?<!Mr)(?<!Mrs)(?<!Ms)(?<!Dr)(?<!St)\.\s+(?=[A-Z])")
 _CLAUSE = re.compile(r",?\s*(?:\\text\{\s*)?(?:where|for (?:all|any|every|each|some))(?![A-Za-z])")
+_REASON = re.compile(r"[,;:]\s|\s(?:because|since|as|when|where|if|so|and|with)\s")
 _COPULA = re.compile(
     r"(?<![A-Za-z\\])(?:is|are|be|equals?|was|were|gives?|gets?|makes?|leaves?|therefore|thus|hence|so|es|est|ist|lautet|donc"
     r"|son|sind|sont)(?![A-Za-z])(?:\s+(?:equal to|given by|exactly|simply|just|only|about|approximately|therefore|thus))?"
@@ -92,7 +98,7 @@ def extract(text: str, kind: AnswerKind, run_on: RunOn = "first") -> str | None:
         return _choice(text, run_on)
     if kind == "text":
         return next((clean for _, pointed in marked(text, run_on) if (clean := _clean(pointed))), None) or text
-    text = plain_characters(text)
+    text = _CALCULATION.sub("", plain_characters(text))
     return _number(text, run_on) if kind == "number" else _math(text, run_on)
 
 
@@ -103,7 +109,7 @@ def _number(text: str, run_on: RunOn) -> str | None:
     for marker, pointed in marked(text, run_on):
         if marker == "hashes" and not _heads_an_answer(pointed):
             continue
-        found = _read_number(pointed)
+        found = _read_number(pointed if marker == "box" else _EXCLAMATION.sub("", pointed))
         if found is not None:
             return found
     return _bold(text, number=True) or _last_quantity(text)
@@ -115,7 +121,7 @@ def _math(text: str, run_on: RunOn) -> str | None:
         if marker == "hashes" and not _heads_an_answer(pointed):
             later = later or pointed
             continue
-        found = _read(pointed)
+        found = _read(pointed if marker == "box" else _EXCLAMATION.sub("", pointed))
         if found:
             return found
     if later and not re.match(r"(?:\d+[.):]|step|part|case)\s", later, re.IGNORECASE):
@@ -145,6 +151,7 @@ def _read(pointed: str) -> str | None:
         pointed = _bare(within)
     if not pointed:
         return None
+    pointed = _LABEL.sub("", pointed, count=1) if pointed.startswith("\\text") else pointed
     cleaned = _clean(pointed)
     return cleaned if not _is_prose(cleaned) or _CLAUSE.search(cleaned) else _in_prose(pointed) or cleaned
 
@@ -178,15 +185,14 @@ def _plain_or_formula(text: str) -> str | None:
     body, _ = split_unit(symbols)
     if parse_number(body) and re.fullmatch(r"[-+]?[\d.,\s/eE+-]+", body):
         return _tidy(re.sub(r"(?<=\d) (?=\d{3}(?!\d))", "", body), keep_spaces=True)
-    if _WORD.search(re.sub(r"\\[A-Za-z]+", " ", re.sub(TEXT_BOX, "", body))) or not re.search(r"\d|\\pi", body):
+    if _WORD.search(_COMMAND_OR_BOX.sub(" ", body)) or not re.search(r"\d|\\pi", body):
         return None
     return text
 
 
 def _bare(text: str) -> str:
     """Without Markdown, quotes and final punctuation around it."""
-    text = text.strip().strip("`\"'").strip()
-    text = re.sub(r"\s*#+$", "", text)
+    text = re.sub(r"\s*#+$", "", text.strip()).removesuffix(".").strip("`\"'").strip()
     while len(text) > 4 and text.startswith("**") and "**" in text[2:]:
         inner, _, rest = text[2:].partition("**")
         text = f"{inner}{rest}".strip()
@@ -212,6 +218,11 @@ def _in_prose(text: str) -> str | None:
     quantity."""
     sentences = [part for line in text.split("\n")[:50] for part in _SENTENCE_END.split(line)][:50]
     for sentence in sentences:
+        clause = _REASON.split(sentence, maxsplit=1)[0]
+        if "=" in clause and "$" not in clause and "\\" not in clause:
+            result = _leading(clause.rpartition("=")[2])
+            if result:
+                return result
         start = _leading(sentence)
         if start:
             return start
@@ -297,10 +308,12 @@ def _bold(text: str, *, number: bool) -> str | None:
 
 
 def _is_prose(text: str) -> bool:
-    plain = re.sub(r"\\(?:text[a-z]*|mbox)\s*\{[^{}]*\}", " ", text)
+    plain = _ANY_TEXT_BOX.sub(" ", text) if "{" in text else text
     if _PROSE.search(plain):
         return True
-    return len(_WORD.findall(plain)) >= 3 and re.match(r"\s*[-+$€£(\[\\{|\d]", plain) is None
+    if len(_WORD.findall(plain)) < 3 or re.match(r"\s*[-+$€£(\[\\{|\d]", plain):
+        return False
+    return len(text) > 60 or _WORD.search(_COMMAND_OR_BOX.sub(" ", in_symbols(normalise(text)))) is not None
 
 
 def _last_quantity(text: str) -> str | None:

@@ -1,6 +1,6 @@
 r"""Whether two formulas are equal: constants exactly or to many digits, formulas with symbols at chosen values of them.
 
-Formulas with symbols are equal where they agree at every chosen point at which both are real; so `\sqrt{1/n}` equals
+Formulas with symbols are equal where they agree at every chosen point at which both are defined over the reals; so `\sqrt{1/n}` equals
 `1/\sqrt{n}`, but `\sqrt{x^2}` does not equal `x`. Formulas that are real only for integers are compared at integers.
 """
 
@@ -104,9 +104,8 @@ def _agree(left: Expression, right: Expression, points: Points, complex_numbers:
         def values(digits: int, point: Mapping[str, Value] = point) -> tuple[Value, Value]:
             found = []
             for expression in (left, right):
-                arithmetic = Arithmetic(digits=digits, variables=dict(point))
-                value = expression.node(arithmetic)
-                found.append(value if complex_numbers else arithmetic.real(value))
+                arithmetic = Arithmetic(digits=digits, only_real=not complex_numbers, variables=dict(point))
+                found.append(expression.node(arithmetic))
             return found[0], found[1]
 
         try:

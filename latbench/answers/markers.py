@@ -34,13 +34,14 @@ _JSON = re.compile(
 _NAMES = (
     "answers?|ans|respuesta|r[ée]ponse|antwort|resposta|risposta|antwoord|svar|ответ|відповідь|答案|答え|答|정답|उत्तर"
 )
+_NEGATION = r"\b(?:is|are|was|can|could|must|should|wo|would|ca)(?:n'?t|n't|\s?not)(?: be)?\b"
 _NAME_LIST = [name for name in _NAMES.replace("?", "").replace("[ée]", "é").split("|")] + ["answer", "reponse"]
 _COPULA = (
-    r"\bis\b|\bare\b|:|=|\bequals\b|\b(?:would|should|must|will|can only) be\b|\bcomes (?:out )?to\b|\bes\b|\best\b|\bist\b"
+    rf"{_NEGATION}|\bis\b|\bare\b|:|=|\bequals\b|\b(?:would|should|must|will|can only) be\b|\bcomes (?:out )?to\b|\bes\b|\best\b|\bist\b"
     r"|\blautet\b|\bé\b|\bè\b|\bär\b|是|为|為|は|은|는"
 )
 _PHRASE = re.compile(
-    rf"(?<![^\W_])(?:{_NAMES})(?: (?:to|for|in) [^.:\n]{{0,80}}?| \([^()\n]{{0,40}}\)| finale?|,[a-z ,]{{0,20}},)?"
+    rf"(?<![A-Za-z])(?:{_NAMES})(?: (?:to|for|in) [^.:\n]{{0,80}}?| \([^()\n]{{0,40}}\)| finale?|,[a-z ,]{{0,20}},)?"
     rf"[\"'_]{{0,2}}[ \t]{{0,4}}\*{{0,2}}[ \t]{{0,4}}(?:{_COPULA})[ \t:*}}_]*"
     r"(?:(?:approximately|about|roughly|exactly|simply|just|therefore|thus|hence|then|given by|indeed|clearly)"
     r"(?![A-Za-z])[ \t:,]*)?",
@@ -52,6 +53,7 @@ _HEADING = re.compile(
 _REVERSED = re.compile(
     r"(?:\bis|\bare|=)\s{1,3}(?:the|our|my|your)\s(?:final |correct |required |desired )?answers?\b", re.IGNORECASE
 )
+_NEGATED = re.compile(_NEGATION, re.IGNORECASE)
 _THINKING = re.compile(r"</?(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
 _QUESTION = re.compile(
     r"\n[ \t]*(?:\*\*|#{1,4} ?)?(?:Question|Problem|Exercise|Q|Human|User|Instruction)[ \t]?\d{0,4}[ \t]?(?:\*\*)?[:.]", re.IGNORECASE
@@ -145,7 +147,7 @@ def marked(text: str, run_on: RunOn) -> Iterator[tuple[str, str]]:
     if "####" in text:
         hashes = list(_HASHES.finditer(text))
         for match in hashes if run_on == "first" else reversed(hashes):
-            yield "hashes", rest_of_line(text, match.end())
+            yield "hashes", rest_of_line(text, match.end()).partition("####")[0].strip()
     lowered = text.lower()
     if not any(name in lowered for name in _NAME_LIST):
         return
@@ -156,7 +158,8 @@ def marked(text: str, run_on: RunOn) -> Iterator[tuple[str, str]]:
         [*_PHRASE.finditer(text), *_HEADING.finditer(text)], key=lambda match: match.end(), reverse=True
     )
     for match in pointers:
-        yield "phrase", rest_of_line(text, match.end())
+        rest = rest_of_line(text, match.end())
+        yield "phrase", f"not {rest}" if _NEGATED.search(match[0]) else rest
     for match in reversed(list(_REVERSED.finditer(text))):
         yield "reversed", re.split(r"\n|(?<=[^\d\s])[.:;,] ", text[max(0, match.start() - 200) : match.start()])[-1].strip()
 

@@ -13,7 +13,7 @@ _INVISIBLE = dict.fromkeys([*range(0x200B, 0x2010), 0x2060, 0xFEFF, 0x00AD])
 _SIGNS = str.maketrans(
     {
         "−": "-", "–": "-", "‐": "-", "‑": "-", "‒": "-", "⁄": "/", "∕": "/", "⧸": "/",
-        "º": "°", "˚": "°", "“": '"', "”": '"', "、": ",", "。": ".", "′": "'", "∗": "*", "∶": ":", "∣": "|",
+        "’": "'", "º": "°", "˚": "°", "“": '"', "”": '"', "、": ",", "。": ".", "′": "'", "∗": "*", "∶": ":", "∣": "|",
     }
 )  # fmt: skip
 _SYMBOLS = {
@@ -91,6 +91,15 @@ _REWRITES = [
         ("brace", r"\\lbrace(?![A-Za-z])", r"\\{"),
         ("brace", r"\\rbrace(?![A-Za-z])", r"\\}"),
         (("mathbb", r"\R"), r"\\(?:mathbb\s*\{?\s*R\s*\}?|R(?:eals)?(?![A-Za-z]))", r"\\mathbb{R}"),
+        ("dot", r"\\dot\{?(\d)\}?(\d*)\\dot\{?(\d)\}?", r"\\overline{\1\2\3}"),
+        (("bar", "dot", "overline"), r"(?<=[.\d])\\(?:bar|dot|overline)\s*\{?\s*(\d+)\s*\}?", r"\\overline{\1}"),
+        ("(", r"(?<![\w.])(\d+\.\d*)\((\d+)\)", r"\1\\overline{\2}"),
+        (
+            ("...", "dots"),
+            r"(?<![\d.])(\d{1,9}\.\d{0,9}?)(\d{1,9}?)\2{2,}\s*(?:\.\.\.|\\[lc]?dots(?![A-Za-z]))",
+            r"\1\\overline{\2}",
+        ),
+        ("text", r"(?<=[\d+\-)}])\s*\\text\{\s*i\s*\}", "i"),
         ("{}", r"\{\}\s*(?=\^)", ""),
         (("circ", "degree"), r"\^\s*\{?\s*(?:\\circ|\\degree)\s*\}?|\\degree(?![A-Za-z])", r"^\\circ"),
         ("%", r"\\%", "%"),
@@ -128,7 +137,7 @@ _REWRITES = [
 ]
 _OF_COMMANDS = frozenset(
     "frac binom math bold bm oper text box vert mid langle rangle brace array matrix circ backslash mathbb varnothing"
-    " degree {} {,}".split()
+    " degree {} {,} dot bar overline".split()
 )
 _REWRITES_WITHOUT_COMMANDS = [
     rule for rule in _REWRITES if not all("\\" in part or part in _OF_COMMANDS for part in rule[0])

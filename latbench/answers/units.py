@@ -37,6 +37,9 @@ _TRAILING_UNIT = re.compile(
 )
 
 
+_OF_ANGLES = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Unit:
     """What a quantity is counted in."""
@@ -63,6 +66,8 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
         return (body if trailing else lead[1] + lead[3]), Unit(over=frozenset({_UNITS.get(lead[2], lead[2])}))
     match = _TRAILING_UNIT.fullmatch(text)
     if match is None or not re.search(r"\d|\\pi|[A-Za-z]", match["body"]):
+        return text, None
+    if (match["sign"] or "").startswith("^") and _OF_ANGLES.search(match["body"]):
         return text, None
     groups = ("time", "sign", "box", "known", "foreign", "words")
     name = next(match[group] for group in groups if match[group] is not None)

@@ -69,6 +69,7 @@ _RULES: list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = [
         (rf"(?:at most|no (?:{_MORE}) than|not (?:{_MORE}) than|up to|a maximum of)\s+{_ANY}", _relation(r"\le")),
         (rf"(?:{_MORE}|greater|strictly (?:{_MORE}))(?: than)?\s+{_ANY}", _relation(r">")),
         (rf"(?:{_LESS}|strictly (?:{_LESS}))(?: than)?\s+{_ANY}", _relation(r"<")),
+        (rf"(?:not|n't)\s+\S+?,?\s+but (?:rather |instead )?{_ANY}", lambda f: in_symbols(f["any"])),
         (rf"(?:definitely |certainly )?(?:not|n't|never|anything but)(?: equal to)?\s+{_ANY}", _relation(r"\ne")),
         (r"(?:(?:some(?:thing|where) )?(?:in )?between)\s+(?P<low>\S+)\s*(?:and|\\land|,)\s*(?P<high>\S+)(?:\s.*)?",
          lambda f: f"({f['low']},{f['high']})"),

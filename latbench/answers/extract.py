@@ -107,7 +107,7 @@ def _number(text: str, run_on: RunOn) -> str | None:
     if whole:
         return _tidy(text)
     for marker, pointed in marked(text, run_on):
-        if marker == "hashes" and not _heads_an_answer(pointed):
+        if marker == "heading":
             continue
         found = _read_number(pointed if marker == "box" else _EXCLAMATION.sub("", pointed))
         if found is not None:
@@ -118,7 +118,7 @@ def _number(text: str, run_on: RunOn) -> str | None:
 def _math(text: str, run_on: RunOn) -> str | None:
     later = None
     for marker, pointed in marked(text, run_on):
-        if marker == "hashes" and not _heads_an_answer(pointed):
+        if marker == "heading":
             later = later or pointed
             continue
         found = _read(pointed if marker == "box" else _EXCLAMATION.sub("", pointed))
@@ -127,13 +127,6 @@ def _math(text: str, run_on: RunOn) -> str | None:
     if later and not re.match(r"(?:\d+[.):]|step|part|case)\s", later, re.IGNORECASE):
         return _read(later)
     return _unmarked_math(text)
-
-
-def _heads_an_answer(line: str) -> bool:
-    """Whether a line after #### is an answer and not the heading of a section (`#### 1. First step`)."""
-    if re.match(r"\d+[.):]\s*[A-Za-z*]", line):
-        return False
-    return re.match(r"[-−+$€£(\\\s*]*\.?\d|\\|\$|[A-Za-z]\s*=|[([{|]", line) is not None
 
 
 def _choice(text: str, run_on: RunOn) -> str | None:

@@ -16,6 +16,7 @@ from latbench.answers.spans import math_spans
 RunOn = Literal["first", "last"]
 
 MAX_MARKED_CHARS = 5000  # read after one marker
+MAX_TRIED = 10  # of the places that one marker names, until one of them holds an answer
 _MAX_BETWEEN_BOXES = 60
 
 _BOX = re.compile(r"\\(?:f?boxed|fbox)(?![A-Za-z])\s*")
@@ -54,6 +55,8 @@ _REVERSED = re.compile(
     r"(?:\bis|\bare|=)\s{1,3}(?:the|our|my|your)\s(?:final |correct |required |desired )?answers?\b", re.IGNORECASE
 )
 _NEGATED = re.compile(_NEGATION, re.IGNORECASE)
+_NUMBERED = re.compile(r"\d+[.):]\s*[A-Za-z*]")
+_ANSWER_LIKE = re.compile(r"[-−+$€£(\\\s*]*\.?\d|\\|\$|[A-Za-z]\s*=|[([{|]")
 _THINKING = re.compile(r"</?(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
 _QUESTION = re.compile(
     r"\n[ \t]*(?:\*\*|#{1,4} ?)?(?:Question|Problem|Exercise|Q|Human|User|Instruction)[ \t]?\d{0,4}[ \t]?(?:\*\*)?[:.]", re.IGNORECASE
@@ -147,21 +150,27 @@ def marked(text: str, run_on: RunOn) -> Iterator[tuple[str, str]]:
     if "####" in text:
         hashes = list(_HASHES.finditer(text))
         for match in hashes if run_on == "first" else reversed(hashes):
-            yield "hashes", rest_of_line(text, match.end()).partition("####")[0].strip()
+            line = rest_of_line(text, match.end()).partition("####")[0].strip()
+            yield "hashes" if _heads_an_answer(line) else "heading", line
     lowered = text.lower()
     if not any(name in lowered for name in _NAME_LIST):
         return
     if "nswer" in text and ":" in text:
-        for match in reversed(list(_JSON.finditer(text))):
+        for match in list(_JSON.finditer(text))[: -MAX_TRIED - 1 : -1]:
             yield "json", _unquoted(match[1])
     pointers = sorted(
         [*_PHRASE.finditer(text), *_HEADING.finditer(text)], key=lambda match: match.end(), reverse=True
     )
-    for match in pointers:
+    for match in pointers[:MAX_TRIED]:
         rest = rest_of_line(text, match.end())
         yield "phrase", f"not {rest}" if _NEGATED.search(match[0]) else rest
-    for match in reversed(list(_REVERSED.finditer(text))):
+    for match in list(_REVERSED.finditer(text))[: -MAX_TRIED - 1 : -1]:
         yield "reversed", re.split(r"\n|(?<=[^\d\s])[.:;,] ", text[max(0, match.start() - 200) : match.start()])[-1].strip()
+
+
+def _heads_an_answer(line: str) -> bool:
+    """Whether a line after #### is an answer and not the heading of a section (`#### 1. First step`)."""
+    return _NUMBERED.match(line) is None and _ANSWER_LIKE.match(line) is not None
 
 
 def phrase_within(text: str) -> str | None:

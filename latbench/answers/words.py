@@ -26,12 +26,13 @@ _PARTS = {
     "millionth": 1000000,
 }  # fmt: skip
 _QUANTITY = r"(?P<lead>[-+]?\s*[¤€£]?\s*)(?P<number>\\frac\{\d+\}\{\d+\}|[\d.,]*\d(?:\s+\d+\s*/\s*\d+|\s*/\s*\d+|\s*\\frac\{\d+\}\{\d+\})?)"
+MAX_INNER_CHARS = 60  # of a value within a value, as in `3 million or more`
 _ANY = r"(?P<any>[^A-Za-z]*[\dA-Za-z}].*?)"  # a number or formula
 _REST = r"(?P<rest>(?:\s+[A-Za-z.%]+){0,4}|\s*%|\s*\^\\circ)?"
 
 
 def _scaled(found: re.Match[str]) -> str:
-    factors = [_SCALES[word.removesuffix("s")] for word in found["scale"].split()]
+    factors = [_SCALES[word.removesuffix("s")] for word in found["scale"].lower().split()]
     value = " \\times ".join([found["number"], *factors])
     return _with_rest(f"{found['lead']}{value}", found)
 
@@ -43,16 +44,20 @@ def _with_rest(value: str, found: re.Match[str]) -> str:
 
 
 def _part(found: re.Match[str]) -> str:
-    return _with_rest(f"{found['lead']}\\frac{{{found['number']}}}{{{_PARTS[found['part']]}}}", found)
+    return _with_rest(f"{found['lead']}\\frac{{{found['number']}}}{{{_PARTS[found['part'].lower()]}}}", found)
 
 
 def _and_part(found: re.Match[str]) -> str:
-    top = {"a": "1", "one": "1", "an": "1", "three": "3", "two": "2"}[found["top"]]
-    return _with_rest(f"{found['lead']}{found['number']}\\frac{{{top}}}{{{_PARTS[found['part']]}}}", found)
+    top = {"a": "1", "one": "1", "an": "1", "three": "3", "two": "2"}[found["top"].lower()]
+    return _with_rest(f"{found['lead']}{found['number']}\\frac{{{top}}}{{{_PARTS[found['part'].lower()]}}}", found)
 
 
 def _relation(sign: str) -> Callable[[re.Match[str]], str]:
-    return lambda found: f"{sign} {in_symbols(found['any'].strip())}"
+    def rewrite(found: re.Match[str]) -> str:
+        value = found["any"].strip()
+        return f"{sign} {in_symbols(value) if len(value) <= MAX_INNER_CHARS else value}"
+
+    return rewrite
 
 
 _SCALE_WORDS, _PART_WORDS = "|".join(_SCALES), "|".join(_PARTS)
@@ -69,13 +74,13 @@ _RULES: list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = [
         (rf"(?:at most|no (?:{_MORE}) than|not (?:{_MORE}) than|up to|a maximum of)\s+{_ANY}", _relation(r"\le")),
         (rf"(?:{_MORE}|greater|strictly (?:{_MORE}))(?: than)?\s+{_ANY}", _relation(r">")),
         (rf"(?:{_LESS}|strictly (?:{_LESS}))(?: than)?\s+{_ANY}", _relation(r"<")),
-        (rf"(?:not|n't)\s+\S+?,?\s+but (?:rather |instead )?{_ANY}", lambda f: in_symbols(f["any"])),
+        (rf"(?:not|n't)\s+\S+?,?\s+but (?:rather |instead )?{_ANY}", _relation("")),
         (rf"(?:definitely |certainly )?(?:not|n't|never|anything but)(?: equal to)?\s+{_ANY}", _relation(r"\ne")),
         (r"(?:(?:some(?:thing|where) )?(?:in )?between)\s+(?P<low>\S+)\s*(?:and|\\land|,)\s*(?P<high>\S+)(?:\s.*)?",
          lambda f: f"({f['low']},{f['high']})"),
         (r"(?:from )?(?P<low>[-¤\d.,/]+)\s+(?:to|through|until)\s+(?P<high>[-¤\d.,/]+)(?:\s[A-Za-z ]*)?",
          lambda f: f"[{f['low']},{f['high']}]"),
-        (rf"{_QUANTITY}\s+(?P<power>squared|cubed)", lambda f: f"{f['lead']}{f['number']}^{2 + (f['power'] == 'cubed')}"),
+        (rf"{_QUANTITY}\s+(?P<power>squared|cubed)", lambda f: f"{f['lead']}{f['number']}^{2 + (f['power'].lower() == 'cubed')}"),
         (rf"{_QUANTITY}\s+factorial", lambda f: f"{f['lead']}{f['number']}!"),
         (rf"{_QUANTITY}\s*(?:\^\s*\{{?\s*)?(?:st|nd|rd|th)\s*\}}?{_REST}", lambda f: _with_rest(f["lead"] + f["number"], f)),
     )

@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass as config_dataclass
 Status = Literal["correct", "incorrect", "no_answer", "timeout"]
 StopReason = Literal["eos", "stop", "length", "prompt_too_long"]
 Scorer = Literal["default", "coconut", "codi", "colar"]
+RunOn = Literal["first", "last"]
 STRICT = ConfigDict(extra="forbid")
 
 
@@ -79,7 +80,12 @@ class Node:
 class TaskConfig:
     """Settings shared by all tasks."""
 
-    scorer: Scorer = "default"  # the papers' own scorers, for comparison (specs/cot_baselines.md 1.4)
+    scorer: Scorer = "default"
+    """How answers are compared: "default", or the own scorer of the paper that is named, for comparison."""
+    run_on: RunOn = "first"
+    """Whether the "first" or the "last" answer counts where a text runs on to further questions (several `####`, or a
+    line that begins with `Question:`): "first" by default, because `####` ends a solution and what follows belongs to
+    another question; lm-eval's strict match reads the first as well."""
 
 
 ConfigT = TypeVar("ConfigT", bound=TaskConfig)

@@ -136,7 +136,8 @@ class Synth(Task[SynthConfig]):
         """The text's number against the gold number."""
         from latbench.answers.scoring import score_answers  # here: tasks load without the checker
 
-        return score_answers([(text, example.answer) for text, example in pairs], "number", self.config.scorer)
+        answers = [(text, example.answer) for text, example in pairs]
+        return score_answers(answers, "number", self.config.scorer, self.config.run_on)
 
     def paths(self, example: Example) -> list[tuple[str, ...]]:
         """Every valid order of the steps, a thousand at most."""

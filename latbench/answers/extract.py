@@ -13,14 +13,15 @@ import re
 from collections import deque
 from typing import Literal
 
-from latbench.answers.markers import RunOn, after_thinking, before_next_question, last_boxed, marked, phrase_within
+from latbench.answers.markers import after_thinking, before_next_question, last_boxed, marked, phrase_within
 from latbench.answers.notation import TEXT_BOX, normalise, plain_characters
 from latbench.answers.numbers import parse_number
 from latbench.answers.spans import math_spans
 from latbench.answers.units import split_unit
 from latbench.answers.words import in_symbols
+from latbench.task import RunOn
 
-__all__ = ["MAX_TEXT_CHARS", "AnswerKind", "RunOn", "extract", "last_boxed"]
+__all__ = ["MAX_TEXT_CHARS", "AnswerKind", "extract", "last_boxed"]
 
 AnswerKind = Literal["number", "math", "text", "choice"]
 
@@ -39,7 +40,7 @@ _NUMBER = re.compile(
 _PLAIN = re.compile(rf"[-+]?\s?[$€£]?-?(?:\d{{1,3}}(?: \d{{3}})+|{_DECIMAL})(?:\s?/\s?{_DECIMAL}|[eE][+-]?\d{{1,3}})?")
 _SHORT_UNIT = re.compile(rf"(?P<number>[-+]?{_DECIMAL})\s[A-Za-z]{{1,2}}(?:\^?\d)?(?:\s?/\s?[A-Za-z]{{1,3}})?")
 _LETTER = re.compile(r"(?<![A-Za-z'’])([A-J])(?![A-Za-z'’])")
-_EXCLAMATION = re.compile(r"(?<=[\w.])!+$")  # of a sentence; in a box it is a factorial
+_EXCLAMATION = re.compile(r"(?<=[\w.])!+\.?$")  # of a sentence; in a box it is a factorial
 _CALCULATION = re.compile(r"<<[^<>\n]{0,300}>>")  # the calculator annotations of GSM8K
 _LABEL = re.compile(r"\\text[a-z]*\s*\{[^{}]*(?:\bis|\bare|\bbe|\bequals|:|=)\s*\}\s*(?=\S)")
 _PROSE = re.compile(
@@ -144,7 +145,7 @@ def _read(pointed: str) -> str | None:
         pointed = _bare(within)
     if not pointed:
         return None
-    pointed = _LABEL.sub("", pointed, count=1) if pointed.startswith("\\text") else pointed
+    pointed = _without_label(pointed)
     cleaned = _clean(pointed)
     return cleaned if not _is_prose(cleaned) or _CLAUSE.search(cleaned) else _in_prose(pointed) or cleaned
 
@@ -157,12 +158,17 @@ def _read_number(pointed: str) -> str | None:
     within = phrase_within(pointed) if len(pointed) > 8 else None
     if within:
         pointed = _bare(within)
+    pointed = _without_label(pointed)
     cleaned = _clean(pointed)
     whole = _plain_or_formula(cleaned) if not _is_prose(cleaned) else None
     if whole is not None:
         return whole
     found = _in_prose(pointed)
     return None if found is None else (_plain_or_formula(found) or found)
+
+
+def _without_label(pointed: str) -> str:
+    return _LABEL.sub("", pointed, count=1) if pointed.startswith("\\text") else pointed
 
 
 def _plain_or_formula(text: str) -> str | None:

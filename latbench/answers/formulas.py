@@ -29,12 +29,20 @@ def equal_formulas(gold: str, answer: str) -> bool | None:
         left, right = read(gold), read(answer)
         symbols = left.symbols | right.symbols
         if left.bare_log != right.bare_log:
+            _check_computable(left, right)
             return None
         return _equal_at_points(left, right, symbols) if symbols else _equal_constants(left, right)
     except (Unread, RecursionError):
         return None
     except (Malformed, TooLarge, Undefined):
         return False
+
+
+def _check_computable(*expressions: Expression) -> None:
+    """Raises: TooLarge, Undefined: a constant among the expressions cannot be computed."""
+    for expression in expressions:
+        if not expression.symbols:
+            expression.node(Arithmetic(digits=60))
 
 
 def equal_equations(gold: tuple[str, str], answer: tuple[str, str]) -> bool | None:
@@ -98,7 +106,7 @@ def _equal_at_points(left: Expression, right: Expression, symbols: frozenset[str
 
 
 def _agree(left: Expression, right: Expression, points: Points, complex_numbers: bool) -> bool | None:
-    num_points = 0
+    num_points, too_large = 0, False
     for point in points:
 
         def values(digits: int, point: Mapping[str, Value] = point) -> tuple[Value, Value]:
@@ -111,11 +119,16 @@ def _agree(left: Expression, right: Expression, points: Points, complex_numbers:
         try:
             if not same(values):
                 return False
-        except (Undefined, TooLarge):
+        except Undefined:
+            continue
+        except TooLarge:
+            too_large = True
             continue
         num_points += 1
         if num_points == ENOUGH_POINTS:
             break
+    if too_large and num_points < MIN_POINTS:
+        raise TooLarge
     return True if num_points >= MIN_POINTS else None
 
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Literal
 
 from latbench.answers.notation import normalise
 from latbench.answers.spans import math_spans
-
-RunOn = Literal["first", "last"]
+from latbench.task import RunOn
 
 MAX_MARKED_CHARS = 5000  # read after one marker
 MAX_TRIED = 10  # of the places that one marker names, until one of them holds an answer

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from latbench.answers.check import quick_verdict
-from latbench.answers.extract import AnswerKind, RunOn
+from latbench.answers.extract import AnswerKind
 from latbench.answers.paper_scorers import paper_verdict
 from latbench.answers.workers import shared_pool
-from latbench.task import Score, Scorer
+from latbench.task import RunOn, Score, Scorer
 
 
 def score_answers(

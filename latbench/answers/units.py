@@ -32,7 +32,7 @@ _TRAILING_UNIT = re.compile(
     rf"\\text\{{(?P<box>[^{{}}]*{_LETTER}[^{{}}]*)\}}|"
     rf"(?P<known>(?:{'|'.join(_LONG_UNITS)})s?(?:\s?/\s?[a-z]+)?)|"
     r"(?P<foreign>[^\x00-\x7f]+)|"
-    r"(?<=\s)(?P<words>(?:[A-Za-z]{3,}|sq|cu)\.?(?:[\s-][A-Za-z.]+)*)"
+    rf"(?<=\s)(?P<words>(?:{_LETTER}{{3,}}|sq|cu)\.?(?:[\s-](?:{_LETTER}|\.)+)*)"
     r")(?P<power>\s*\^\s*\{?[23]\}?)?\.?"
 )
 

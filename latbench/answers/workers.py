@@ -28,8 +28,8 @@ from types import TracebackType
 from typing import IO, Self
 
 from latbench.answers.check import quick_verdict, verdict
-from latbench.answers.extract import MAX_TEXT_CHARS, AnswerKind, RunOn, extract
-from latbench.task import Score, Status
+from latbench.answers.extract import MAX_TEXT_CHARS, AnswerKind, extract
+from latbench.task import RunOn, Score, Status
 
 Item = tuple[str, str | None, AnswerKind]  # gold, extracted, kind
 Request = tuple[str, str | None, AnswerKind, RunOn | None]  # gold, text or extracted, kind; None: extracted already

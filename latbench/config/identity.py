@@ -31,6 +31,7 @@ YOUNGER: dict[str, Any] = {
     "train.auxiliary_lr": None,
     "method.thought": "hidden",
     "model.instruction": "",
+    "task.run_on": "first",
 }
 
 

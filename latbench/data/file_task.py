@@ -82,7 +82,8 @@ class FileTask(Task[ConfigT]):
 
     def score_many(self, pairs: Sequence[tuple[str, Example]]) -> list[Score]:
         """Verdicts by the task's kind of answer, or by the paper scorer that the configuration names."""
-        return score_answers([(text, example.answer) for text, example in pairs], self.kind, self.config.scorer)
+        answers = [(text, example.answer) for text, example in pairs]
+        return score_answers(answers, self.kind, self.config.scorer, self.config.run_on)
 
     def select(self, split: str, examples: list[Example]) -> tuple[list[Example], str]:
         """The examples kept, and a note for the fingerprint on what was left out ("": nothing)."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from answer_rows import ROWS, Row
+from kind_rows import KIND_ROWS
 
 from latbench.answers.check import quick_verdict, verdict
 from latbench.answers.extract import AnswerKind, extract
@@ -42,6 +43,12 @@ def kind_of(name: str) -> AnswerKind:
 def test_hand_made_rows(kind: AnswerKind, row: Row) -> None:
     gold, text, status = row
     assert verdict(gold, extract(text, kind), kind) == status
+
+
+@pytest.mark.parametrize("name", KIND_ROWS)
+def test_rows_by_kind_of_mistake(name: str) -> None:
+    wrong = [row for row in KIND_ROWS[name] if verdict(row[1], extract(row[2], row[0]), row[0]) != row[3]]
+    assert wrong == []
 
 
 @pytest.mark.parametrize(("kind", "row"), [(kind, row) for kind, row in ROWS if kind != "math"])

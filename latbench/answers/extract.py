@@ -40,7 +40,7 @@ _NUMBER = re.compile(
 _PLAIN = re.compile(rf"[-+]?\s?[$€£]?-?(?:\d{{1,3}}(?: \d{{3}})+|{_DECIMAL})(?:\s?/\s?{_DECIMAL}|[eE][+-]?\d{{1,3}})?")
 _SHORT_UNIT = re.compile(rf"(?P<number>[-+]?{_DECIMAL})\s[A-Za-z]{{1,2}}(?:\^?\d)?(?:\s?/\s?[A-Za-z]{{1,3}})?")
 _LETTER = re.compile(r"(?<![A-Za-z'’])([A-J])(?![A-Za-z'’])")
-_EXCLAMATION = re.compile(r"(?<=[\w.])!+\.?$")  # of a sentence; in a box it is a factorial
+_EXCLAIMED = re.compile(rf"([$€£]?{_DECIMAL})!+")  # a sentence's end; in a box or a formula it is a factorial
 _CALCULATION = re.compile(r"<<[^<>\n]{0,300}>>")  # the calculator annotations of GSM8K
 _LABEL = re.compile(r"\\text[a-z]*\s*\{[^{}]*(?:\bis|\bare|\bbe|\bequals|:|=)\s*\}\s*(?=\S)")
 _PROSE = re.compile(
@@ -110,7 +110,8 @@ def _number(text: str, run_on: RunOn) -> str | None:
     for marker, pointed in marked(text, run_on):
         if marker == "heading":
             continue
-        found = _read_number(pointed if marker == "box" else _EXCLAMATION.sub("", pointed))
+        exclaimed = None if marker == "box" else _EXCLAIMED.fullmatch(pointed)
+        found = _read_number(exclaimed[1] if exclaimed else pointed)
         if found is not None:
             return found
     return _bold(text, number=True) or _last_quantity(text)
@@ -122,7 +123,7 @@ def _math(text: str, run_on: RunOn) -> str | None:
         if marker == "heading":
             later = later or pointed
             continue
-        found = _read(pointed if marker == "box" else _EXCLAMATION.sub("", pointed))
+        found = _read(pointed)
         if found:
             return found
     if later and not re.match(r"(?:\d+[.):]|step|part|case)\s", later, re.IGNORECASE):

@@ -44,6 +44,7 @@ WHOLE: list[KindRow] = [
         ("4", "8 apples - 4 apples = 4 apples", "correct"), ("540", "9*60=<<9*60=540>>540", "correct"),
     ]),
     ("number", "6", "The answer isn't 6.", "incorrect"),
+    ("number", "14", "The answer is 14!", "correct"),
     ("number", "6", "The answer cannot be 6.", "incorrect"),
 ]  # fmt: skip
 

@@ -7,13 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as config_dataclass
 
 Status = Literal["correct", "incorrect", "no_answer", "timeout"]
 StopReason = Literal["eos", "stop", "length", "prompt_too_long"]
 Scorer = Literal["default", "coconut", "codi", "colar"]
+RunOn = Literal["first", "last"]
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+# Marks a field younger than committed results: `Field(default=..., json_schema_extra=YOUNGER)`. Every run before it
+# had its default, so at its default it is no part of an identity, and run ids and settings stay what they were.
+YOUNGER: dict[str, Any] = {"younger": True}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +83,12 @@ class Node:
 class TaskConfig:
     """Settings shared by all tasks."""
 
-    scorer: Scorer = "default"  # the papers' own scorers, for comparison (specs/cot_baselines.md 1.4)
+    scorer: Scorer = "default"
+    """How answers are compared: "default", or the own scorer of the paper that is named, for comparison."""
+    run_on: RunOn = Field(default="first", json_schema_extra=YOUNGER)
+    """Whether the "first" or the "last" answer counts where a text runs on to further questions (several `####`, or a
+    line that begins with `Question:`): "first" by default, because `####` ends a solution and what follows belongs to
+    another question; lm-eval's strict match reads the first as well."""
 
 
 ConfigT = TypeVar("ConfigT", bound=TaskConfig)

@@ -151,7 +151,8 @@ class Graphs(Task[GraphsConfig]):
         """The answer's sentence, as for `prosqa`."""
         from latbench.answers.scoring import score_answers  # here: tasks load without the checker
 
-        return score_answers([(text, example.answer) for text, example in pairs], "text", self.config.scorer)
+        answers = [(text, example.answer) for text, example in pairs]
+        return score_answers(answers, "text", self.config.scorer, self.config.run_on)
 
 
 # graphs

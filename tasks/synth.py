@@ -145,7 +145,8 @@ class DependencyTask(Task[ConfigT]):
         """The text's number against the gold number."""
         from latbench.answers.scoring import score_answers  # here: tasks load without the checker
 
-        return score_answers([(text, example.answer) for text, example in pairs], "number", self.config.scorer)
+        answers = [(text, example.answer) for text, example in pairs]
+        return score_answers(answers, "number", self.config.scorer, self.config.run_on)
 
     def paths(self, example: Example) -> list[tuple[str, ...]]:
         """Every valid order of the steps, a thousand at most."""

@@ -1,4 +1,8 @@
-r"""The final answer in an answer text: the last \boxed{}, then ####, then "the answer is", then what the kind allows.
+r"""The final answer in an answer text: what the strongest marker points at, read as a whole.
+
+Markers, strongest first: the last \boxed{}, <answer>, ####, "answer": in JSON, "the answer is" and headings, "is the
+answer", bold type. What a marker points at is a plain number with currency, unit and separators; else a formula; else
+prose, which is searched for its formula or number. A thinking part (`<think>..</think>`) is no answer.
 
 Every step reads the text a fixed number of times, so that hostile text costs linear time.
 """
@@ -9,176 +13,345 @@ import re
 from collections import deque
 from typing import Literal
 
+from latbench.answers.markers import after_thinking, before_next_question, last_boxed, marked, phrase_within
+from latbench.answers.notation import TEXT_BOX, normalise, plain_characters
+from latbench.answers.numbers import parse_number
+from latbench.answers.spans import math_spans
+from latbench.answers.units import split_unit
+from latbench.answers.words import in_symbols
+from latbench.task import RunOn
+
+__all__ = ["MAX_TEXT_CHARS", "AnswerKind", "extract", "last_boxed"]
+
 AnswerKind = Literal["number", "math", "text", "choice"]
 
 MAX_TEXT_CHARS = 100_000  # of the text's end that are read; an answer stands at the end
 MAX_BARE_CHARS = 300  # a text this short, without any marker and without prose, is itself the answer
-_MAX_MARKED_CHARS = 5000  # read after one marker
+_MAX_QUANTITY_CHARS = 400  # of a formula in running text
 
-_BOX = re.compile(r"\\(?:f?boxed|fbox)(?![A-Za-z])\s*")
-_BARE_BOX = re.compile(r"[^\s${}\\.,]+")
-_BETWEEN_BOXES = re.compile(r"[\s$,;.]*(?:and|or|\\text\s*\{\s*(?:and|or)\s*\})?[\s$,;]*")
-_HASHES = re.compile(r"####(?!#)[ \t]*")
-_PHRASE = re.compile(
-    r"answers?(?: (?:to|for) [^.:\n]{0,80}?)?[ \t]{0,4}\*{0,2}[ \t]{0,4}(?:\bis\b|\bare\b|:|=|\bequals\b)[ \t:*}]*"
-    r"(?:(?:approximately|about|roughly|exactly|simply|just|therefore|thus|hence|then|given by)(?![A-Za-z])[ \t:,]*)?",
-    re.IGNORECASE,
-)
-# No span contains its own opening, so that a row of unclosed openings costs linear time.
-_MATH_SPAN = re.compile(
-    r"\$\$([^$]+)\$\$|(?<!\\)\$((?:[^$\\]|\\.)+)\$|\\\(((?:[^\\\n]|\\[^()\n])*)\\\)|\\\[((?:[^\\]|\\[^\[\]])*)\\\]",
-    re.DOTALL,
-)
-_GOES_ON = re.compile(r"(?:(?:,|;|and|or)\s*)+[$\\\d({-]|[-+=<>\\]")  # after a formula: a list or a longer formula
-_TEXT_BOX = re.compile(r"\\(?:text[a-z]*|mbox)\s*\{[^{}]*\}")
-_PROSE = re.compile(
-    r"(?<![\\A-Za-z])(?:is|are|be|was|the|so|we|it|thus|therefore|hence|then|get|have|has|equals?|which|that|this|to|of)"
-    r"(?![A-Za-z])",
-    re.IGNORECASE,
-)
 _DIGITS = r"(?:\d{1,3}(?:(?:,|\{,\}|,\\!)\d{3})+(?!\d)|\d+)"
 _DECIMAL = rf"(?:{_DIGITS}(?:\.\d+)?|\.\d+)"
 _SIGN = r"(?:(?<![\w)}\]])[-−+]\s?)?"
 _NUMBER = re.compile(
     rf"{_SIGN}[$€£]?(?:(?<=\$)-)?(?:\\[dtc]?frac\s*\{{\s*-?{_DECIMAL}\s*\}}\s*\{{\s*{_DECIMAL}\s*\}}"
-    rf"|{_DECIMAL}(?:\s?/\s?{_DECIMAL}|[eE][+-]?\d{{1,3}}(?!\w))?)"
+    rf"|(?<![\d.,])\d{{1,9}} \d{{1,9}}/\d{{1,9}}(?![\d/])"
+    rf"|{_DECIMAL}(?:\s?/\s?{_DECIMAL}|[eE][+-]?\d{{1,3}}(?!\w)|\s?(?:[xX*]|\\times|\\cdot)\s?10\s?\^\s?\{{?-?\d{{1,4}}\}}?)?)"
 )
-_ARITHMETIC = re.compile(r"[\d\s.,+\-−*/×÷$%]*=(?!=)")
+_PLAIN = re.compile(rf"[-+]?\s?[$€£]?-?(?:\d{{1,3}}(?: \d{{3}})+|{_DECIMAL})(?:\s?/\s?{_DECIMAL}|[eE][+-]?\d{{1,3}})?")
+_SHORT_UNIT = re.compile(rf"(?P<number>[-+]?{_DECIMAL})\s[A-Za-z]{{1,2}}(?:\^?\d)?(?:\s?/\s?[A-Za-z]{{1,3}})?")
 _LETTER = re.compile(r"(?<![A-Za-z'’])([A-J])(?![A-Za-z'’])")
+_EXCLAIMED = re.compile(rf"([$€£]?{_DECIMAL})!+")  # a sentence's end; in a box or a formula it is a factorial
+_CALCULATION = re.compile(r"<<[^<>\n]{0,300}>>")  # the calculator annotations of GSM8K
+_LABEL = re.compile(r"\\text[a-z]*\s*\{[^{}]*(?:\bis|\bare|\bbe|\bequals|:|=)\s*\}\s*(?=\S)")
+_PROSE = re.compile(
+    r"(?<![\\A-Za-z])(?:is|are|be|was|were|the|so|we|it|thus|therefore|hence|then|get|gets|have|has|equals?|which|that|this|of"
+    r"|because|since|when|if|there|answer|value|total|with|for|by|he|she|they|you)(?![A-Za-z])",
+    re.IGNORECASE,
+)
+_ANY_TEXT_BOX = re.compile(r"\\(?:text[a-z]*|mbox)\s*\{[^{}]*\}")
+_COMMAND_OR_BOX = re.compile(rf"{TEXT_BOX}|\\[A-Za-z]+")
+_WORD = re.compile(r"(?<![\\A-Za-z])[^\W\d_]{2,}")
+_GOES_ON = re.compile(r"(?:(?:,|;|and|or)\s*)+[$\\\d({-]|[-+=<>\\]")  # after a formula: a list or a longer formula
+_SENTENCE_END = re.compile(r"(?<=[^\s.])(?<!Mr)(?<!Mrs)(?<!Ms)(?<!Dr)(?<!St)\.\s+(?=[A-Z])")
+_CLAUSE = re.compile(r",?\s*(?:\\text\{\s*)?(?:where|for (?:all|any|every|each|some))(?![A-Za-z])")
+_REASON = re.compile(r"[,;:]\s|\s(?:because|since|as|when|where|if|so|and|with)\s")
+_COPULA = re.compile(
+    r"(?<![A-Za-z\\])(?:is|are|be|equals?|was|were|gives?|gets?|makes?|leaves?|therefore|thus|hence|so|es|est|ist|lautet|donc"
+    r"|son|sind|sont)(?![A-Za-z])(?:\s+(?:equal to|given by|exactly|simply|just|only|about|approximately|therefore|thus))?"
+    r"|:(?=\s)|是|为|は",
+    re.IGNORECASE,
+)
+_QUALIFIER = (
+    r"(?:(?:(?:definitely|certainly|strictly)\s+)?(?:not|never|at least|at most|up to|no more than|no less than|more than"
+    r"|less than|fewer than|greater than|over|under|above|below|between)\s+)?"
+)
+_TOKEN = (
+    rf"(?:{_DECIMAL}|\\[A-Za-z]+|\\[{{}}|,;:!% ]|[-+*/^=<>()\[\]{{}}_!|%&~]|[$€£](?=-?[\d.])"
+    r"|(?:sqrt|sin|cos|tan|log|ln|exp|pi)(?![A-Za-z])|[xX](?=\s?10\s?\^)"
+    r"|(?<![A-Za-z])[A-Za-z](?=\s?[-+*/^=<>_)(])|(?<=[-+*/^=(_\d])[A-Za-z](?![A-Za-z])|(?<=[-+*/^=] )[A-Za-z](?![A-Za-z])"
+    r"|(?<=[\d})]),\s?(?=[-\d\\$({])|(?:,\s?)?(?:and|or)\s(?=[-\d\\($]|[a-z]\s?=))"
+)
+_QUANTITY = re.compile(rf"{_QUALIFIER}(?:{_TOKEN}\s?)+", re.IGNORECASE)
+_TAIL = re.compile(r"[ \t-]?(?:[A-Za-z]+[ \t]?){1,4}(?:\d[\d.,]*)?")
+_BOLD = re.compile(r"\*\*([^*\n]{1,300})\*\*")
 
 
-def extract(text: str, kind: AnswerKind) -> str | None:
+def extract(text: str, kind: AnswerKind, run_on: RunOn = "first") -> str | None:
     """The final answer of an answer segment.
 
     Args:
         text: what the model wrote as its answer (all of its output where it writes no markers).
-        kind: number: the first number after the marker (after `=` where arithmetic stands there), else the last number
-            of the text. math: what the marker points at, else a short text itself, else the last formula or number.
-            choice: the first capital A-J after the marker, else the last one. text: after the marker, else all.
-    Returns: the answer as written, a number without separators and currency; None where there is none.
+        kind: number: the number or formula after the marker, else the last number of the text. math: what the marker
+            points at, else a short text itself, else the last formula or number. choice: the first capital A-J after
+            the marker, else the last one. text: after the marker, else all.
+        run_on: of a text that runs on to further questions, whether its "first" or its "last" answer counts: of several
+            `####`, and of what precedes or follows a line that begins with `Question:` or the like. First by default:
+            `####` ends a solution, what comes after it belongs to another question, and lm-eval's strict match reads
+            the first as well.
+    Returns: the answer as written, a plain number without separators and currency; None where there is none.
     """
-    text = text[-MAX_TEXT_CHARS:].strip()
+    text = after_thinking(text[-MAX_TEXT_CHARS:]).strip()
+    if run_on == "first":
+        text = before_next_question(text)
     if not text:
         return None
-    marked = _marked(text, kind)
-    if kind == "number":
-        return _first_number(marked) or _last_number(text)
     if kind == "choice":
-        return _letter(marked, last=False) or _letter(text, last=True)
+        return _choice(text, run_on)
     if kind == "text":
-        return _clean(marked or "") or text
-    return _clean(marked or "") or _unmarked_math(text)
+        return next((clean for _, pointed in marked(text, run_on) if (clean := _clean(pointed))), None) or text
+    text = _CALCULATION.sub("", plain_characters(text))
+    return _number(text, run_on) if kind == "number" else _math(text, run_on)
 
 
-def last_boxed(text: str) -> str | None:
-    r"""Content of the last non-empty \boxed{} with balanced braces; boxes joined by commas or `and` are one answer."""
-    closing = _closing_braces(text)
-    found: list[tuple[int, int, str]] = []  # (start, end, content), not nested in one another
-    for match in _BOX.finditer(text):
-        start, stop = match.end(), closing.get(match.end())
-        if stop is None:
-            bare = _BARE_BOX.match(text, start)
-            content, end = (bare[0], bare.end()) if bare else ("", start)
-        else:
-            content, end = text[start + 1 : stop].strip(), stop + 1
-        if content and not _BOX.match(content):
-            found.append((match.start(), end, content))
-    if not found:
+def _number(text: str, run_on: RunOn) -> str | None:
+    whole = _PLAIN.fullmatch(text)
+    if whole:
+        return _tidy(text)
+    for marker, pointed in marked(text, run_on):
+        if marker == "heading":
+            continue
+        exclaimed = None if marker == "box" else _EXCLAIMED.fullmatch(pointed)
+        found = _read_number(exclaimed[1] if exclaimed else pointed)
+        if found is not None:
+            return found
+    return _bold(text, number=True) or _last_quantity(text)
+
+
+def _math(text: str, run_on: RunOn) -> str | None:
+    later = None
+    for marker, pointed in marked(text, run_on):
+        if marker == "heading":
+            later = later or pointed
+            continue
+        found = _read(pointed)
+        if found:
+            return found
+    if later and not re.match(r"(?:\d+[.):]|step|part|case)\s", later, re.IGNORECASE):
+        return _read(later)
+    return _unmarked_math(text)
+
+
+def _choice(text: str, run_on: RunOn) -> str | None:
+    for marker, pointed in marked(text, run_on):
+        if marker != "reversed":
+            return _letter(pointed, last=False) or _letter(text, last=True)
+    return _letter(text, last=True)
+
+
+def _read(pointed: str) -> str | None:
+    """What a marker points at: a formula or quantity as a whole, else what prose says."""
+    pointed = _bare(pointed)
+    within = phrase_within(pointed) if len(pointed) > 8 else None
+    if within:
+        pointed = _bare(within)
+    if not pointed:
         return None
-    answers = [found[-1]]
-    for box in reversed(found[:-1]):
-        if answers[-1][0] - box[1] > 20 or not _BETWEEN_BOXES.fullmatch(text[box[1] : answers[-1][0]]):
-            break
-        answers.append(box)
-    return ", ".join(content for _, _, content in reversed(answers))
+    pointed = _without_label(pointed)
+    cleaned = _clean(pointed)
+    return cleaned if not _is_prose(cleaned) or _CLAUSE.search(cleaned) else _in_prose(pointed) or cleaned
 
 
-def _closing_braces(text: str) -> dict[int, int]:
-    """Position of the closing brace for each opening one; escaped braces do not count."""
-    closing: dict[int, int] = {}
-    opened: list[int] = []
-    for match in re.finditer(r"\\.|[{}]", text):
-        if match[0] == "{":
-            opened.append(match.start())
-        elif match[0] == "}" and opened:
-            closing[opened.pop()] = match.start()
-    return closing
+def _read_number(pointed: str) -> str | None:
+    """The same for kind `number`; a plain number comes without unit, currency and separators, words alone are none."""
+    pointed = _bare(pointed)
+    if _PLAIN.fullmatch(pointed):
+        return _tidy(pointed)
+    within = phrase_within(pointed) if len(pointed) > 8 else None
+    if within:
+        pointed = _bare(within)
+    pointed = _without_label(pointed)
+    cleaned = _clean(pointed)
+    whole = _plain_or_formula(cleaned) if not _is_prose(cleaned) else None
+    if whole is not None:
+        return whole
+    found = _in_prose(pointed)
+    return None if found is None else (_plain_or_formula(found) or found)
 
 
-def _marked(text: str, kind: AnswerKind) -> str | None:
-    """What the strongest marker points at, or None without a marker."""
-    boxed = last_boxed(text)
-    if boxed is not None:
-        return boxed
-    for marker in (_HASHES, _PHRASE):
-        for match in reversed(list(marker.finditer(text))):
-            rest = _rest_of_line(text, match.end())
-            if rest and not (kind == "number" and marker is _HASHES and not re.match(r"[-−+$€£(\\\s]*\.?\d|\\", rest)):
-                return rest
-    return None
+def _without_label(pointed: str) -> str:
+    return _LABEL.sub("", pointed, count=1) if pointed.startswith("\\text") else pointed
 
 
-def _rest_of_line(text: str, start: int) -> str:
-    """From a marker to the end of its line, or of the next line where the marker ends one; a display formula whole."""
-    rest = text[start : start + _MAX_MARKED_CHARS].lstrip()
-    span = _MATH_SPAN.match(rest)
-    return span[0] if span and "\n" in span[0] else rest.split("\n", 1)[0].strip()
+def _plain_or_formula(text: str) -> str | None:
+    """A number without its unit, else the formula; None where words remain that are neither."""
+    if _PLAIN.fullmatch(text):
+        return _tidy(text)
+    if len(text) > _MAX_QUANTITY_CHARS * 5 or not re.search(r"[\dA-Za-z]", text):
+        return None
+    short = _SHORT_UNIT.fullmatch(text)
+    if short:
+        return _tidy(short["number"])
+    symbols = in_symbols(normalise(text))
+    body, _ = split_unit(symbols)
+    if parse_number(body) and re.fullmatch(r"[-+]?[\d.,\s/eE+-]+", body):
+        return _tidy(re.sub(r"(?<=\d) (?=\d{3}(?!\d))", "", body), keep_spaces=True)
+    if _WORD.search(_COMMAND_OR_BOX.sub(" ", body)) or not re.search(r"\d|\\pi", body):
+        return None
+    return text
 
 
-def _clean(marked: str) -> str:
+def _bare(text: str) -> str:
+    """Without Markdown, quotes and final punctuation around it."""
+    text = re.sub(r"\s*#+$", "", text.strip()).removesuffix(".").strip("`\"'").strip()
+    while len(text) > 4 and text.startswith("**") and "**" in text[2:]:
+        inner, _, rest = text[2:].partition("**")
+        text = f"{inner}{rest}".strip()
+    return text.strip("*").strip() if not re.search(r"\w\*\*\w", text) else text
+
+
+def _clean(marked_text: str) -> str:
     """One formula or one sentence of what a marker points at, without its delimiters."""
-    span = _MATH_SPAN.match(marked)
-    if span:
-        tail = marked[span.end() :].strip(" .\n*")
+    span = next(math_spans(marked_text), None) if marked_text[:1] in ("$", "\\") else None
+    if span is not None and span.start == 0:
+        tail = marked_text[span.end :].strip(" .\n*")
         if not tail or re.fullmatch(r"\\?%|[A-Za-z]+(?:\^\d)?", tail):
-            return f"{_span_content(span)} {tail}".strip()
-        if not _GOES_ON.match(tail):
-            return _span_content(span)
-    sentence = re.split(r"(?<=[^\s.])\.\s+(?=[A-Z])", marked, maxsplit=1)[0]
+            return f"{span.content} {tail}".strip()
+        if not _GOES_ON.match(tail) and not _CLAUSE.match(tail):
+            words = _value_words(f"{span.content} ", tail)
+            return f"{span.content} {words}".strip()
+    sentence = _SENTENCE_END.split(marked_text, maxsplit=1)[0]
     return sentence.strip().rstrip(".").strip("* ").strip()
 
 
-def _span_content(span: re.Match[str]) -> str:
-    return next((group for group in span.groups() if group), "").strip()
+def _in_prose(text: str) -> str | None:
+    """The formula or quantity that a sentence is about: after `is`, `are`, `:` ..., else the last formula, else the first
+    quantity."""
+    sentences = [part for line in text.split("\n")[:50] for part in _SENTENCE_END.split(line)][:50]
+    for sentence in sentences:
+        clause = _REASON.split(sentence, maxsplit=1)[0]
+        if "=" in clause and "$" not in clause and "\\" not in clause:
+            result = _leading(clause.rpartition("=")[2])
+            if result:
+                return result
+        start = _leading(sentence)
+        if start:
+            return start
+        for copula in _COPULA.finditer(sentence):
+            found = _leading(sentence[copula.end() :])
+            if found:
+                return found
+    for sentence in sentences:
+        spans = [span.content for span in math_spans(sentence) if not _is_prose(span.content)]
+        if spans:
+            return spans[-1]
+        found = _first_quantity(sentence)
+        if found:
+            return found
+    return None
+
+
+def _leading(text: str) -> str | None:
+    """The formula or quantity that a text begins with."""
+    text = text.lstrip(" \t*:").removeprefix("a total of ").lstrip()
+    if text[:1] in ("$", "\\"):
+        span = next(math_spans(text[:MAX_TEXT_CHARS]), None)
+        if span is not None and span.start == 0 and not _is_prose(span.content):
+            return _clean(text)
+    match = _QUANTITY.match(text[:_MAX_QUANTITY_CHARS])
+    return _quantity(text, match) if match else None
+
+
+def _first_quantity(text: str) -> str | None:
+    for match in _QUANTITY.finditer(text):
+        found = _quantity(text, match)
+        if found:
+            return found
+    return None
+
+
+def _quantity(text: str, match: re.Match[str]) -> str | None:
+    """The quantity of a match with the words after it that change its value; None where it has no number."""
+    found = match[0].strip()
+    if not re.search(r"\d", found):
+        return None
+    after = text[match.end() : match.end() + 80]
+    found = re.sub(r"[\s,({\[=<>+*/-]+$", "", found) or found
+    if found.count("(") != found.count(")"):
+        found = re.sub(r"\s*\([^()]*$|\)+$", "", found)
+    found = re.sub(r"(?<=\d)!$", "", found)
+    return f"{found} {_value_words(found, after)}".strip()
+
+
+def _value_words(found: str, after: str) -> str:
+    """The words after a quantity that change its value (`million`, `or more`), "" where there are none."""
+    tail = _TAIL.match(after)
+    if not tail:
+        return ""
+    words = tail[0].strip().strip("-").split()
+    for number in range(len(words), 0, -1):
+        candidate = normalise(f"{found.strip()} {' '.join(words[:number])}")
+        if in_symbols(candidate) != candidate:
+            return " ".join(words[:number])
+    return ""
 
 
 def _unmarked_math(text: str) -> str | None:
     short = len(text) <= MAX_BARE_CHARS
-    if short and not _is_prose(text):
-        return _clean(text) or None
-    spans = [content for span in _MATH_SPAN.finditer(text) if not _is_prose(content := _span_content(span))]
-    return spans[-1] if spans else _last_number(text) or (text if short else None)
+    if short and (not _is_prose(text) or (text[0] in "$\\" and _CLAUSE.search(text))):
+        return _clean(_bare(text)) or None
+    spans = [span.content for span in math_spans(text) if not _is_prose(span.content)]
+    if spans:
+        return spans[-1]
+    return _bold(text, number=False) or _last_quantity(text) or (text if short else None)
+
+
+def _bold(text: str, *, number: bool) -> str | None:
+    """The quantity in bold type in the last line with a number, where it is the only one there."""
+    if "**" not in text:
+        return None
+    line = next((line for line in reversed(text[-MAX_TEXT_CHARS:].split("\n")) if re.search(r"\d", line)), "")
+    bold = [match[1].strip() for match in _BOLD.finditer(line)]
+    found = [content for content in bold if not _is_prose(content) and not re.match(r"\d+[.):]$", content)]
+    if len(found) != 1:
+        return None
+    return _read_number(found[0]) if number else _clean(found[0])
 
 
 def _is_prose(text: str) -> bool:
-    return _PROSE.search(_TEXT_BOX.sub("", text)) is not None
+    plain = _ANY_TEXT_BOX.sub(" ", text) if "{" in text else text
+    if _PROSE.search(plain):
+        return True
+    if len(_WORD.findall(plain)) < 3 or re.match(r"\s*[-+$€£(\[\\{|\d]", plain):
+        return False
+    return len(text) > 60 or _WORD.search(_COMMAND_OR_BOX.sub(" ", in_symbols(normalise(text)))) is not None
 
 
-def _first_number(marked: str | None) -> str | None:
-    if marked is None:
-        return None
-    arithmetic = _ARITHMETIC.match(marked)
-    while arithmetic and (further := _ARITHMETIC.match(marked, arithmetic.end())):
-        arithmetic = further
-    match = _NUMBER.search(marked, arithmetic.end() if arithmetic else 0)
-    return _tidy(match[0]) if match else None
-
-
-def _last_number(text: str) -> str | None:
+def _last_quantity(text: str) -> str | None:
+    """The last number of a text, the whole formula in which it stands, or the quantity whose words change its value."""
     found = deque(_NUMBER.finditer(text), maxlen=1)
-    return _tidy(found[0][0]) if found else None
-
-
-def _tidy(number: str) -> str:
-    number = number.replace("−", "-").lstrip("+")
-    return re.sub(r"[$€£\s,]|\{,\}|\\!", "", number)
-
-
-def _letter(text: str | None, *, last: bool) -> str | None:
-    if text is None:
+    if not found:
         return None
+    match = found[0]
+    if "$" in text or "\\" in text:
+        last = deque(math_spans(text), maxlen=1)
+        if last and last[0].start <= match.start() and match.end() <= last[0].end:
+            whole = _plain_or_formula(last[0].content)
+            if whole is not None:
+                return whole
+    words = _value_words(match[0], text[match.end() : match.end() + 80])
+    return _plain_or_formula(f"{match[0]} {words}") if words else _tidy(match[0], keep_spaces="/" in match[0])
+
+
+def _tidy(number: str, *, keep_spaces: bool = False) -> str:
+    number = number.strip().replace("−", "-").lstrip("+")
+    number = re.sub(r"[$€£,]|\{,\}|\\!", "", number)
+    return re.sub(r"(?<!\d)\s|\s(?!\d)", "", number) if keep_spaces else re.sub(r"\s", "", number)
+
+
+def _letter(text: str, *, last: bool) -> str | None:
     alone = re.fullmatch(r"[(\[]?([a-jA-J])[)\].:]?", text.strip())
     if alone:
         return alone[1].upper()
-    letters = _LETTER.findall(text)
+    letters = [match[1] for match in _LETTER.finditer(text) if not _is_word(text, match)]
     return letters[-1 if last else 0] if letters else None
+
+
+def _is_word(text: str, match: re.Match[str]) -> bool:
+    """Whether a capital is the pronoun I or the article A."""
+    after = text[match.end() : match.end() + 12]
+    if match[1] == "I":
+        return re.match(r"\s[a-z]", after) is not None
+    return (
+        match[1] == "A"
+        and re.match(r"\s(?!is\b|are\b|was\b|and\b|or\b|because\b|since\b|as\b)[a-z]", after) is not None
+    )

@@ -1,31 +1,31 @@
-"""From answer texts to verdicts, for every task: extract by kind, compare in the shared workers."""
+"""From answer texts to verdicts, for every task: extract by kind, compare, in the shared workers where that may be long."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from latbench.answers.check import paper_verdict, quick_verdict
-from latbench.answers.extract import AnswerKind, extract
+from latbench.answers.check import quick_verdict
+from latbench.answers.extract import AnswerKind
+from latbench.answers.paper_scorers import paper_verdict
 from latbench.answers.workers import shared_pool
-from latbench.task import Score, Scorer
+from latbench.task import RunOn, Score, Scorer
 
 
-def score_answers(pairs: Sequence[tuple[str, str]], kind: AnswerKind, scorer: Scorer = "default") -> list[Score]:
+def score_answers(
+    pairs: Sequence[tuple[str, str]], kind: AnswerKind, scorer: Scorer = "default", run_on: RunOn = "first"
+) -> list[Score]:
     """Verdicts on (answer text, gold) pairs, in order.
 
     Args:
         pairs: the text a model wrote after its reasoning, and the reference answer.
         kind: what the task's answers are.
-        scorer: "default", or a paper's own scorer (specs/cot_baselines.md 1.4), which reads numbers whatever the kind.
+        scorer: "default", or a paper's own scorer, which reads numbers whatever the kind.
+        run_on: whether the "first" or the "last" answer counts where a text runs on to further questions.
     """
     if scorer != "default":
         verdicts = [paper_verdict(text, gold, scorer) for text, gold in pairs]
         return [Score(status=status, extracted=extracted) for status, extracted in verdicts]
-    found = [extract(text, kind) for text, _ in pairs]
-    statuses = shared_pool().check_many(
-        [(gold, extracted, kind) for (_, gold), extracted in zip(pairs, found, strict=True)]
-    )
-    return [Score(status=status, extracted=extracted) for status, extracted in zip(statuses, found, strict=True)]
+    return shared_pool().score_many(pairs, kind, run_on)
 
 
 def gold_fault(answer: str, kind: AnswerKind) -> str | None:

@@ -1,4 +1,7 @@
-"""Worker processes that compare answers under time and memory limits, killed and replaced when they exceed them.
+"""Worker processes that read and compare answers under limits of CPU time and memory, replaced when they exceed them.
+
+The time limit counts the CPU time of the worker, not the clock: how busy the machine is and how many workers there are
+changes no verdict. What is read in the calling process is short (`SHORT_CHARS`) and needs no library.
 
 A worker is `python -m latbench.answers.workers` with one JSON line per item on its pipes: nothing of the caller's main
 script is imported again, so that pytest, notebooks and console scripts can use the pool alike. It imports no torch.
@@ -25,14 +28,18 @@ from types import TracebackType
 from typing import IO, Self
 
 from latbench.answers.check import quick_verdict, verdict
-from latbench.answers.extract import AnswerKind
-from latbench.task import Status
+from latbench.answers.extract import MAX_TEXT_CHARS, AnswerKind, extract
+from latbench.task import RunOn, Score, Status
 
 Item = tuple[str, str | None, AnswerKind]  # gold, extracted, kind
+Request = tuple[str, str | None, AnswerKind, RunOn | None]  # gold, text or extracted, kind; None: extracted already
 
+SHORT_CHARS = 2000  # of a text that is read in the calling process
 MEMORY_BYTES = 2**30  # address space of one worker; sympy and its parser take about a third
 START_SECONDS = 120.0  # for the imports, on a loaded machine
+NUM_TRIES = 3  # for a worker that was killed from outside
 _READY = b"ready\n"
+_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP, -signal.SIGINT)
 
 
 class CheckPool:
@@ -40,7 +47,7 @@ class CheckPool:
 
     Args:
         num_workers: None takes one per CPU this process may use, at most 8.
-        timeout: seconds of wall time per item; beyond it the item is `timeout` and its worker is replaced.
+        timeout: seconds of CPU time per item; beyond it the item is `timeout` and its worker is replaced.
         memory_bytes: address space of one worker.
     Raises: ValueError: a limit that no item could meet.
     """
@@ -70,32 +77,58 @@ class CheckPool:
             worker.kill()
 
     def check_many(self, items: Sequence[Item]) -> list[Status]:
-        """Verdicts in order; they depend neither on the number of workers nor on each other.
+        """Verdicts on extracted answers, in order; they depend neither on the number of workers nor on each other.
 
         Raises: RuntimeError: a worker cannot be started.
         """
         verdicts: dict[Item, Status] = {}
-        slow: list[Item] = []
+        slow: dict[Item, Request] = {}
         for item in dict.fromkeys(items):
             quick = quick_verdict(*item)
             if quick is None:
-                slow.append(item)
+                slow[item] = (*item, None)
             else:
                 verdicts[item] = quick
-        if slow:
-            with ThreadPoolExecutor(min(self.num_workers, len(slow))) as threads:
-                try:
-                    verdicts.update(zip(slow, threads.map(self._check, slow), strict=True))
-                except BaseException:  # also Ctrl-C: do not wait for items that have not begun
-                    threads.shutdown(wait=False, cancel_futures=True)
-                    self.close()
-                    raise
+        answered = self._ask(list(slow.values()))
+        verdicts.update((item, score.status) for item, score in zip(slow, answered, strict=True))
         return [verdicts[item] for item in items]
 
-    def _check(self, item: Item) -> Status:
+    def score_many(self, pairs: Sequence[tuple[str, str]], kind: AnswerKind, run_on: RunOn = "first") -> list[Score]:
+        """Verdicts on (answer text, gold) pairs, in order, with what was extracted from each text.
+
+        Raises: RuntimeError: a worker cannot be started.
+        """
+        scores: dict[tuple[str, str], Score] = {}
+        slow: dict[tuple[str, str], Request] = {}
+        for text, gold in dict.fromkeys(pairs):
+            if len(text) > SHORT_CHARS:
+                slow[text, gold] = (gold, text[-MAX_TEXT_CHARS:], kind, run_on)
+                continue
+            extracted = extract(text, kind, run_on)
+            status = quick_verdict(gold, extracted, kind)
+            if status is None:
+                slow[text, gold] = (gold, extracted, kind, None)
+            else:
+                scores[text, gold] = Score(status=status, extracted=extracted)
+        scores.update(zip(slow, self._ask(list(slow.values())), strict=True))
+        return [scores[pair] for pair in pairs]
+
+    def _ask(self, requests: Sequence[Request]) -> list[Score]:
+        """What the workers say to each request."""
+        if not requests:
+            return []
+        with ThreadPoolExecutor(min(self.num_workers, len(requests))) as threads:
+            try:
+                return list(threads.map(self._check, requests))
+            except BaseException:  # also Ctrl-C: do not wait for items that have not begun
+                threads.shutdown(wait=False, cancel_futures=True)
+                self.close()
+                raise
+
+    def _check(self, request: Request) -> Score:
         worker = self._idle.get()
         try:
-            return worker.check(item)
+            return worker.check(request)
         finally:
             self._idle.put(worker)
 
@@ -117,22 +150,36 @@ class _Worker:
         self.process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()  # kill() may come from another thread
 
-    def check(self, item: Item) -> Status:
-        """The verdict on one item; `timeout` where it kills the worker or exceeds a limit."""
+    def check(self, request: Request) -> Score:
+        """The verdict on one item; `timeout` where it ends the worker by exceeding a limit.
+
+        A worker that something else killed, as a machine short of memory does, is replaced and asked once more.
+        """
+        for _ in range(NUM_TRIES):
+            line, ended_by = self._answer(request)
+            if line.endswith(b"\n"):
+                status, extracted = json.loads(line)
+                return Score(status=status, extracted=extracted)
+            if ended_by not in _FROM_OUTSIDE:
+                break
+        return Score(status="timeout", extracted=request[1] if request[3] is None else None)
+
+    def _answer(self, request: Request) -> tuple[bytes, int]:
+        """The reply, or what there was of it when the worker ended, and the exit code of a worker that ended."""
         process = self.process or self._start()
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(json.dumps(item).encode() + b"\n")
+            process.stdin.write(json.dumps(request).encode() + b"\n")
             process.stdin.flush()
-            line = _read_line(process.stdout, self.timeout)
+            line = _read_line(process.stdout, None)
         except BrokenPipeError:
             line = b""
-        if not line.endswith(b"\n"):
-            self.kill()
-            return "timeout"
-        status: Status = json.loads(line)
-        return status
+        if line.endswith(b"\n"):
+            return line, 0
+        code = process.wait()
+        self.kill()
+        return line, code
 
     def kill(self) -> None:
         """End the process, if there is one."""
@@ -165,12 +212,14 @@ class _Worker:
         return process
 
 
-def _read_line(stream: IO[bytes], seconds: float) -> bytes:
+def _read_line(stream: IO[bytes], seconds: float | None) -> bytes:
     """One line from a pipe; what had come by then when the time is up or the pipe closes."""
-    deadline, line, descriptor = time.monotonic() + seconds, b"", stream.fileno()
+    line, descriptor = b"", stream.fileno()
+    deadline = None if seconds is None else time.monotonic() + seconds
     while not line.endswith(b"\n"):
-        ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
-        part = os.read(descriptor, 4096) if ready else b""
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        ready, _, _ = select.select([descriptor], [], [], left)
+        part = os.read(descriptor, 65536) if ready else b""
         if not part:
             break
         line += part
@@ -184,21 +233,22 @@ def _num_cpus() -> int:
 def serve(memory_bytes: int = MEMORY_BYTES, timeout: float = 10.0) -> None:
     """The worker's side: answer JSON lines from stdin until it closes.
 
-    A worker whose parent was killed ends itself: by the closed pipe, or in the middle of an item by SIGALRM, whose
-    default action also ends a process that is deep inside C code.
+    The kernel ends the worker when it has spent its CPU time on one item, also deep inside C code (the default action of
+    SIGPROF). So a worker whose parent was killed ends as well: by the closed pipe, or in the middle of an item.
     """
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not look like a reply
-    verdict(r"\sqrt{8}", r"2\sqrt{2}", "math")  # import and warm up before the clock runs
+    verdict(r"\int x", r"\int y", "math")  # import and warm up Math-Verify before the clock runs
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     replies.write(_READY)
     replies.flush()
     for line in sys.stdin.buffer:
-        signal.setitimer(signal.ITIMER_REAL, 2 * timeout)
-        gold, extracted, kind = json.loads(line)
+        signal.setitimer(signal.ITIMER_PROF, timeout)
+        gold, answer, kind, run_on = json.loads(line)
+        extracted = answer if run_on is None else extract(answer, kind, run_on)
         status = verdict(gold, extracted, kind)  # MemoryError ends the worker, hence `timeout`
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        replies.write(json.dumps(status).encode() + b"\n")
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        replies.write(json.dumps([status, extracted]).encode() + b"\n")
         replies.flush()
 
 

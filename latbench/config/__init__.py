@@ -1,12 +1,13 @@
 """A run's configuration: sections, layering, identity, and the settings as trees."""
 
-from latbench.config.fields import TINY, YOUNGER, Fraction, NonNegativeFloat, Positive, PositiveFloat
+from latbench.config.fields import TINY, Fraction, NonNegativeFloat, Positive, PositiveFloat
 from latbench.config.generate import GenerateConfig
 from latbench.config.identity import CARRIED_OUT, decoding_identity, identity, stable_hash
 from latbench.config.layering import default_preset
 from latbench.config.rl import RLConfig, RolloutConfig
 from latbench.config.run_config import ConfigError, RunConfig, parse, read_config
 from latbench.config.sections import LoraConfig, ModelConfig, StageOverrides, TrainConfig
+from latbench.task import YOUNGER
 
 __all__ = [
     "CARRIED_OUT",

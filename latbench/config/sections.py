@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from latbench.config.fields import TINY, YOUNGER, Decay, Fraction, NonNegativeFloat, Positive, PositiveFloat
+from latbench.config.fields import TINY, Decay, Fraction, NonNegativeFloat, Positive, PositiveFloat
 from latbench.config.rl import RLConfig
-from latbench.task import STRICT
+from latbench.task import STRICT, YOUNGER
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

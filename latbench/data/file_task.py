@@ -81,9 +81,8 @@ class FileTask(Task[ConfigT]):
     def score_many(self, pairs: Sequence[tuple[str, Example]]) -> list[Score]:
         """Verdicts by the task's kind of answer, or by the paper scorer that the configuration names."""
         golds = [example.answer for _, example in pairs]
-        scores = score_answers(
-            [(text, gold) for (text, _), gold in zip(pairs, golds, strict=True)], self.kind, self.config.scorer
-        )
+        answers = [(text, gold) for (text, _), gold in zip(pairs, golds, strict=True)]
+        scores = score_answers(answers, self.kind, self.config.scorer, self.config.run_on)
         if not self.labels or self.config.scorer != "default":
             return scores
         return [_by_label(score, gold, self.labels) for score, gold in zip(scores, golds, strict=True)]

@@ -43,4 +43,5 @@ class GeneratedTask(Task[ConfigT]):
 
     def score_many(self, pairs: Sequence[tuple[str, Example]]) -> list[Score]:
         """Verdicts by the task's kind of answer."""
-        return score_answers([(text, example.answer) for text, example in pairs], self.kind, self.config.scorer)
+        answers = [(text, example.answer) for text, example in pairs]
+        return score_answers(answers, self.kind, self.config.scorer, self.config.run_on)

@@ -60,7 +60,7 @@ NUMBER: list[Row] = [
     ("50", "50 percent of them", "correct"),
     ("-9867630.0", "-9867630", "correct"),
     ("9867630", "9867631", "incorrect"),
-    ("5600000000000", "5600000000001", "correct"),
+    ("5600000000000", "5600000000001", "incorrect"),
     ("5600000000000", "5600000010000", "incorrect"),
     ("2", "2 apples and 3 pears", "incorrect"),
     ("2", "The answer is 2 apples (of 3).", "correct"),

@@ -5,14 +5,17 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from answer_rows import ROWS, Row
+from kind_rows import KIND_ROWS
 
-from latbench.answers.check import PaperScorer, paper_verdict, quick_verdict, verdict
+from latbench.answers.check import quick_verdict, verdict
 from latbench.answers.extract import AnswerKind, extract
+from latbench.answers.paper_scorers import PaperScorer, paper_verdict
 from latbench.task import Status
 
 FOLDER = Path(os.environ.get("LATBENCH_DATA_DIR", Path(__file__).parents[3] / "shared" / "data"))
@@ -25,14 +28,27 @@ def golds(name: str) -> list[str]:
     return list(dict.fromkeys(json.loads(line)["answer"] for line in text.split("\n") if line))
 
 
+KINDS: dict[str, AnswerKind] = {
+    "math": "math", "minerva": "math", "olympiadbench": "math", "hmmt": "math",
+    "aqua": "choice", "arc": "choice", "csqa": "choice",
+    "prosqa": "text", "prontoqa": "text", "strategyqa": "text", "mult": "text", "asdiv": "text",
+}  # fmt: skip
+
+
 def kind_of(name: str) -> AnswerKind:
-    return "math" if name.startswith("math") else "text" if name.startswith("prosqa") else "number"
+    return next((kind for start, kind in KINDS.items() if re.match(rf"{start}(?![a-z])", name)), "number")
 
 
 @pytest.mark.parametrize(("kind", "row"), ROWS, ids=lambda value: value if isinstance(value, str) else None)
 def test_hand_made_rows(kind: AnswerKind, row: Row) -> None:
     gold, text, status = row
     assert verdict(gold, extract(text, kind), kind) == status
+
+
+@pytest.mark.parametrize("name", KIND_ROWS)
+def test_rows_by_kind_of_mistake(name: str) -> None:
+    wrong = [row for row in KIND_ROWS[name] if verdict(row[1], extract(row[2], row[0]), row[0]) != row[3]]
+    assert wrong == []
 
 
 @pytest.mark.parametrize(("kind", "row"), [(kind, row) for kind, row in ROWS if kind != "math"])

@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 from answer_rows import ROWS
 
+from latbench.answers import workers
 from latbench.answers.extract import extract
 from latbench.answers.workers import CheckPool, Item, shared_pool
+from latbench.task import Score
 
-EASY: Item = ("x+1", "1+x", "math")
-ENDLESS: Item = (r"\sqrt{7}", "9^{9^{9^9}}", "math")
+EASY: Item = (r"\frac12", r"\int_0^1 x\,dx", "math")  # left to Math-Verify
+ENDLESS: Item = (r"\sqrt{7}", r"\int_0^{9^{9^{9^9}}} x\,dx", "math")
 ROOT = Path(__file__).parents[2]
 
 
@@ -52,7 +54,8 @@ def test_empty_batch_is_empty(pool: CheckPool) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "answer", ["9^{9^{9^9}}", "100000!!", "((((9!)!)!)!)!", "(x+1)^{100000}", r"\frac{" * 100 + "1" + "}{2}" * 100]
+    "answer",
+    [r"\int_0^{9^{9^{9^9}}} x\,dx", "100000!!", r"\gcd(((((9!)!)!)!)!, 2)", r"\frac{" * 100 + "1" + "}{2}" * 100],
 )
 def test_endless_item_is_a_timeout_and_its_worker_is_replaced(answer: str) -> None:
     with CheckPool(1, timeout=1.5) as pool:
@@ -81,12 +84,39 @@ def test_hostile_item_is_wrong_and_harms_no_neighbour(pool: CheckPool, answer: s
     assert pool.check_many([EASY, (r"\sqrt{7}", answer, "math"), EASY]) == ["correct", "incorrect", "correct"]
 
 
-def test_killed_worker_costs_one_item(pool: CheckPool) -> None:
+@pytest.mark.parametrize("answer", ["9^{9^{9^9}}", "((((9!)!)!)!)!", "(x+1)^{100000}", r"\log 9^{9^{9^9}}"])
+def test_values_too_large_to_compute_are_wrong_without_a_worker(answer: str) -> None:
+    with CheckPool(1) as pool:
+        assert pool.check_many([(r"\sqrt{7}", answer, "math"), ("x+2", answer, "math")]) == ["incorrect"] * 2
+        assert pids(pool) == []
+
+
+@pytest.mark.slow
+def test_verdicts_do_not_depend_on_the_number_of_workers_or_the_load() -> None:
+    """The last item needs about half of the time limit, so that a limit on the clock would strike with four workers."""
+    answers = [r"\int_0^{9^{9^{9^9}}} x\,dx", "100000!!", r"\gcd(((((9!)!)!)!)!, 2)", r"\gcd((60000)!, 7)!!"]
+    items: list[Item] = [(r"\sqrt{7}", answer, "math") for answer in answers]
+    with CheckPool(1, timeout=2.0) as one, CheckPool(4, timeout=2.0) as four:
+        assert one.check_many(items) == four.check_many(items)
+
+
+def test_worker_killed_from_outside_costs_no_verdict(pool: CheckPool) -> None:
     assert pool.check_many([EASY]) == ["correct"]
     (pid,) = pids(pool)
     os.kill(pid, signal.SIGKILL)
-    assert pool.check_many([EASY]) == ["timeout"]
     assert pool.check_many([EASY]) == ["correct"]
+    assert pids(pool) != [pid]
+
+
+def test_long_texts_are_read_by_the_workers_alone(pool: CheckPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("read outside the limits")
+
+    text = "It is 3. " * 1000 + r"So \boxed{5}. " + r"\[\\" * 20_000
+    monkeypatch.setattr(workers, "extract", refuse)
+    assert pool.score_many([(text, "5"), (text, "3")], "number") == [
+        Score(status="correct", extracted="5"), Score(status="incorrect", extracted="5"),
+    ]  # fmt: skip
 
 
 @pytest.mark.slow
@@ -97,7 +127,7 @@ def test_memory_limit_stops_an_item_before_its_time() -> None:
         "workers.serve(2**30, 60.0)"
     )
     run = subprocess.run(
-        [sys.executable, "-c", worker], input=b'["a", "b", "math"]\n', capture_output=True, cwd=ROOT, check=False
+        [sys.executable, "-c", worker], input=b'["a", "b", "math", null]\n', capture_output=True, cwd=ROOT, check=False
     )
     assert run.stdout == b"ready\n"
     assert b"MemoryError" in run.stderr
@@ -106,9 +136,9 @@ def test_memory_limit_stops_an_item_before_its_time() -> None:
 @pytest.mark.slow
 def test_worker_whose_parent_is_gone_ends_in_the_middle_of_an_item() -> None:
     code = "from latbench.answers.workers import serve; serve(2**30, 0.5)"
-    line = json.dumps(ENDLESS).encode() + b"\n"
+    line = json.dumps([*ENDLESS, None]).encode() + b"\n"
     run = subprocess.run([sys.executable, "-c", code], input=line, capture_output=True, cwd=ROOT, check=False)
-    assert run.returncode == -signal.SIGALRM
+    assert run.returncode == -signal.SIGPROF
 
 
 def test_worker_that_cannot_start_is_an_error_and_not_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,15 +156,19 @@ def test_limits_that_no_item_could_meet_are_refused(limits: dict[str, float]) ->
 def test_worker_imports_no_torch() -> None:
     code = "import sys\nfrom latbench.answers.workers import serve\nserve()\nassert 'torch' not in sys.modules"
     run = subprocess.run(
-        [sys.executable, "-c", code], input=b'["x+1", "1+x", "math"]\n', capture_output=True, cwd=ROOT, check=False
+        [sys.executable, "-c", code],
+        input=b'["x+1", "1+x", "math", null]\n',
+        capture_output=True,
+        cwd=ROOT,
+        check=False,
     )
-    assert (run.returncode, run.stdout) == (0, b'ready\n"correct"\n'), run.stderr.decode()
+    assert (run.returncode, run.stdout) == (0, b'ready\n["correct", "1+x"]\n'), run.stderr.decode()
 
 
 def test_pool_works_from_a_script_on_stdin_in_another_folder(tmp_path: Path) -> None:
     code = (
         "from latbench.answers.workers import shared_pool\n"
-        "print(shared_pool().check_many([('x+1', '1+x', 'math')] * 2), shared_pool() is shared_pool())\n"
+        "print(shared_pool().check_many([('1/2', r'\\int_0^1 x\\,dx', 'math')] * 2), shared_pool() is shared_pool())\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = subprocess.run(

@@ -1,0 +1,56 @@
+"""The papers' own scorers, for comparison."""
+
+from __future__ import annotations
+
+import re
+from math import isfinite
+from typing import Literal
+
+from latbench.task import Status
+
+PaperScorer = Literal["coconut", "codi", "colar"]
+
+MAX_TEXT_CHARS = 100_000  # of the text's end that are read; an answer stands at the end
+
+
+def paper_verdict(text: str, gold: str, scorer: PaperScorer) -> tuple[Status, str | None]:
+    """The verdict and the extracted text of a paper's own scorer, for comparison.
+
+    coconut: text after the last `#`, commas removed, equal as a string. codi: last number, commas removed, equal as
+    float; unlike the released code a gold that does not parse equals nothing. colar: text between the first `Answer:`
+    and the next (all of it without one), without spaces, newlines and periods at its ends, equal as floats, else as
+    strings.
+    """
+    text = text[-MAX_TEXT_CHARS:]
+    if scorer == "coconut":
+        found = text.split("#")[-1].replace(",", "").strip()
+        return _paper_status(found, found == gold.replace(",", "").strip())
+    if scorer == "codi":
+        found = _last_number(text)
+        return _paper_status(found, _equal_floats(_last_number(gold), found) is True)
+    found = _strip_colar(text.split("Answer:")[1] if "Answer:" in text else text)
+    reference = _strip_colar(gold)
+    equal = _equal_floats(reference, found)
+    return _paper_status(found, reference == found if equal is None else equal)
+
+
+def _paper_status(found: str, equal: bool) -> tuple[Status, str | None]:
+    return ("correct" if equal else "incorrect", found) if found else ("no_answer", None)
+
+
+def _last_number(text: str) -> str:
+    numbers: list[str] = re.findall(r"-?\d+\.?\d*", text.replace(",", ""))
+    return numbers[-1] if numbers else ""
+
+
+def _strip_colar(text: str) -> str:
+    return text.strip(" \n").rstrip(".").strip(" \n").replace(",", "")
+
+
+def _equal_floats(gold: str, answer: str) -> bool | None:
+    """None where one of them is no float; infinities and nan equal nothing."""
+    try:
+        left, right = float(gold), float(answer)
+    except ValueError:
+        return None
+    return isfinite(left) and left == right

@@ -213,7 +213,7 @@ class _Loop:
             slots = (self.slots.stop != _RUNNING).nonzero()[: len(self.waiting), 0]
             self._admit(slots, [self.waiting.pop() for _ in range(len(slots))])
             self.idle = 0
-        elif not self.waiting and 0 < active <= num - max(1, num // (8 if self.backbone.device.type == "cpu" else 2)):
+        elif not self.waiting and 0 < active <= num - max(1, num // (8 if self.slots.stop.device.type == "cpu" else 2)):
             self._retire()
             running = self.slots.stop == _RUNNING
             rows = torch.arange(active, device=running.device)
@@ -352,12 +352,12 @@ class _Loop:
         s.capped |= over
         if not len(self.close):
             return
-        if step.forced is None:
-            step.forced = close_marker(self.backbone, over)
-        else:
-            step.forced = widened(step.forced, len(self.close))
-            marker = widened(close_marker(self.backbone, over), step.forced.shape[1])
-            step.forced = torch.where(over[:, None], marker, step.forced)
+        marker = close_marker(self.backbone, over)
+        if marker is not None and step.forced is not None:
+            width = max(marker.shape[1], step.forced.shape[1])
+            step.forced = torch.where(over[:, None], widened(marker, width), widened(step.forced, width))
+        elif marker is not None:
+            step.forced = marker
 
     def _feed(self, step: Step, running: Tensor, deciding: Tensor, emitted: Tensor) -> None:
         """Choose each row's next input: what the rule says, or the next id of its queue (then in `step.token`)."""

@@ -148,9 +148,18 @@ class LatentHead(nn.Module):
         return cast(Tensor, self.spread(hidden, temperature).log_prob(self.normalised(latents)))
 
     def draw(self, hidden: Tensor, noise: Tensor | float) -> Tensor:
-        """Latents to feed, (..., hidden): mean plus deviation times noise."""
-        found = self.spread(hidden)
-        return cast(Tensor, (found.mean + found.stddev * noise) * self.scale).to(hidden.dtype)
+        """Latents to feed, (..., hidden): mean plus deviation times noise; without noise no deviation is computed."""
+        if isinstance(noise, Tensor) or noise:
+            found = self.spread(hidden)
+            latents = found.mean + found.stddev * noise
+        else:
+            latents = self.center(hidden)
+        return cast(Tensor, latents * self.scale).to(hidden.dtype)
+
+    def center(self, hidden: Tensor) -> Tensor:
+        """The means of the distributions, in units of s."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return cast(Tensor, self.mean(self.mlp(hidden.to(self.scale.dtype))))
 
     def normalised(self, embeds: Tensor) -> Tensor:
         """Embeddings in units of s."""

@@ -116,30 +116,37 @@ class SoftRule(LatentRule):
     def concept(self, logits: Tensor, rows: RowState) -> Mixture:
         """w_t, over at most `max_topk` ids."""
         settings = self.settings
-        ids, weights = self.filters.distribution(logits)
-        if settings.variant == "dirichlet":
+        noisy_first = settings.variant == "dirichlet"  # its noise decides which entries are the largest
+        ids, weights = self.filters.distribution(logits, None if noisy_first else settings.max_topk)
+        if noisy_first:
             noisy = dirichlet(settings.concentration * weights, rows.keys, rows.steps, NOISE_DRAW)
             weights, order = noisy.sort(descending=True)
             ids = ids.gather(-1, order)
-        ids, weights = ids[:, : settings.max_topk], weights[:, : settings.max_topk]
-        weights = weights / weights.sum(-1, keepdim=True)
+            ids, weights = ids[:, : settings.max_topk], weights[:, : settings.max_topk]
+            weights = weights / weights.sum(-1, keepdim=True)
         if settings.variant == "gumbel":  # the argmax is a sample of the weights; what has none keeps none
             noise = gumbel(rows.keys, rows.steps, NOISE_DRAW, weights.shape[-1])
             weights = ((weights.log() + noise) / settings.gumbel_temperature).softmax(-1)
         return Mixture(ids, weights)
 
+    def meaning(self, concept: Mixture) -> Tensor:
+        """y_t: (batch,) id of the largest weight, what a latent step stands for."""
+        if self.settings.variant != "gumbel":
+            return concept.ids[:, 0]  # by falling weight
+        return concept.ids.gather(-1, concept.weights.argmax(-1, keepdim=True))[:, 0]
+
     def latent(self, hidden: Tensor, logits: Tensor, rows: RowState) -> Latent:
         """See LatentRule; instead of feeding the marker in a step of its own, it is forced."""
         concept = self.concept(logits, rows)
         cold = cold_stop(self.settings, logits, rows, rows.mode == Mode.LATENT)
-        stop = (largest(concept) == self.backbone.layout.close[0]) | cold
+        stop = (self.meaning(concept) == self.backbone.layout.close[0]) | cold
         return Latent(self.backbone.mix(concept.ids, concept.weights), stop, concept)
 
     def step(self, hidden: Tensor, logits: Tensor, rows: RowState) -> Step:
         """See LatentRule; a row whose latent step stands for the end of sequence is done."""
         step = super().step(hidden, logits, rows)
         if step.mode is not None and step.mixture is not None:
-            ends = (step.mode == Mode.LATENT) & torch.isin(largest(step.mixture), self.eos)
+            ends = (step.mode == Mode.LATENT) & (self.meaning(step.mixture)[:, None] == self.eos).any(1)
             step.mode = torch.where(ends, Mode.DONE, step.mode)
         return step
 
@@ -198,11 +205,6 @@ def posterior(p: Tensor, beta: float) -> Tensor:
 def filters(settings: SoftThinkingConfig) -> Sampling:
     """Those of the thinking."""
     return Sampling(temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p, min_p=settings.min_p)
-
-
-def largest(mixture: Mixture) -> Tensor:
-    """y_t: (batch,) id of the largest weight, what a latent step stands for."""
-    return mixture.ids.gather(-1, mixture.weights.argmax(-1, keepdim=True))[:, 0]
 
 
 def cold_stop(settings: SoftThinkingConfig, logits: Tensor, rows: RowState, thinks: Tensor) -> Tensor:

@@ -25,7 +25,8 @@ from latbench.task import StopReason
 _RUNNING, _EOS, _STOP, _LENGTH = range(4)
 _REASONS: dict[int, StopReason] = {_EOS: "eos", _STOP: "stop", _LENGTH: "length"}
 ROOM = 128  # columns beyond the longest prompt that are allocated at once; the cache grows by itself
-REFILL_SHARE = 4  # refill once a batch_size / REFILL_SHARE of the slots is free: a prefill costs about a step
+SHARED_TOKENS = 64  # that a prefix common to all prompts must save to be computed on its own
+PADDING_CPU, PADDING_GPU = 64, 4096  # padding tokens that cost about as much as a prefill of their own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,10 +177,13 @@ class _Loop:
 
     def run(self) -> list[Generation]:
         fits = [index for index, ids in enumerate(self.prompt_ids) if len(ids) <= self.backbone.context]
-        self.waiting = fits[::-1]
+        # the longest prompt comes first; prompts of one length are prefilled together, equal ones once
+        self.waiting = sorted(fits, key=lambda index: (len(self._ids(index)), self._ids(index), -index))
+        self.idle = 0  # steps that free slots have sat out since the last refill
         if fits:
-            longest = max(len(self.prompt_ids[index]) for index in fits)
+            longest = len(self._ids(self.waiting[-1]))
             self._allocate(min(self.config.batch_size, len(fits)), longest + min(self.config.max_new_tokens, ROOM))
+            self._share_prefix()
             active = 0
             while active or self.waiting:
                 self._refill_or_compact(active)
@@ -220,38 +224,48 @@ class _Loop:
     # slots come and go
 
     def _refill_or_compact(self, active: int) -> None:
-        """Give free slots to waiting questions, or shrink the batch when none wait."""
+        """Give free slots to waiting questions, or shrink the batch when none wait.
+
+        A prefill costs about a step, so free slots wait until they have sat out as many steps as there are slots. On a
+        CPU a step of fewer rows costs less; elsewhere the batch shrinks by halves, as its shape would change.
+        """
         num = len(self.slots.stop)
-        free = num - active
-        if self.waiting and (active == 0 or free * REFILL_SHARE >= num):
+        self.idle += num - active
+        if self.waiting and (active == 0 or self.idle >= num):
             self._retire()
             slots = (self.slots.stop != _RUNNING).nonzero()[: len(self.waiting), 0]
             self._admit(slots, [self.waiting.pop() for _ in range(len(slots))])
-        elif not self.waiting and 0 < active <= num // 2:
+            self.idle = 0
+        elif not self.waiting and 0 < active <= num - max(1, num // (8 if self.slots.stop.device.type == "cpu" else 2)):
             self._retire()
-            rows = (self.slots.stop == _RUNNING).nonzero()[:, 0]
+            running = self.slots.stop == _RUNNING
+            rows = torch.arange(active, device=running.device)
+            rows[~running[:active]] = running[active:].nonzero()[:, 0] + active
             self.slots.keep(rows)
             self.rows.keep(rows)
             self.cache.keep(rows)
+
+    def _share_prefix(self) -> None:
+        """Compute once what all prompts begin with: a system prompt, an instruction, examples."""
+        ids = [self._ids(question)[:-1] for question in self.waiting]
+        first, last = min(ids), max(ids)  # in lexicographic order: what these share, all share
+        length = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+        if length * (len(ids) - 1) >= SHARED_TOKENS:
+            slot = torch.zeros(1, dtype=torch.long, device=self.backbone.device)
+            self.backbone.fill(self.cache, pad([first[:length]]).to(self.backbone.device), slot)
+            self.cache.share(0, length)
 
     def _admit(self, slots: Tensor, questions: list[int]) -> None:
         """Prefill all but the last prompt token; the last is the row's first step, so that one step serves all rows."""
         backbone, device, s = self.backbone, self.backbone.device, self.slots
         prompts = [self.prompts[q] for q in questions]
         ids = [self._ids(q) for q in questions]
-        tokens = pad([row[:-1] for row in ids]).to(device)
-        self.cache.clear(slots)
-        if tokens.ids.shape[1]:
-            one = torch.zeros_like(tokens.mask)
-            one[:, 0] = True  # nothing reads these logits
-            backbone.advance(
-                self.cache, backbone.embed(tokens.ids), tokens.positions, tokens.mask, rows=slots, select=one
-            )
+        self._prefill(slots, [row[:-1] for row in ids])
         keys = row_keys(self.seed, [p.id for p in prompts], [p.sample for p in prompts]).to(device)
         closed = torch.tensor([self._is_closed(q) for q in questions], device=device)
         raw = torch.tensor([p.raw or not backbone.layout.close for p in prompts], device=device)
         s.question[slots] = torch.tensor(questions, device=device)
-        s.lengths[slots] = tokens.lengths
+        s.lengths[slots] = torch.tensor([len(row) - 1 for row in ids], device=device)
         s.embeds[slots] = backbone.embed(torch.tensor([row[-1] for row in ids], device=device))
         s.forced[slots] = -1
         s.recent[slots] = -1
@@ -261,6 +275,24 @@ class _Loop:
         self.rows.restart(slots, keys, torch.where(closed, Mode.TEXT, self.rule.start), closed | raw, s.question[slots])
         self.rows.thinking |= self.rule.start == Mode.LATENT
         self.rows.talking = True  # until the next step has looked
+
+    def _prefill(self, slots: Tensor, prompts: list[list[int]]) -> None:
+        """Fill slots with prompts, which come by falling length: equal ones once, similar ones together."""
+        self.cache.begin(slots)
+        shared = self.cache.shared
+        first: dict[tuple[int, ...], int] = {}  # place of a prompt, and of the one that it repeats
+        source = [first.setdefault(tuple(ids), place) for place, ids in enumerate(prompts)]
+        device = slots.device
+        allowed = PADDING_CPU if device.type == "cpu" else PADDING_GPU
+        for group in _of_similar_length(prompts, list(first.values()), allowed):
+            tokens = pad([prompts[place][shared:] for place in group])
+            tokens.positions = tokens.positions + shared
+            if tokens.ids.shape[1]:
+                self.backbone.fill(self.cache, tokens.to(device), slots[torch.tensor(group, device=device)])
+        repeats = [place for place, at in enumerate(source) if at != place]
+        if repeats:
+            origin = torch.tensor([source[place] for place in repeats], device=device)
+            self.cache.copy(slots[origin], slots[torch.tensor(repeats, device=device)])
 
     def _ids(self, question: int) -> list[int]:
         """Ids of a prompt; an empty one starts from EOS."""
@@ -347,12 +379,12 @@ class _Loop:
         s.capped |= over
         if not len(self.close):
             return
-        if step.forced is None:
-            step.forced = close_marker(self.backbone, over)
-        else:
-            step.forced = widened(step.forced, len(self.close))
-            marker = widened(close_marker(self.backbone, over), step.forced.shape[1])
-            step.forced = torch.where(over[:, None], marker, step.forced)
+        marker = close_marker(self.backbone, over)
+        if marker is not None and step.forced is not None:
+            width = max(marker.shape[1], step.forced.shape[1])
+            step.forced = torch.where(over[:, None], widened(marker, width), widened(step.forced, width))
+        elif marker is not None:
+            step.forced = marker
 
     def _feed(self, step: Step, running: Tensor, deciding: Tensor, emitted: Tensor) -> None:
         """Choose each row's next input: what the rule says, or the next id of its queue (then in `step.token`)."""
@@ -420,3 +452,16 @@ class _Loop:
         """The text before its first stop string."""
         ends = [text.find(stop) for stop in self.config.until if stop in text]
         return text[: min(ends)] if ends else text
+
+
+def _of_similar_length(rows: Sequence[Sequence[int]], places: Sequence[int], allowed: int) -> list[list[int]]:
+    """The places of rows, which come by falling length, in groups that need so much padding at most."""
+    groups: list[list[int]] = []
+    padding = allowed + 1
+    for place in places:
+        padding += len(rows[groups[-1][0]]) - len(rows[place]) if groups else 0
+        if padding > allowed:
+            groups.append([])
+            padding = 0
+        groups[-1].append(place)
+    return groups

@@ -225,8 +225,13 @@ class RecordedLatents(FixedLatents):
         return latent
 
 
-def close_marker(backbone: Backbone, rows: Tensor) -> Tensor:
-    """Forced ids: the close marker for these rows ((batch,) bool), -1 for the others."""
+def close_marker(backbone: Backbone, rows: Tensor) -> Tensor | None:
+    """Forced ids: the close marker for these rows ((batch,) bool), -1 for the others.
+
+    None where there is no such row, if that can be told without waiting for a GPU.
+    """
+    if rows.device.type == "cpu" and not rows.any():
+        return None
     marker = torch.tensor(backbone.layout.close, device=rows.device, dtype=torch.long)
     return torch.where(rows[:, None], marker, -1)
 

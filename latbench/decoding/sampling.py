@@ -126,17 +126,27 @@ class Sampling:
         index = (cumulative < target).sum(-1, keepdim=True).clamp(max=ids.shape[-1] - 1)
         return ids.gather(-1, index)[:, 0]
 
-    def distribution(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def distribution(self, logits: Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:
         """What `choose` draws from, at a temperature above 0: (batch, vocab) logits -> ids and probabilities.
 
+        Args:
+            most: entries that are needed, which spares sorting the vocabulary where top-k is off; None: all.
         Returns: ids (batch, top_k) by falling probability, and their probabilities (batch, top_k), float64: 0 where
-            top-p or min-p drop a token, summing to one.
+            top-p or min-p drop a token. All of them sum to one; `most` of them are in proportion alone.
         """
-        top = min(self.top_k or logits.shape[-1], logits.shape[-1])
-        scores, ids = torch.topk(logits.float() / self.temperature, top)
-        probabilities = scores.softmax(-1).double()
-        before = probabilities.cumsum(-1) - probabilities
-        kept = before < self.top_p  # smallest set whose mass reaches top_p
-        kept &= probabilities >= self.min_p * probabilities[:, :1]
-        probabilities = torch.where(kept, probabilities, 0.0)
+        vocab = logits.shape[-1]
+        top = min(self.top_k or vocab, vocab)
+        scaled = logits.float() / self.temperature
+        if most is not None and most < top == vocab:  # the total over a vocabulary asks for no order
+            scores, ids = torch.topk(scaled, most)
+            total = scaled if self.top_p < 1 else scores  # without top-p the proportions are all that counts
+            probabilities = (scores - total.logsumexp(-1, keepdim=True)).exp().double()
+        else:
+            scores, ids = torch.topk(scaled, top)
+            probabilities, ids = scores.softmax(-1).double()[:, :most], ids[:, :most]
+        if most is None or self.top_p < 1:
+            before = probabilities.cumsum(-1) - probabilities
+            probabilities = torch.where(before < self.top_p, probabilities, 0.0)  # smallest set whose mass reaches it
+        if self.min_p > 0:
+            probabilities = torch.where(probabilities >= self.min_p * probabilities[:, :1], probabilities, 0.0)
         return ids, probabilities / probabilities.sum(-1, keepdim=True)

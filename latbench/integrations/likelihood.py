@@ -171,6 +171,7 @@ class ScoredRule(StepRule):
         mode = None if step.mode is None else torch.where(reads | ends | closes, Mode.TEXT, step.mode)
         forced = close_marker(self.backbone, closes)
         if step.forced is not None:
+            forced = torch.full_like(step.forced, -1) if forced is None else forced
             width = max(forced.shape[1], step.forced.shape[1])
             forced = torch.where(
                 (rows.in_answer | closes)[:, None], widened(forced, width), widened(step.forced, width)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -102,12 +103,23 @@ def takes_blocks(model: PreTrainedModel) -> bool:
 
 
 def sdpa_or_flex(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | BlockMask | None, **rest: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | BlockMask | None,
+    *,
+    spans: Sequence[tuple[int, int, int]] | None = None,
+    **rest: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Attention of a transformers model by the form of its mask: blocks for FlexAttention, anything else for SDPA.
 
     The mask decides rather than the model's configuration: gradient checkpointing runs a layer again during the
     backward pass, with the same mask, when a configuration changed for one call has long been changed back.
+
+    Args:
+        spans: (first, end, columns) of neighbouring rows that no key beyond so many columns is for; each is attended
+            to by a call of its own. Only beside a dense mask.
     """
     if isinstance(attention_mask, BlockMask):
         _allow_recompiling()
@@ -115,6 +127,12 @@ def sdpa_or_flex(
         if torch.is_autocast_enabled(device):  # rotary embeddings leave query and key in float32; SDPA casts by itself
             query, key, value = (part.to(torch.get_autocast_dtype(device)) for part in (query, key, value))
         attended = flex_attention_forward(module, query, key, value, attention_mask, **rest)
+    elif spans is not None and attention_mask is not None:
+        parts = (
+            (query[first:end], key[first:end, :, :width], value[first:end, :, :width],
+             attention_mask[first:end, ..., :width]) for first, end, width in spans
+        )  # fmt: skip
+        return torch.cat([sdpa_attention_forward(module, *part, **rest)[0] for part in parts]), None
     else:
         attended = sdpa_attention_forward(module, query, key, value, attention_mask, **rest)
     output: Tensor = attended[0]

@@ -6,6 +6,7 @@
     states                              the same without the LM head: encoders
     causal, logits_at_labels            one training pass with the LM head on selected positions alone
     prefill, step, extend, feed         a DecodeState forward in time
+    fill                                prompts into a cache, without logits
 
 `hidden` is what enters the output embedding (after the final norm): a hook on that module reads it, and can narrow it
 to the positions that are needed, so that logits come from the model's own forward, soft-capping and scaling included.
@@ -260,12 +261,10 @@ class Backbone(nn.Module):
             cache, key_positions: of cached decoding: (batch, keys) position of every key column.
         Raises: ValueError: a cache with gradient checkpointing on (transformers would drop the cache silently).
         """
-        if cache is not None and self.model.training and getattr(self.model, _CHECKPOINTS):
-            raise ValueError(
-                "model.gradient_checkpointing is true, which silently drops the cache while training; "
-                "set it to false for methods that roll out"
-            )
+        if cache is not None:
+            self._refuse_checkpointing()
         keys = positions if key_positions is None else key_positions
+        spans = cache.spans() if cache is not None and self.takes_blocks and embeds.shape[1] == 1 else None
         output, hidden = self._run(
             select=select,
             inputs_embeds=embeds,
@@ -274,6 +273,7 @@ class Backbone(nn.Module):
             past_key_values=None if cache is None else cache.hf,
             use_cache=cache is not None,
             output_hidden_states=layers,
+            **({} if spans is None else {"spans": spans}),
         )
         return Output(hidden, output.logits, output.hidden_states if layers else None)
 
@@ -360,6 +360,26 @@ class Backbone(nn.Module):
             embeds, positions, allowed, layers=layers, select=select, cache=cache, key_positions=key_positions
         )
 
+    def fill(self, cache: DecodeCache, tokens: Tokens, rows: Tensor) -> None:
+        """Run right-padded tokens through the cache alone, from where these slots begin; without the LM head.
+
+        Args:
+            tokens: with their positions in the sequence; rows: (batch,) slots.
+        Raises: ValueError: see `forward`.
+        """
+        self._refuse_checkpointing()
+        positions = torch.where(tokens.mask, tokens.positions, 0)
+        key_positions = cache.reserve(positions, tokens.mask, rows)
+        embeds = self.embed(tokens.ids)
+        allowed = causal_mask(positions, key_positions)
+        self.model.get_decoder()(
+            inputs_embeds=embeds,
+            position_ids=positions,
+            attention_mask=self._attention_mask(allowed, positions, key_positions, embeds.dtype),
+            past_key_values=cache.hf,
+            use_cache=True,
+        )
+
     # checkpoint
 
     def save(self, folder: Path) -> None:
@@ -374,6 +394,13 @@ class Backbone(nn.Module):
         self.tokenizer.save_pretrained(folder)
 
     # inner
+
+    def _refuse_checkpointing(self) -> None:
+        if self.model.training and getattr(self.model, _CHECKPOINTS):
+            raise ValueError(
+                "model.gradient_checkpointing is true, which silently drops the cache while training; "
+                "set it to false for methods that roll out"
+            )
 
     def _run(self, *, select: Tensor | None, **inputs: Any) -> tuple[Any, Tensor]:
         """The model's own forward, and what entered its output embedding."""

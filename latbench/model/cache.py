@@ -22,6 +22,7 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin
 
 MIN_CAPACITY = 64  # columns; grown by doubling
+CALL_BYTES = 1 << 18  # of keys and values that attention reads in the time that one call of its own costs on a CPU
 
 
 class DecodeCache(Protocol):
@@ -34,9 +35,14 @@ class DecodeCache(Protocol):
 
         Args:
             positions: (batch, seq) of the coming tokens; valid: (batch, seq) bool, False for padding and idle rows.
-            rows: (batch,) empty slots that these prompts begin in; None: every row goes on where it is.
+            rows: (batch,) slots that these prompts begin in, after the columns of `begin`; None: every row goes on
+                where it is.
         Returns: (batch, columns) position of every key column, -1 where it holds nothing.
         """
+        ...
+
+    def spans(self) -> list[tuple[int, int, int]] | None:
+        """Neighbouring rows of similar length: (first, end, columns in use); None: attention reads all columns."""
         ...
 
 
@@ -53,6 +59,9 @@ class GrowingCache:
         new = torch.where(valid, positions, -1)
         self._key_positions = new if self._key_positions is None else torch.cat([self._key_positions, new], dim=1)
         return self._key_positions
+
+    def spans(self) -> None:
+        """See DecodeCache; the rows share their columns."""
 
     def __len__(self) -> int:
         return 0 if self._key_positions is None else int(self.hf.get_seq_length())
@@ -71,6 +80,7 @@ class SlotCache:
         self.rows: Tensor | None = None
         self.columns = torch.empty(0, dtype=torch.long)
         self.width = 0
+        self.shared = 0  # columns that every prompt begins with
         self.layers = [_SlotLayer(self) for _ in range(num_layers)]
         self.hf: Cache = Cache(layers=list(self.layers))
         self._lengths: Tensor | None = None
@@ -81,14 +91,12 @@ class SlotCache:
 
         Padding writes go to the column after the row's last real token, which the next real token overwrites.
         """
-        if self._lengths is None:
-            self._lengths = torch.zeros(self.num_slots, dtype=torch.long, device=positions.device)
-        ends = torch.where(valid, positions + 1, 0).amax(1)
-        lengths = torch.maximum(ends, self._lengths if rows is None else self._lengths[rows])
+        lengths = self._used(positions.device) if rows is None else self._used(positions.device)[rows]
+        lengths = torch.maximum(torch.where(valid, positions + 1, 0).amax(1), lengths)
         if rows is None:
             self._lengths = lengths
         else:
-            self._lengths[rows] = lengths
+            self._used(positions.device)[rows] = lengths
         self.rows = rows
         self.columns = torch.where(valid, positions, lengths[:, None])
         if rows is None and positions.shape[1] == 1:
@@ -98,28 +106,76 @@ class SlotCache:
             self.width = int(lengths.max()) + 1
             self._longest = max(self._longest, self.width - 1)
         self._grow(self.width)
-        if rows is not None:
-            return torch.where(valid, positions, -1)  # they see nothing but themselves
+        if rows is not None:  # they see the shared columns and themselves
+            first = torch.arange(self.shared, device=positions.device).expand(len(rows), -1)
+            return torch.cat([first, torch.where(valid, positions, -1)], dim=1)
         columns = torch.arange(self.width, device=positions.device)
         return torch.where(columns < lengths[:, None], columns, -1)
 
-    def clear(self, rows: Tensor) -> None:
-        """Empty these slots; their columns are overwritten by the next question."""
-        if self._lengths is not None:
-            self._lengths[rows] = 0
-            self._longest = int(self._lengths.max())
+    def spans(self) -> list[tuple[int, int, int]] | None:
+        """See DecodeCache. None where one call over all slots and columns costs no more, as it does on a GPU."""
+        layer = self.layers[0]
+        if self._lengths is None or self._lengths.device.type != "cpu" or layer.keys is None:
+            return None
+        lengths = self._lengths.tolist()
+        allowed = CALL_BYTES // layer.column_bytes
+        if self.width * len(lengths) - sum(lengths) <= allowed:
+            return None
+        spans, first, widest, total = [], 0, 1, 0
+        for slot, length in enumerate(lengths):
+            wider = max(widest, length)
+            if slot > first and wider * (slot + 1 - first) - total - length > allowed:
+                spans.append((first, slot, widest))
+                first, wider, total = slot, max(length, 1), 0
+            widest, total = wider, total + length
+        return [*spans, (first, len(lengths), widest)]
+
+    def share(self, slot: int, length: int) -> None:
+        """Let every prompt from now on begin with the first columns of this slot."""
+        self.shared = length
+        for layer in self.layers:
+            layer.share(slot, length)
+
+    def begin(self, rows: Tensor) -> None:
+        """Empty these slots but for the shared columns; what else they hold is overwritten by the next question."""
+        self._used(rows.device)[rows] = self.shared
+        self._longest = int(self._used(rows.device).max())
+        for layer in self.layers:
+            layer.begin(rows)
+
+    def copy(self, source: Tensor, target: Tensor) -> None:
+        """Give slots the columns of others: (n,) indices each."""
+        if not len(target):
+            return
+        lengths = self._used(source.device)
+        lengths[target] = lengths[source]
+        width = int(lengths[source].max())
+        for layer in self.layers:
+            layer.copy(source, target, width)
 
     def keep(self, rows: Tensor) -> None:
-        """Shrink to these slots, in this order (the others are finished and nothing is left to refill them)."""
+        """Shrink to these slots, in this order (the others are finished and nothing is left to refill them).
+
+        Args:
+            rows: (n,) slots; one that keeps its number is not copied.
+        """
+        order = torch.arange(len(rows), device=rows.device)
+        moved = (rows != order).nonzero()[:, 0]
+        self.copy(rows[moved], moved)
         self.num_slots = len(rows)
-        if self._lengths is not None:
-            self._lengths = self._lengths[rows]
-            self._longest = int(self._lengths.max())
+        self._lengths = self._used(rows.device)[: len(rows)]
+        self._longest = int(self._lengths.max())
         for layer in self.layers:
-            layer.replace(lambda tensor: tensor[rows])
+            layer.replace(lambda tensor: tensor[: len(rows)])
 
     def __len__(self) -> int:
         return 0 if self._lengths is None else int(self._lengths.max())
+
+    def _used(self, device: torch.device) -> Tensor:
+        """(slots,) columns in use."""
+        if self._lengths is None:
+            self._lengths = torch.zeros(self.num_slots, dtype=torch.long, device=device)
+        return self._lengths
 
     def _grow(self, needed: int) -> None:
         if needed > self.capacity:
@@ -136,6 +192,7 @@ class _SlotLayer(CacheLayerMixin):
     def __init__(self, owner: SlotCache) -> None:
         super().__init__()
         self.owner = owner
+        self.first: tuple[Tensor, Tensor] | None = None  # of the shared columns
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate the slots; zeros, because a masked column of NaN would still poison the softmax-weighted sum."""
@@ -148,16 +205,47 @@ class _SlotLayer(CacheLayerMixin):
         """Write (batch, heads, seq, head_dim) at the reserved columns; return all that the rows may see."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        owner = self.owner
+        owner, device = self.owner, key_states.device
         assert self.keys is not None
         assert self.values is not None
-        rows = torch.arange(owner.num_slots, device=key_states.device) if owner.rows is None else owner.rows
-        index = (rows[:, None], slice(None), owner.columns)
+        rows = torch.arange(owner.num_slots, device=device) if owner.rows is None else owner.rows.to(device)
+        index = (rows[:, None], slice(None), owner.columns.to(device))
         self.keys[index] = key_states.transpose(1, 2)
         self.values[index] = value_states.transpose(1, 2)
-        if owner.rows is not None:
+        if owner.rows is None:
+            return self.keys[:, :, : owner.width], self.values[:, :, : owner.width]
+        if self.first is None:
             return key_states, value_states
-        return self.keys[:, :, : owner.width], self.values[:, :, : owner.width]
+        first = (part.expand(len(rows), -1, -1, -1) for part in self.first)
+        keys, values = (torch.cat(pair, dim=2) for pair in zip(first, (key_states, value_states), strict=True))
+        return keys, values
+
+    @property
+    def column_bytes(self) -> int:
+        """Of one row's keys and values at one position."""
+        assert self.keys is not None
+        assert self.values is not None
+        return sum(part.shape[1] * part.shape[3] * part.element_size() for part in (self.keys, self.values))
+
+    def share(self, slot: int, length: int) -> None:
+        """See SlotCache."""
+        assert self.keys is not None
+        assert self.values is not None
+        self.first = (
+            self.keys[slot : slot + 1, :, :length].clone(), self.values[slot : slot + 1, :, :length].clone()
+        )  # fmt: skip
+
+    def begin(self, rows: Tensor) -> None:
+        """See SlotCache."""
+        if self.first is not None:
+            self.keys[rows, :, : self.owner.shared] = self.first[0]
+            self.values[rows, :, : self.owner.shared] = self.first[1]
+
+    def copy(self, source: Tensor, target: Tensor, width: int) -> None:
+        """See SlotCache."""
+        if self.is_initialized:
+            for part in (self.keys, self.values):
+                part[target, :, :width] = part[source, :, :width]
 
     def replace(self, change: Any) -> None:
         """Apply a function to both tensors."""

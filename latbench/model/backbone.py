@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from latbench.config import TINY, ModelConfig
 from latbench.model.attention import BLOCK, SDPA_OR_FLEX, SequenceMask, takes_blocks
@@ -40,6 +40,7 @@ from latbench.model.layout import (
 )
 from latbench.model.loading import (
     add_markers,
+    check_rows,
     from_hub,
     refuse_linear_attention,
     resolve_device,
@@ -47,6 +48,7 @@ from latbench.model.loading import (
     with_lora,
 )
 from latbench.model.tiny import tiny_config, tiny_tokenizer
+from latbench.model.weights import fresh_model
 from latbench.task import Example
 
 UNBOUNDED = 1 << 20  # context of a model that names none
@@ -113,6 +115,7 @@ class Backbone(nn.Module):
         self.config = config
         self.name = name
         self.tokenizer = tokenizer
+        check_rows(model, tokenizer)
         added = add_markers(model, tokenizer, seed) if markers and LAYOUTS[config.layout].markers else []
         has_markers = {OPEN_MARKER, CLOSE_MARKER} <= set(tokenizer.get_added_vocab())
         template = config.chat_template
@@ -143,20 +146,34 @@ class Backbone(nn.Module):
         self._hook = self.model.get_output_embeddings().register_forward_pre_hook(self._read_hidden)
 
     @classmethod
-    def load(cls, config: ModelConfig, *, seed: int = 0, markers: bool = True, name: str | None = None) -> Backbone:
-        """The backbone that `config` describes, on its device.
+    def load(
+        cls,
+        config: ModelConfig,
+        *,
+        seed: int = 0,
+        markers: bool = True,
+        name: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> Backbone:
+        """The backbone that `config` describes, on its device; on "meta", fresh weights without storage.
 
-        Raises: ValueError: the model is not at hand, has no EOS token, or its device is absent.
+        Args:
+            seed: of fresh weights, and of whatever is drawn next from torch's global generator (a method's heads).
+            markers, name: see the class.
+            trust_remote_code: run Python files that lie beside the model.
+        Raises: ValueError: the model is not at hand, its weights do not fit, it has no EOS token, or its device is
+            absent.
         """
         device = resolve_device(config.device)
-        torch.manual_seed(seed)  # fresh weights
         if config.id == TINY:
             tokenizer = tiny_tokenizer(task_words(config.words))
             sizes = config.hidden_size, config.num_layers, config.num_heads, config.mlp_size
             shape = tiny_config(*sizes, vocab_size=len(tokenizer))
-            model = AutoModelForCausalLM.from_config(shape, attn_implementation=config.attention)
+            model = fresh_model(shape, seed=seed, attention=config.attention, device=device)
         else:
-            model, tokenizer = from_hub(config)
+            model, tokenizer = from_hub(config, seed=seed, device=device, trust_remote_code=trust_remote_code)
+            if config.weights == "pretrained":
+                torch.manual_seed(seed)
         if config.dtype != "auto":
             model = model.to(getattr(torch, config.dtype))
         return cls(model, tokenizer, config, name=name or config.name, markers=markers, seed=seed).to(device).eval()

@@ -28,6 +28,7 @@ from latbench.cli.options import (
     SamplesOption,
     SetOption,
     SplitOption,
+    TrustOption,
     eval_changes,
 )
 from latbench.runs.run import Run, find_run, load_run
@@ -47,6 +48,7 @@ def trace(
     samples: SamplesOption = None,
     settings: SetOption = None,
     device: DeviceOption = None,
+    trust: TrustOption = False,
     runs_dir: RunsOption = RUNS,
     data_dir: DataOption = None,
     as_json: JsonOption = False,
@@ -60,7 +62,7 @@ def trace(
     from latbench.report.browse import write_latents
 
     use_data_dir(data_dir)
-    target = load_run(find_run(run, runs_dir), device=device)
+    target = load_run(find_run(run, runs_dir), device=device, trust_remote_code=trust)
     wanted = _plan(target, task, split, limit, samples, settings)
     try:
         found = Traces.open(trace_run(target, wanted))
@@ -93,6 +95,7 @@ def inspect(
     samples: Annotated[int | None, typer.Option(min=1, help="Answers per question; the first is shown.")] = None,
     settings: SetOption = None,
     device: DeviceOption = None,
+    trust: TrustOption = False,
     runs_dir: RunsOption = RUNS,
     data_dir: DataOption = None,
     as_json: JsonOption = False,
@@ -103,7 +106,7 @@ def inspect(
     if question is not None and index is not None:
         raise ValueError("--question and --index name two questions; give one of them")
     use_data_dir(data_dir)
-    target = load_run(find_run(run, runs_dir), device=device)
+    target = load_run(find_run(run, runs_dir), device=device, trust_remote_code=trust)
     wanted = _plan(target, task, split, limit, samples, settings)
     found = report.inspect(target, wanted, index=index or 0, text=question, top=top)
     if as_json:
@@ -127,6 +130,7 @@ def parallelism(
     limit: LimitOption = None,
     samples: SamplesOption = None,
     settings: SetOption = None,
+    trust: TrustOption = False,
     runs_dir: RunsOption = RUNS,
     data_dir: DataOption = None,
     as_json: JsonOption = False,
@@ -137,7 +141,7 @@ def parallelism(
     from latbench.report.measure_tables import measure_text
 
     use_data_dir(data_dir)
-    target = load_run(find_run(run, runs_dir))
+    target = load_run(find_run(run, runs_dir), trust_remote_code=trust)
     wanted = _plan(target, task, split, limit, samples, settings)
     path, found = measure(target, wanted, paths_file=paths_file, max_paths=max_paths, threshold=threshold)
     if as_json:
@@ -158,6 +162,7 @@ def paths(
     samples: SamplesOption = None,
     settings: SetOption = None,
     device: DeviceOption = None,
+    trust: TrustOption = False,
     runs_dir: RunsOption = RUNS,
     data_dir: DataOption = None,
     as_json: JsonOption = False,
@@ -167,7 +172,7 @@ def paths(
     from latbench.measures.paths import SAMPLING, sample_paths
 
     use_data_dir(data_dir)
-    target = load_run(find_run(run, runs_dir), device=device)
+    target = load_run(find_run(run, runs_dir), device=device, trust_remote_code=trust)
     changes = {**SAMPLING, **eval_changes(settings, samples)}
     wanted = plan(target.config, task or target.config.task_name, split=split, limit=limit, changes=changes)
     path, found = sample_paths(target, wanted)
@@ -191,6 +196,7 @@ def reliance(
     samples: SamplesOption = None,
     settings: SetOption = None,
     device: DeviceOption = None,
+    trust: TrustOption = False,
     runs_dir: RunsOption = RUNS,
     data_dir: DataOption = None,
     as_json: JsonOption = False,
@@ -202,7 +208,7 @@ def reliance(
     from latbench.report.measure_tables import measure_text
 
     use_data_dir(data_dir)
-    target = load_run(find_run(run, runs_dir), device=device)
+    target = load_run(find_run(run, runs_dir), device=device, trust_remote_code=trust)
     wanted = _plan(target, task, split, limit, samples, settings)
     names = [name.strip() for name in interventions.split(",")] if interventions else DEFAULT
     path, found = measure(target, wanted, names)
@@ -225,6 +231,7 @@ def cost(
     samples: SamplesOption = None,
     settings: SetOption = None,
     device: DeviceOption = None,
+    trust: TrustOption = False,
     runs_dir: RunsOption = RUNS,
     data_dir: DataOption = None,
     as_json: JsonOption = False,
@@ -237,7 +244,7 @@ def cost(
 
     use_data_dir(data_dir)
     names: Sequence[str | None] = runs or [None]
-    targets = [load_run(find_run(name, runs_dir), device=device) for name in names]
+    targets = [load_run(find_run(name, runs_dir), device=device, trust_remote_code=trust) for name in names]
     wanted = [_plan(target, task, split, limit, samples, settings) for target in targets]
     found = measure(list(zip(targets, wanted, strict=True)), rounds=rounds)
     if as_json:

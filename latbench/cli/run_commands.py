@@ -35,6 +35,7 @@ from latbench.cli.options import (
     SeedOption,
     SetOption,
     TaskOption,
+    TrustOption,
     eval_changes,
 )
 from latbench.config import tree
@@ -81,6 +82,7 @@ def train(
     seed: SeedOption = None,
     device: DeviceOption = None,
     resume: ResumeOption = False,
+    trust: TrustOption = False,
     runs_dir: RunsOption = RUNS,
     data_dir: DataOption = None,
     as_json: JsonOption = False,
@@ -92,7 +94,8 @@ def train(
     use_data_dir(data_dir)
     options = {"method.name": method, "task.name": task, "model.id": model, "seed": seed, "model.device": device}
     given = options_tree(config, options)
-    run = train_run(parse(given, preset=preset, overrides=settings or []), runs_dir=runs_dir, resume=resume)
+    chosen = parse(given, preset=preset, overrides=settings or [])
+    run = train_run(chosen, runs_dir=runs_dir, resume=resume, trust_remote_code=trust)
     costs = run.report["costs"]
     for sentence in left_out(run.report):
         note(sentence)
@@ -116,6 +119,7 @@ def evaluate(
     settings: SetOption = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
+    trust: TrustOption = False,
     runs_dir: RunsOption = RUNS,
     data_dir: DataOption = None,
     as_json: JsonOption = False,
@@ -133,7 +137,9 @@ def evaluate(
     fixed: dict[str, Any] = {}  # of a run by its training; a method over a model as it comes is set up here
     if model is not None or method is not None:
         fixed = {key: changes.pop(key) for key in list(changes) if key.split(".")[0] in ("model", "method")}
-    target = find_target(run, options, settings=fixed, preset=preset, device=device, runs_dir=runs_dir)
+    target = find_target(
+        run, options, settings=fixed, preset=preset, device=device, runs_dir=runs_dir, trust_remote_code=trust
+    )
     names = [name.strip() for name in tasks.split(",")] if tasks else [target.config.task_name]
     plans = [plan(target.config, name, split=split, limit=limit, changes=changes) for name in names]
     asked = [questions(wanted) for wanted in plans]  # refuses absent data before anything is answered
@@ -151,6 +157,7 @@ def sweep(
     file: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="methods, tasks, seeds, settings, base.")],
     resume: ResumeOption = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes at once; one per GPU, or one, by default.")] = None,
+    trust: TrustOption = False,
     runs_dir: RunsOption = RUNS,
     data_dir: DataOption = None,
     as_json: JsonOption = False,
@@ -168,6 +175,7 @@ def sweep(
             LocalExecutor(slots(jobs)),
             runs_dir=runs_dir,
             resume=resume,
+            trust_remote_code=trust,
             on_end=lambda result: advance(1),
         )
         advance(len(done.skipped))
@@ -189,6 +197,7 @@ def rerun(
     check: Annotated[
         bool, typer.Option("--check", help="Fail where accuracy or #L leaves the result's interval.")
     ] = False,
+    trust: TrustOption = False,
     runs_dir: RunsOption = RUNS,
     data_dir: DataOption = None,
     as_json: JsonOption = False,
@@ -198,7 +207,7 @@ def rerun(
     from latbench.report.formats import interval_text
 
     use_data_dir(data_dir)
-    found = repeat(result, runs_dir=runs_dir)
+    found = repeat(result, runs_dir=runs_dir, trust_remote_code=trust)
     if as_json:
         print_json({**asdict(found), "reproduced": found.reproduced})
     else:

@@ -34,14 +34,19 @@ YOUNGER: dict[str, Any] = {
 }
 
 
+# Keys that are no settings any more, with the value that every run had which has them: a part of every identity still.
+RETIRED: dict[str, Any] = {"model.trust_remote_code": False}
+
+
 def stable_hash(value: Any) -> str:
     """Eight hex digits of the value's canonical JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def identity(whole: tree.Tree) -> tree.Tree:
-    """What two configurations that are one have in common: flattened, and free of YOUNGER keys at their old values."""
-    return {
+    """What two configurations that are one have in common: flattened, with RETIRED keys, and without YOUNGER ones at
+    their old values."""
+    return RETIRED | {
         key: value
         for key, value in results_only(whole).items()
         if (name := key.rpartition("start.")[2]) not in YOUNGER or value != YOUNGER[name]

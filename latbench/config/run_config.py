@@ -62,7 +62,7 @@ class RunConfig:
         given, shared = spelled_out(given), dict[str, Any]()
         shared["seed"], errors = tree.validate("seed", cast(type, Seed), given.get("seed", 0))
         shared["task_name"], shared["task"], found = _named_section("task", given.get("task"))
-        shared["model"], more = tree.validate("model", ModelConfig, given.get("model"))
+        shared["model"], more = _model(given.get("model"))
         config, own = _validated(given, shared)
         if errors := [*errors, *found, *more, *own]:
             raise ConfigError(errors)
@@ -191,6 +191,19 @@ def _validated(given: Mapping[str, Any], shared: Mapping[str, Any], within: str 
     elif start is not None:
         errors.append(f"start must be a mapping such as {{method: cot}}, or null, got {tree.show(start)}")
     return RunConfig(**values), [text if within in text else within + text for text in errors]
+
+
+def _model(given: Any) -> tuple[Any, list[str]]:
+    """The section `model` and its errors; files of earlier versions say in it whether code beside a model is run."""
+    section = dict(given) if isinstance(given, Mapping) else given
+    trust = section.pop("trust_remote_code", False) if isinstance(section, dict) else False
+    model, errors = tree.validate("model", ModelConfig, section)
+    if trust is not False:
+        errors.append(
+            "model.trust_remote_code is no setting: no file can allow code to be run; remove it, and pass "
+            "--trust-remote-code to the command that loads the model"
+        )
+    return model, errors
 
 
 def _named_section(kind: registry.Kind, given: Any, within: str = "") -> tuple[str, Any, list[str]]:

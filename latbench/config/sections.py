@@ -47,7 +47,6 @@ class ModelConfig:
     dtype: Literal["auto", "float32", "bfloat16", "float64"] = "float32"  # of the weights
     attention: Literal["sdpa", "eager"] = "sdpa"
     device: str = "auto"  # auto, cpu, cuda, cuda:1 ...
-    trust_remote_code: bool = False
     gradient_checkpointing: bool = False
     # size of the embedded tiny Llama; ignored by others
     hidden_size: Positive = 128

@@ -52,9 +52,11 @@ class Agreement:
         )
 
 
-def rerun(result: Path, *, runs_dir: Path) -> Agreement:
+def rerun(result: Path, *, runs_dir: Path, trust_remote_code: bool = False) -> Agreement:
     """Train and evaluate as the manifest in `result` says, under `<runs_dir>/.rerun`, and compare the records.
 
+    Args:
+        trust_remote_code: run Python files that lie beside the model that the manifest names.
     Raises: ValueError: no complete result there, or its configuration no longer fits this version.
     """
     before = read_evaluation(result)
@@ -69,9 +71,9 @@ def rerun(result: Path, *, runs_dir: Path) -> Agreement:
     config = RunConfig.from_tree({key: value for key, value in manifest.config.items() if key != "eval"})
     where = _folder(runs_dir)
     start = (
-        base_run(config, runs_dir=where)
+        base_run(config, runs_dir=where, trust_remote_code=trust_remote_code)
         if manifest.train_data == "none"
-        else train(config, runs_dir=where, resume=True)
+        else train(config, runs_dir=where, resume=True, trust_remote_code=trust_remote_code)
     )
     changes = {f"task.{key}": value for key, value in asked["task"].items() if key != "name"}
     changes |= {f"generate.{key}": value for key, value in asdict(config.generate).items()}

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from latbench.model import chat_template
 from latbench.task import Example
 
 IGNORE_INDEX = -100
@@ -104,6 +105,7 @@ class Layout:
         self.eos: int = tokenizer.eos_token_id
         self._ids = lru_cache(maxsize=1 << 17)(self._tokenize)
         self.raw = lru_cache(maxsize=1 << 17)(self._raw)
+        self._worded = lru_cache(maxsize=1 << 17)(self._in_template)
         special = self.spec.markers and markers
         self.open: tuple[int, ...] = self._ids(OPEN_MARKER) if special else ()
         self.close: tuple[int, ...] = self._ids(CLOSE_MARKER if special else self.spec.close)
@@ -115,13 +117,14 @@ class Layout:
             question = f"{self.instruction}\n\n{question}"
         if not self.chat_template:
             return self.raw(question + self.spec.question_suffix) + self.open
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
-        )
-        ids = self._ids(str(text))
+        text = self._worded(question)
+        ids = self._ids(text)
         # some templates of reasoning models open the think block themselves
-        opened = bool(self.open) and str(text).rstrip().endswith(OPEN_MARKER)
+        opened = bool(self.open) and text.rstrip().endswith(OPEN_MARKER)
         return ids if opened else ids + self.open
+
+    def _in_template(self, question: str) -> str:
+        return chat_template.render(self.tokenizer, [{"role": "user", "content": question}])
 
     def _raw(self, text: str) -> tuple[int, ...]:
         """Ids of a text at the start of a sequence: with the tokenizer's BOS, without an EOS it may append."""

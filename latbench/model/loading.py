@@ -25,7 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from latbench import registry
 from latbench.config import LoraConfig, ModelConfig
 from latbench.model.layout import CLOSE_MARKER, OPEN_MARKER
-from latbench.model.source import check_config, local_folder, unchanged, weight_files
+from latbench.model.source import ModelFileError, check_config, local_folder, unchanged, weight_files
 from latbench.model.weights import fresh_model, load_model
 from latbench.task import Task
 
@@ -75,6 +75,8 @@ def from_hub(
         )
         with unchanged(folder):
             return _from_folder(folder, config, seed, device, trust_remote_code)
+    except ModelFileError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise ValueError(_refusal(config.id, error)) from None
 
@@ -86,10 +88,10 @@ def _refusal(model_id: str, error: Exception) -> str:
             f"model.id {model_id!r} comes with code of its own, which nothing but this call can allow to run; "
             "read it, and pass --trust-remote-code"
         )
-    way_out = "" if isinstance(error, ValueError) and ";" in reason else (
-        "; give a local folder, or a Hugging Face id with network"
+    return (
+        f"model.id {model_id!r} could not be loaded ({reason}); "
+        "give a local folder, or a Hugging Face id with network"
     )
-    return f"model.id {model_id!r} could not be loaded ({reason}){way_out}"
 
 
 def _from_folder(

@@ -17,6 +17,10 @@ from huggingface_hub import snapshot_download
 
 from latbench.util.files import damage, sha256_of
 
+class ModelFileError(ValueError):
+    """A model's files cannot be used; the message is a sentence that says why, and what to do."""
+
+
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -65,10 +69,10 @@ def local_folder(model_id: str, revision: str | None, *, weights: bool, code: bo
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a model: one, or the shards that its index names.
 
-    Raises: ValueError: there are none, a shard is missing, or the folder holds an adapter.
+    Raises: ModelFileError: there are none, a shard is missing, or the folder holds an adapter.
     """
     if (folder / ADAPTER).is_file():
-        raise ValueError(
+        raise ModelFileError(
             f"{folder} holds an adapter ({ADAPTER}), which is no model by itself; merge it into its base model and "
             "save that"
         )
@@ -77,64 +81,64 @@ def weight_files(folder: Path) -> list[Path]:
     if not (folder / INDEX).is_file():
         others = sorted(path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt", ".pth", ".gguf"))
         held = f" (it has {', '.join(others[:3])}, which is not read)" if others else ""
-        raise ValueError(
+        raise ModelFileError(
             f"{folder} has no {WEIGHTS}{held}; save the model with `save_pretrained`, which writes safetensors"
         )
     files = [folder / name for name in _shards(folder)]
     missing = [path.name for path in files if not path.is_file()]
     if missing:
-        raise ValueError(f"{folder} lacks {len(missing)} of {len(files)} shards ({', '.join(missing[:5])}); fetch them")
+        raise ModelFileError(f"{folder} lacks {len(missing)} of {len(files)} shards ({', '.join(missing[:5])}); fetch them")
     return files
 
 
 def _shards(folder: Path) -> list[str]:
-    """Names of the shards in the index. Raises: ValueError: it is damaged, or a name leads out of the folder."""
+    """Names of the shards in the index. Raises: ModelFileError: it is damaged, or a name leads out of the folder."""
     index = read_json(folder / INDEX)
     names = index.get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
-        raise ValueError(f"{folder / INDEX} has no weight_map; fetch it anew")
+        raise ModelFileError(f"{folder / INDEX} has no weight_map; fetch it anew")
     for name in names.values():
         if Path(name).name != name or not name.endswith(".safetensors"):
-            raise ValueError(f"{folder / INDEX} names {name!r}, which is no safetensors file beside it")
+            raise ModelFileError(f"{folder / INDEX} names {name!r}, which is no safetensors file beside it; fetch it anew")
     return sorted(set(names.values()))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of bounded size. Raises: ValueError: too large, unreadable, or no object."""
+    """The object in a JSON file of bounded size. Raises: ModelFileError: too large, unreadable, or no object."""
     try:
         size = path.stat().st_size
         if size > MAX_CONFIG_BYTES:
-            raise ValueError(f"{path} has {size} bytes, more than {MAX_CONFIG_BYTES}")
+            raise ModelFileError(f"{path} has {size} bytes, more than {MAX_CONFIG_BYTES}; fetch it anew")
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read ({' '.join(str(error).split())})") from None
+        raise ModelFileError(f"{path} cannot be read ({' '.join(str(error).split())}); fetch it anew") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path} holds no JSON object")
+        raise ModelFileError(f"{path} holds no JSON object; fetch it anew")
     return value
 
 
 def check_config(folder: Path) -> dict[str, Any]:
     """The configuration as it stands in the file, before any class is made of it.
 
-    Raises: ValueError: it is missing or damaged, names quantised weights, or asks for too many layers.
+    Raises: ModelFileError: it is missing or damaged, names quantised weights, or asks for too many layers.
     """
     config = read_json(folder / CONFIG)
     if config.get("quantization_config"):
-        raise ValueError(
+        raise ModelFileError(
             f"{folder} has quantised weights (quantization_config in {CONFIG}), which are not read; give the model in "
             "float32, bfloat16 or float16"
         )
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         for key, value in part.items():
             if key.endswith(("layers", "layer")) and type(value) is int and value > MAX_LAYERS:
-                raise ValueError(f"{folder / CONFIG} asks for {key}={value}, more than {MAX_LAYERS}")
+                raise ModelFileError(f"{folder / CONFIG} asks for {key}={value}, more than {MAX_LAYERS}; mend it")
     return config
 
 
 def file_hashes(model_id: str, revision: str | None, *, weights: bool) -> dict[str, str]:
     """SHA-256 of each file that a load of a model reads, by name; of a checkpoint of ours, also what it says of itself.
 
-    Raises: OSError, ValueError: the model is not at hand, or has no safetensors weights.
+    Raises: OSError, ValueError: the model is not at hand; ModelFileError: it has no safetensors weights.
     """
     folder = local_folder(model_id, revision, weights=weights)
     files = [folder / name for name in (*TEXTS, CHECKPOINT_INFO) if (folder / name).is_file()]
@@ -150,7 +154,7 @@ def unchanged(folder: Path, part: str = "") -> Iterator[None]:
     Args:
         folder: one without `latbench.json` is not ours, and passes.
         part: only files of this folder within it; "": only files at its top.
-    Raises: ValueError: a file is missing, changed or unknown; also in place of what the load itself raised.
+    Raises: ModelFileError: a file is missing, changed or unknown; also in place of what the load itself raised.
     """
     if not (folder / CHECKPOINT_INFO).is_file():
         yield
@@ -162,22 +166,22 @@ def unchanged(folder: Path, part: str = "") -> Iterator[None]:
             yield
         finally:
             if (change := found.result()) is not None:
-                raise ValueError(f"checkpoint {folder} is damaged: {change}; train the run again, or copy it anew")
+                raise ModelFileError(f"checkpoint {folder} is damaged: {change}; train the run again, or copy it anew")
 
 
 def listed_files(folder: Path) -> dict[str, str]:
-    """SHA-256 by path of the files of a checkpoint of ours, as its `latbench.json` says. Raises: ValueError: damaged."""
+    """SHA-256 by path of the files of a checkpoint of ours, as its `latbench.json` says. Raises: ModelFileError: damaged."""
     files = read_json(folder / CHECKPOINT_INFO).get("files")
     if not isinstance(files, dict) or not all(isinstance(value, str) for value in files.values()):
-        raise ValueError(f"{folder / CHECKPOINT_INFO} is damaged; train the run again, or copy the checkpoint anew")
+        raise ModelFileError(f"{folder / CHECKPOINT_INFO} is damaged; train the run again, or copy the checkpoint anew")
     return files
 
 
 def _change(folder: Path, part: str, hashes: dict[str, str]) -> str | None:
     """What differs from a checkpoint as it was saved, as a clause; a file that a load would read must be listed."""
-    prefix = f"{part}/" if part else ""
-    read = (*TEXTS, WEIGHTS, INDEX, ADAPTER)
-    for name in read:
-        if (folder / part / name).exists() and prefix + name not in hashes:
-            return f"{prefix}{name} is none of the files that were saved"
+    texts = {*TEXTS, INDEX, ADAPTER}
+    for path in sorted((folder / part).glob("*")):
+        name = path.relative_to(folder).as_posix()
+        if (path.name in texts or path.suffix == ".safetensors") and name not in hashes:
+            return f"{name} is none of the files that were saved"
     return damage(folder, hashes)

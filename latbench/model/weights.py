@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from latbench.model.source import ModelFileError
 from transformers.utils import logging as transformers_logging
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -74,7 +75,7 @@ class Account:
     not_finite: list[str] = field(default_factory=list)
 
     def refuse(self, what: str, way_out: str) -> None:
-        """Raises: ValueError: anything differs; each kind with its number and first names."""
+        """Raises: ModelFileError: anything differs; each kind with its number and first names."""
         kinds = {
             "missing": self.missing,
             "unexpected": self.unexpected,
@@ -84,7 +85,7 @@ class Account:
         }
         found = [f"{len(names)} tensors are {kind}: {listed(names)}" for kind, names in kinds.items() if names]
         if found:
-            raise ValueError(f"{what} does not fit: {'; '.join(found)}; {way_out}")
+            raise ModelFileError(f"{what} does not fit: {'; '.join(found)}; {way_out}")
 
 
 def listed(names: Sequence[str]) -> str:
@@ -102,7 +103,7 @@ def load_model(
         dtype: of the weights; "auto": that of the configuration, else of the files.
         attention: implementation of attention.
         trust_remote_code: build a class that lies beside the weights.
-    Raises: ValueError: a file is damaged, or its tensors are not those of the architecture; the first are named.
+    Raises: ModelFileError: a file is damaged, or its tensors are not those of the architecture; the first are named.
     """
     where = str(files[0].parent)
     stored = _stored(files)
@@ -128,7 +129,7 @@ def fresh_model(
     Args:
         device: "meta" for a model without storage; None: on the CPU.
         remote: `trust_remote_code` and `code_revision`, for a class that lies beside the configuration.
-    Raises: ValueError: it would not fit into the memory that is free.
+    Raises: ModelFileError: it would not fit into the memory that is free.
     """
     skeleton = _skeleton(config, attention, MAX_TENSORS, **remote)
     if device is not None and device.type == "meta":
@@ -143,7 +144,7 @@ def fresh_model(
 def load_module(module: nn.Module, file: Path) -> None:
     """Fill a module from its file; of tied tensors one is enough.
 
-    Raises: ValueError: the file is missing or damaged, or its tensors are not those of the module.
+    Raises: ModelFileError: the file is missing or damaged, or its tensors are not those of the module.
     """
     state = module.state_dict(keep_vars=True)
     stored = _stored([file])
@@ -179,10 +180,10 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def check_memory(needed: int, what: str) -> None:
-    """Raises: ValueError: so many bytes are more than the machine has free."""
+    """Raises: ModelFileError: so many bytes are more than the machine has free."""
     free = psutil.virtual_memory().available
     if needed > free:
-        raise ValueError(
+        raise ModelFileError(
             f"{what} takes {needed / 1e9:.1f} GB, more than the {free / 1e9:.1f} GB of memory that are free; "
             "use a smaller one, or a machine with more memory"
         )
@@ -201,13 +202,13 @@ def _stored(files: Iterable[Path]) -> dict[str, Stored]:
             names, size = sorted(file.keys(), key=_natural), 0
             for name in names:
                 if name in stored:
-                    raise ValueError(f"{path} holds {name!r}, which another file of the model holds too; fetch it anew")
+                    raise ModelFileError(f"{path} holds {name!r}, which another file of the model holds too; fetch it anew")
                 stored[name] = Stored(file, name)
                 size += math.prod(stored[name].shape) * 4
                 if size > PART_BYTES:
                     file, size = safe_open(path, framework="pt"), 0
         except (OSError, SafetensorError) as error:
-            raise ValueError(f"{path} cannot be read ({' '.join(str(error).split())}); fetch it anew") from None
+            raise ModelFileError(f"{path} cannot be read ({' '.join(str(error).split())}); fetch it anew") from None
     return stored
 
 
@@ -226,14 +227,14 @@ def _precision(dtype: str, config: PretrainedConfig, stored: Iterable[Stored]) -
 
 
 def _skeleton(config: PretrainedConfig, attention: str, max_tensors: int, **remote: Any) -> PreTrainedModel:
-    """The model without storage. Raises: ValueError: it has more tensors than it may."""
+    """The model without storage. Raises: ModelFileError: it has more tensors than it may."""
     registered = 0
 
     def count(_module: nn.Module, name: str, _parameter: Tensor | None) -> None:
         nonlocal registered
         registered += 1
         if registered > max_tensors:
-            raise ValueError(f"its configuration asks for more than {max_tensors} tensors; mend its config.json")
+            raise ModelFileError(f"its configuration asks for more than {max_tensors} tensors; mend its config.json")
 
     hook = register_module_parameter_registration_hook(count)
     try:
@@ -253,10 +254,10 @@ def _num_bytes(skeleton: PreTrainedModel, dtype: torch.dtype) -> int:
 
 
 def _check_buffers(skeleton: PreTrainedModel, num_weights: int, where: str) -> None:
-    """Raises: ValueError: masks and positions out of all proportion to the weights at hand."""
+    """Raises: ModelFileError: masks and positions out of all proportion to the weights at hand."""
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in skeleton.buffers())
     if buffers > max(4 * num_weights, MAX_BUFFER_BYTES):
-        raise ValueError(
+        raise ModelFileError(
             f"{where} asks for {buffers / 1e9:.1f} GB of masks and positions beside {num_weights} weights; "
             "mend max_position_embeddings in its config.json"
         )

@@ -4,7 +4,7 @@
          adapter/                                         the LoRA adapter alone, where there is one
          heads.safetensors                                the method's own modules, where it has any
          auxiliary/<name>/model.safetensors               helper models (encoder, auxiliary decoder)
-         latbench.json                                    method, configuration, layout, versions, file sizes
+         latbench.json                                    method, configuration, layout, versions, SHA-256 of each file
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import Any
 
 import safetensors.torch
 from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -28,11 +27,13 @@ from latbench.config import ModelConfig
 from latbench.method import Method
 from latbench.model.backbone import Backbone
 from latbench.model.loading import resolve_device, without_adapters
+from latbench.model.source import CHECKPOINT_INFO as INFO
+from latbench.model.source import WEIGHTS, ModelFileError, unchanged
+from latbench.model.weights import load_module
+from latbench.util.files import sha256_of
 
-INFO = "latbench.json"
 HEADS = "heads.safetensors"
-WEIGHTS = "model.safetensors"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 kept sizes of files instead of hashes
 FIELDS = ("method", "method_config", "model", "backbone", "layout", "markers", "chat_template", "vocab_size", "files")
 
 
@@ -50,8 +51,8 @@ def save(method: Method[Any], folder: Path, extra: Mapping[str, Any] | None = No
         safetensors.torch.save_model(method.heads, str(beside / HEADS))
     for name, module in method.auxiliary.items():
         _save_auxiliary(module, beside / "auxiliary" / name)
-    sizes = {str(path.relative_to(beside)): path.stat().st_size for path in sorted(beside.rglob("*")) if path.is_file()}
-    info = {**_describe(method), "files": sizes, "extra": dict(extra or {})}
+    files = {str(path.relative_to(beside)): sha256_of(path) for path in sorted(beside.rglob("*")) if path.is_file()}
+    info = {**_describe(method), "files": files, "extra": dict(extra or {})}
     (beside / INFO).write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if folder.exists():
         replaced = folder.with_name(folder.name + ".old")
@@ -71,6 +72,7 @@ def load(
     method: str | None = None,
     layout: str | None = None,
     backbone: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Method[Any]:
     """The method of a checkpoint, in evaluation mode.
 
@@ -78,7 +80,9 @@ def load(
         device: where to put it; None: where it was trained, as `model.device` says.
         auxiliary: also load helper models, which inference does not need.
         method, layout, backbone: names that the caller expects; None: any.
-    Raises: ValueError: not a checkpoint, damaged, of another format version, or not what the caller expects.
+        trust_remote_code: run Python files that lie in the folder; nothing in the folder can ask for that.
+    Raises: ValueError: not a checkpoint, damaged, of another format version, or not what the caller expects; a tensor
+        is missing, has another shape, is not finite or belongs to nothing.
     """
     info = read_info(folder)
     for what, expected in (("method", method), ("layout", layout), ("backbone", backbone)):
@@ -86,7 +90,6 @@ def load(
             raise ValueError(
                 f"checkpoint {folder} has {what} {info[what]!r}, not {expected!r}; give the folder of another run"
             )
-    _check_files(folder, info["files"])
     entry = registry.get_method(info["method"])
     try:
         model = TypeAdapter(ModelConfig).validate_python(info["model"])
@@ -97,13 +100,16 @@ def load(
         raise ValueError(
             f"{folder / INFO} does not fit this latbench: {field}: {first['msg']}; train the run again"
         ) from None
-    loaded: Method[Any] = entry.cls(_load_backbone(folder, info, model, device), config)
-    modules: dict[str, nn.Module] = {HEADS: loaded.heads} if HEADS in info["files"] else {}
+    loaded: Method[Any] = entry.cls(_load_backbone(folder, info, model, device, trust_remote_code), config)
+    if any(True for _ in loaded.heads.state_dict()):
+        load_module(loaded.heads, folder / HEADS)
+    elif (folder / HEADS).exists():
+        raise ValueError(f"{folder} has {HEADS}, but method {info['method']!r} has none; copy the checkpoint anew")
     if auxiliary:
         loaded.build_auxiliary()
-        modules |= {f"auxiliary/{name}/{WEIGHTS}": module for name, module in loaded.auxiliary.items()}
-    for file, module in modules.items():
-        _load_module(module, folder / file, info["method"])
+        for name, module in loaded.auxiliary.items():
+            with unchanged(folder, f"auxiliary/{name}"):
+                load_module(module, folder / "auxiliary" / name / WEIGHTS)
     return loaded.to(loaded.backbone.device).eval()
 
 
@@ -120,7 +126,7 @@ def read_info(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{folder} is not a latbench checkpoint ({INFO} is missing); give a run's checkpoint folder"
         ) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         whole = False
     if not whole:
         raise ValueError(f"{folder / INFO} is damaged; train the run again, or copy the checkpoint anew")
@@ -156,16 +162,9 @@ def _save_auxiliary(module: nn.Module, folder: Path) -> None:
         module.config.save_pretrained(folder)
 
 
-def _check_files(folder: Path, sizes: Mapping[str, int]) -> None:
-    """A cut or missing file is found here, and named, before anything is loaded."""
-    for name, size in sizes.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != size:
-            state = f"has {path.stat().st_size} bytes instead of {size}" if path.is_file() else "is missing"
-            raise ValueError(f"checkpoint {folder} is damaged: {name} {state}; train the run again, or copy it anew")
-
-
-def _load_backbone(folder: Path, info: Mapping[str, Any], model: ModelConfig, device: str | None) -> Backbone:
+def _load_backbone(
+    folder: Path, info: Mapping[str, Any], model: ModelConfig, device: str | None, trust_remote_code: bool
+) -> Backbone:
     here = replace(
         model,
         id=str(folder),
@@ -178,10 +177,14 @@ def _load_backbone(folder: Path, info: Mapping[str, Any], model: ModelConfig, de
     )
     resolve_device(here.device)  # an absent device is no damage of the checkpoint
     try:
-        backbone = Backbone.load(here, markers=info["markers"], name=info["backbone"])
-    except (ValueError, RuntimeError, SafetensorError) as error:
+        backbone = Backbone.load(
+            here, markers=info["markers"], name=info["backbone"], trust_remote_code=trust_remote_code
+        )
+    except ModelFileError:  # names the file and what is wrong with it
+        raise
+    except ValueError as error:
         raise ValueError(
-            f"checkpoint {folder} is damaged ({_one_line(error)}); train the run again, or copy it anew"
+            f"checkpoint {folder} is damaged ({error}); train the run again, or copy it anew"
         ) from None
     num_tokens, num_rows = len(backbone.tokenizer), backbone.model.get_input_embeddings().weight.shape[0]
     if num_tokens != info["vocab_size"] or num_tokens > num_rows:
@@ -190,14 +193,3 @@ def _load_backbone(folder: Path, info: Mapping[str, Any], model: ModelConfig, de
             f"{info['vocab_size']} and embeds {num_rows}; copy the tokenizer files of the same run"
         )
     return backbone
-
-
-def _load_module(module: nn.Module, path: Path, method: str) -> None:
-    try:
-        safetensors.torch.load_model(module, str(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{path} does not fit method {method!r} ({_one_line(error)}); train the run again") from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -35,7 +35,7 @@ from latbench.registry import unknown
 from latbench.task import Example
 from latbench.training.cost import TrainReport
 from latbench.training.order import Order
-from latbench.training.resume import OPTIMIZER, cut_log, load_weights, resume_points, shrink, step_of
+from latbench.training.resume import OPTIMIZER, check_whole, cut_log, load_weights, resume_points, shrink, step_of
 from latbench.training.stage_trainer import LOG, MicroBatches, StageModule, StageTrainer
 from latbench.util.files import write_whole
 from latbench.util.progress import progress
@@ -261,6 +261,7 @@ def _moments(run: _Run, index: int) -> Path:
             f"{run.folder} holds no optimiser states of its stage {index}, which train.reset_optimizer=false goes on "
             f"with; remove {run.folder.parent} to train anew"
         )
+    check_whole(found[-1].parent, only=OPTIMIZER)
     return found[-1]
 
 

@@ -12,6 +12,7 @@ from latbench.config.sections import (
     NonNegativeFloat,
     Positive,
     PositiveFloat,
+    ProblemCount,
     StageOverrides,
     TrainConfig,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "NonNegativeFloat",
     "Positive",
     "PositiveFloat",
+    "ProblemCount",
     "RunConfig",
     "StageOverrides",
     "TrainConfig",

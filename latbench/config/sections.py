@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from latbench.task import STRICT
 
 Positive = Annotated[int, Field(ge=1)]
+ProblemCount = Annotated[int, Field(ge=1, le=1_000_000)]  # of a split that is generated
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -226,24 +226,36 @@ def _precision(dtype: str, config: PretrainedConfig, stored: Iterable[Stored]) -
     return next((FLOATS[tensor.dtype] for tensor in stored if tensor.dtype in FLOATS), torch.get_default_dtype())
 
 
-def _skeleton(config: PretrainedConfig, attention: str, max_tensors: int, **remote: Any) -> PreTrainedModel:
-    """The model without storage. Raises: ModelFileError: it has more tensors than it may."""
-    registered = 0
+@contextmanager
+def bounded(*, tensors: int = MAX_TENSORS, numbers: float = math.inf) -> Iterator[None]:
+    """Refuse modules that are made here once they have more parameters than they may, before their memory is used.
 
-    def count(_module: nn.Module, name: str, _parameter: Tensor | None) -> None:
-        nonlocal registered
-        registered += 1
-        if registered > max_tensors:
-            raise ModelFileError(f"its configuration asks for more than {max_tensors} tensors; mend its config.json")
+    Args:
+        tensors: most parameters, each time that one is registered; numbers: most numbers in them.
+    Raises: ModelFileError: there are more.
+    """
+    num_tensors = num_numbers = 0
+
+    def count(_module: nn.Module, _name: str, parameter: Tensor | None) -> None:
+        nonlocal num_tensors, num_numbers
+        num_tensors += 1
+        num_numbers += 0 if parameter is None else parameter.numel()
+        if num_tensors > tensors:
+            raise ModelFileError(f"the configuration of a model asks for more than {tensors} tensors; mend it")
+        if num_numbers > numbers:
+            raise ModelFileError(f"the configuration of a model asks for more than {numbers:,} numbers; mend it")
 
     hook = register_module_parameter_registration_hook(count)
     try:
-        with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                config, attn_implementation=attention, **remote
-            )
+        yield
     finally:
         hook.remove()
+
+
+def _skeleton(config: PretrainedConfig, attention: str, max_tensors: int, **remote: Any) -> PreTrainedModel:
+    """The model without storage. Raises: ModelFileError: it has more tensors than it may."""
+    with bounded(tensors=max_tensors), torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation=attention, **remote)
     return model
 
 

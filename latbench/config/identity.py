@@ -20,6 +20,11 @@ CARRIED_OUT = frozenset(
         "generate.batch_size",
         "generate.chunk",
         "generate.trace_top_k",
+        # where released weights lay; `imported.sha256` says which they are
+        "imported.source",
+        "imported.revision",
+        "imported.base",
+        "imported.base_revision",
     }
 )
 # Keys younger than committed results, with the value that every run before them had: at that value they are no part of
@@ -31,6 +36,7 @@ YOUNGER: dict[str, Any] = {
     "train.auxiliary_lr": None,
     "method.thought": "hidden",
     "model.instruction": "",
+    "model.markers": None,
 }
 
 

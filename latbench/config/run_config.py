@@ -1,8 +1,9 @@
 """A run's configuration: frozen pydantic dataclasses over YAML and overrides; all errors are reported together.
 
-Tree for YAML and `--set KEY=VALUE`: `seed`, `task.*`, `method.*`, `model.*`, `train.*`, `generate.*`, `start.*`;
-`task.name` and `method.name` choose the registered classes whose settings stand beside them. `start` is the recipe of
-the run whose trained model this one starts from: a tree of its own without seed, task and model, which both share.
+Tree for YAML and `--set KEY=VALUE`: `seed`, `task.*`, `method.*`, `model.*`, `train.*`, `generate.*`, `start.*`,
+`imported.*`; `task.name` and `method.name` choose the registered classes whose settings stand beside them. `start` is
+the recipe of the run whose trained model this one starts from: a tree of its own without seed, task and model, which
+both share. `imported` names the released checkpoint whose weights a run has in place of training.
 `parse` layers the defaults, a preset, the user's tree and the overrides; `RunConfig.from_tree` validates the result.
 """
 
@@ -18,7 +19,7 @@ from latbench import registry
 from latbench.config import tree
 from latbench.config.identity import identity, results_only, stable_hash
 from latbench.config.layering import DATA, SHARED, default_preset, layered, spelled_out
-from latbench.config.sections import GenerateConfig, ModelConfig, Seed, TrainConfig
+from latbench.config.sections import GenerateConfig, ImportConfig, ModelConfig, Seed, TrainConfig
 from latbench.task import TaskConfig
 
 _SECTIONS: dict[str, type] = {"model": ModelConfig, "train": TrainConfig, "generate": GenerateConfig}
@@ -40,6 +41,7 @@ class RunConfig:
         preset: name of the preset the tree was layered on; "none" without one.
         start: the run whose trained model this one starts from, of the same seed, task and model; None: the backbone as
             it comes. Its `generate` is for its own evaluations and changes nothing here.
+        imported: the released checkpoint that the model is, in place of training; None: there is none.
     """
 
     seed: int
@@ -52,6 +54,7 @@ class RunConfig:
     train: TrainConfig
     generate: GenerateConfig
     start: RunConfig | None = None
+    imported: ImportConfig | None = None
 
     @classmethod
     def from_tree(cls, given: Mapping[str, Any]) -> RunConfig:
@@ -63,10 +66,13 @@ class RunConfig:
         shared["seed"], errors = tree.validate("seed", cast(type, Seed), given.get("seed", 0))
         shared["task_name"], shared["task"], found = _named_section("task", given.get("task"))
         shared["model"], more = _model(given.get("model"))
-        config, own = _validated(given, shared)
-        if errors := [*errors, *found, *more, *own]:
+        imported, wrong = None, list[str]()
+        if given.get("imported") is not None:
+            imported, wrong = tree.validate("imported", ImportConfig, given["imported"])
+        config, own = _validated({key: value for key, value in given.items() if key != "imported"}, shared)
+        if errors := [*errors, *found, *more, *own, *wrong]:
             raise ConfigError(errors)
-        return config
+        return dataclasses.replace(config, imported=imported)
 
     def to_tree(self) -> tree.Tree:
         """The whole tree, defaults included; `from_tree` reads it back."""
@@ -77,6 +83,8 @@ class RunConfig:
             parts[section] = dataclasses.asdict(getattr(self, section))
         start = None if self.start is None else self.start.to_tree()
         parts["start"] = start and {key: value for key, value in start.items() if key not in SHARED}
+        if self.imported is not None:
+            parts["imported"] = dataclasses.asdict(self.imported)
         return cast(tree.Tree, json.loads(json.dumps(parts)))  # tuples become lists
 
     @property
@@ -109,7 +117,10 @@ class RunConfig:
         unusual = [f"preset={self.preset}"] if self.preset != default_preset(self.method_name, self.model.id) else []
         if _names(self.start) != _names(usual):
             unusual.append(f"start={_label(self.start)}")
-        return " ".join(unusual + _changed(results_only(alike.to_tree()), results_only(self.to_tree())))
+        own = dataclasses.replace(self, imported=None)
+        if self.imported is not None:
+            unusual.append(f"imported={self.imported.label}")
+        return " ".join(unusual + _changed(results_only(alike.to_tree()), results_only(own.to_tree())))
 
 
 def parse(given: Mapping[str, Any], *, preset: str | None = None, overrides: Iterable[str] = ()) -> RunConfig:

@@ -20,6 +20,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 TINY = "tiny"  # id of the embedded backbone, and name of the presets for it
 
 
@@ -41,7 +42,20 @@ class ModelConfig:
     id: str = TINY  # the embedded one; else a Hugging Face id or a local path
     revision: str | None = None
     weights: Literal["pretrained", "random"] = "pretrained"  # random: the architecture of `id`, fresh weights
-    layout: Literal["default", "coconut"] = "default"
+    layout: Literal[
+        "default",
+        "coconut",
+        "hash_answer",
+        "answer_sentence",
+        "answer_clause",
+        "question_answer_clause",
+        "question_answer",
+        "boxed",
+        "boxed_system",
+        "boxed_llama3",
+    ] = "default"
+    # texts that open and close the thought, as the tokenizer reads them; None: think tokens, added where it has none
+    markers: tuple[str, str] | None = None
     chat_template: bool | None = None  # None: where the tokenizer has one and the weights are pretrained
     instruction: str = ""  # before every question, with a blank line after it; such as how to word the answer
     lora: LoraConfig | None = None
@@ -134,3 +148,33 @@ class GenerateConfig:
     thinking_speed: Annotated[int, Field(ge=0)] | None = None
     until: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)  # stop strings; cut from the text
     trace_top_k: Positive = 50  # entries kept per latent step in traces
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ImportConfig:
+    """The released checkpoint whose weights a run has in place of training."""
+
+    source: str
+    """A folder, a file, or a Hub id."""
+    revision: str | None = None
+    """Commit of a Hub id."""
+    format: str
+    """Name of the importer, a file of `methods/importers/`."""
+    base: str | None = None
+    """The base model, a Hub id or a folder, where the format needs one."""
+    base_revision: str | None = None
+    """Commit of the base's Hub id."""
+    lora_alpha: PositiveFloat | None = None
+    """Numerator of the scale of adapters whose files do not store it; None: the format's default."""
+    first_added_id: Annotated[int, Field(ge=0)] | None = None
+    """Id of the first token that the release added, where rows beyond it make that unclear; None: the last rows."""
+    sha256: str = ""
+    """Of all source files, and those of the base that were read; the identity of the weights."""
+
+    @property
+    def label(self) -> str:
+        """Short name of the source with the options that change its weights."""
+        options = {key: getattr(self, key) for key in ("lora_alpha", "first_added_id")}
+        said = [f"{key}={value}" for key, value in options.items() if value is not None]
+        name = self.source if _HUB_ID.fullmatch(self.source) else Path(self.source).name
+        return ",".join([name, *said])

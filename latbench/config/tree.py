@@ -135,6 +135,14 @@ def put(tree: Tree, key: str, value: Any) -> None:
     tree[last] = value
 
 
+def get(tree: Mapping[str, Any], key: str) -> Any:
+    """The value at a dotted key; None where there is none."""
+    value: Any = tree
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
 def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> Tree:
     """`upper` over `lower`, mapping by mapping; an empty mapping above clears the one below."""
     merged = dict(lower)

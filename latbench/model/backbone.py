@@ -116,8 +116,9 @@ class Backbone(nn.Module):
         self.name = name
         self.tokenizer = tokenizer
         check_rows(model, tokenizer)
-        added = add_markers(model, tokenizer, seed) if markers and LAYOUTS[config.layout].markers else []
-        has_markers = {OPEN_MARKER, CLOSE_MARKER} <= set(tokenizer.get_added_vocab())
+        needs_think_tokens = markers and LAYOUTS[config.layout].markers and config.markers is None
+        added = add_markers(model, tokenizer, seed) if needs_think_tokens else []
+        has_think_tokens = {OPEN_MARKER, CLOSE_MARKER} <= set(tokenizer.get_added_vocab())
         template = config.chat_template
         if template is None:
             template = tokenizer.chat_template is not None and config.weights == "pretrained"
@@ -128,8 +129,10 @@ class Backbone(nn.Module):
             tokenizer,
             chat_template=template,
             instruction=config.instruction,
-            markers=has_markers,
+            markers=config.markers or ((OPEN_MARKER, CLOSE_MARKER) if has_think_tokens else None),
         )
+        suppressed = getattr(model.generation_config, "suppress_tokens", None) or []
+        self.register_buffer("suppressed", torch.tensor(suppressed, dtype=torch.long), persistent=False)
         self.takes_blocks = config.attention == "sdpa" and takes_blocks(model)
         if self.takes_blocks:
             model.set_attn_implementation(SDPA_OR_FLEX)
@@ -180,9 +183,9 @@ class Backbone(nn.Module):
 
     # text -> ids
 
-    def prompt(self, question: str) -> list[int]:
-        """Ids fed before the first decision, the open marker included."""
-        return list(self.layout.prompt(question))
+    def prompt(self, question: str, note: str = "") -> list[int]:
+        """Ids fed before the first decision, the open marker included; note: see `Layout.prompt`."""
+        return list(self.layout.prompt(question, note))
 
     def closed_prompt(self, question: str) -> list[int]:
         """The prompt of a model that does not reason: open and close marker, then the answer."""
@@ -217,6 +220,10 @@ class Backbone(nn.Module):
         """Ids that end an answer: the tokenizer's EOS and those of the model's generation settings."""
         extra = getattr(self.model.generation_config, "eos_token_id", None)
         return sorted({self.layout.eos, *([extra] if isinstance(extra, int) else extra or [])})
+
+    def sayable(self, logits: Tensor) -> Tensor:
+        """(batch, vocab) logits of text, without the tokens that the model's generation settings suppress."""
+        return logits.index_fill(-1, self.suppressed, -torch.inf) if len(self.suppressed) else logits
 
     @property
     def device(self) -> torch.device:

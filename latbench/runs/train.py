@@ -35,25 +35,30 @@ NUM_HELD_OUT = 256
 
 
 def train(
-    config: RunConfig, *, runs_dir: Path | str = "runs", resume: bool = False, trust_remote_code: bool = False
+    config: RunConfig,
+    *,
+    runs_dir: Path | str = "runs",
+    resume: bool = False,
+    trust_remote_code: bool = False,
+    folder: Path | None = None,
 ) -> Run:
-    """Train to the end, or continue what was interrupted.
+    """Train to the end, or continue what was interrupted; a run of a released checkpoint is imported instead.
 
     Args:
-        runs_dir: the run's folder is `<runs_dir>/<config.run_id>`.
+        runs_dir: the run's folder is `<runs_dir>/<config.run_id>`, unless `folder` names another.
         resume: continue an unfinished run; a finished one is returned as it is. Always so for the run it starts from.
         trust_remote_code: run Python files that lie beside the model.
     Raises: ValueError: the folder holds a run and `resume` is off, another process writes it, data, model or method
         refuse, or the run was begun with other data, another model or other versions. OSError: the folder cannot be
         written.
     """
-    return _train_in(Path(runs_dir), config, resume=resume, trust_remote_code=trust_remote_code)
+    folder = folder or Path(runs_dir) / config.run_id
+    return _train_in(folder, config, resume=resume, trust_remote_code=trust_remote_code)
 
 
 def _train_in(
-    runs_dir: Path, config: RunConfig, *, resume: bool, trust_remote_code: bool, for_another: bool = False
+    folder: Path, config: RunConfig, *, resume: bool, trust_remote_code: bool, for_another: bool = False
 ) -> Run:
-    folder = runs_dir / config.run_id
     with locked(folder, for_another=for_another):
         run = Run(folder, config, trust_remote_code=trust_remote_code)
         if resume and run.is_complete:
@@ -95,7 +100,11 @@ def _train_start(runs_dir: Path, config: RunConfig, trust_remote_code: bool) -> 
     assert config.start is not None
     try:
         run = _train_in(
-            runs_dir, config.start, resume=True, for_another=True, trust_remote_code=trust_remote_code
+            runs_dir / config.start.run_id,
+            config.start,
+            resume=True,
+            for_another=True,
+            trust_remote_code=trust_remote_code,
         )
     except _NothingToTrain:
         raise ValueError(
@@ -112,6 +121,11 @@ class _NothingToTrain(ValueError):
 
 
 def _train(run: Run, resume: bool) -> dict[str, Any]:
+    if run.config.imported is not None:
+        from latbench.runs.importing import import_weights
+
+        write_whole(run.folder / CONFIG, _yaml(run.config))
+        return import_weights(run.config, run.folder / CHECKPOINT)
     from latbench.model.loading import resolve_device
     from latbench.training import checkpoint
     from latbench.training.trainer import train_method

@@ -12,8 +12,9 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +38,28 @@ FORMAT_VERSION = 2  # 1 kept sizes of files instead of hashes
 FIELDS = ("method", "method_config", "model", "backbone", "layout", "markers", "chat_template", "vocab_size", "files")
 
 
-def save(method: Method[Any], folder: Path, extra: Mapping[str, Any] | None = None) -> None:
+def save(
+    method: Method[Any],
+    folder: Path,
+    extra: Mapping[str, Any] | None = None,
+    *,
+    write: Callable[[Path], None] | None = None,
+) -> None:
     """Write a method's checkpoint beside and rename it into place; an older one there is replaced.
 
     Args:
         extra: JSON values kept in `latbench.json`, returned by `read_info`.
+        write: writes model, tokenizer and heads into a folder, for weights that are never in memory as a whole; None:
+            those of `method` are written.
     """
     beside = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    method.backbone.save(beside)
-    if any(True for _ in method.heads.state_dict()):
-        safetensors.torch.save_model(method.heads, str(beside / HEADS))
-    for name, module in method.auxiliary.items():
-        _save_auxiliary(module, beside / "auxiliary" / name)
+    try:
+        (write or partial(_write, method))(beside)
+    except ValueError:
+        shutil.rmtree(beside)
+        raise
     files = {str(path.relative_to(beside)): sha256_of(path) for path in sorted(beside.rglob("*")) if path.is_file()}
     info = {**_describe(method), "files": files, "extra": dict(extra or {})}
     (beside / INFO).write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -62,6 +71,14 @@ def save(method: Method[Any], folder: Path, extra: Mapping[str, Any] | None = No
         shutil.rmtree(replaced)
     else:
         beside.replace(folder)
+
+
+def _write(method: Method[Any], folder: Path) -> None:
+    method.backbone.save(folder)
+    if any(True for _ in method.heads.state_dict()):
+        safetensors.torch.save_model(method.heads, str(folder / HEADS))
+    for name, module in method.auxiliary.items():
+        _save_auxiliary(module, folder / "auxiliary" / name)
 
 
 def load(
@@ -78,7 +95,7 @@ def load(
 
     Args:
         device: where to put it; None: where it was trained, as `model.device` says.
-        auxiliary: also load helper models, which inference does not need.
+        auxiliary: also load helper models where the checkpoint has them; inference does not need them.
         method, layout, backbone: names that the caller expects; None: any.
         trust_remote_code: run Python files that lie in the folder; nothing in the folder can ask for that.
     Raises: ValueError: not a checkpoint, damaged, of another format version, or not what the caller expects; a tensor
@@ -105,7 +122,7 @@ def load(
         load_module(loaded.heads, folder / HEADS)
     elif (folder / HEADS).exists():
         raise ValueError(f"{folder} has {HEADS}, but method {info['method']!r} has none; copy the checkpoint anew")
-    if auxiliary:
+    if auxiliary and any(name.startswith("auxiliary/") for name in info["files"]):
         loaded.build_auxiliary()
         for name, module in loaded.auxiliary.items():
             with unchanged(folder, f"auxiliary/{name}"):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -38,6 +38,8 @@ EMBEDDINGS = (
 """Names of the input embeddings in the two families of models that releases have."""
 BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 """Ends of names of tensors that are no weights: older releases of transformers stored masks and frequencies."""
+GPT2_BARE = ("wte.", "wpe.", "h.", "ln_f.")
+"""Beginnings of the names in GPT-2's own files."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,13 @@ class Base:
         """Its weights. Raises: ValueError: there are none."""
         return TensorFiles.open(self.folder)
 
+    @cached_property
+    def weights(self) -> dict[str, str]:
+        """Names in its files by those that a causal LM gives them; buffers are left out. The files of GPT-2 leave the
+        causal LM's prefix out."""
+        bare = {name: f"transformer.{name}" if name.startswith(GPT2_BARE) else name for name in self.tensors.by_name}
+        return {target: name for name, target in bare.items() if not target.endswith(BUFFERS)}
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -158,6 +167,8 @@ class Assembly:
     """Tensors of the method's own modules by their names in `Method.heads`."""
     dropped: dict[str, str] = field(default_factory=dict)
     """Source tensors that are left out, each with the reason."""
+    numbers: dict[str, str] = field(default_factory=dict)
+    """Tensors of heads that are one number of the run's configuration, each with its dotted key."""
     equal: list[tuple[str, str]] = field(default_factory=list)
     """Pairs of source tensors that must hold the same numbers."""
 
@@ -165,10 +176,6 @@ class Assembly:
         """A tensor as it is in the source."""
         where = self.heads if head else self.pieces
         where[target] = Piece(self.source.shape(name), ((self.source.tensors, self.source.names[name]),))
-
-    def constant(self, target: str, value: float) -> None:
-        """A number of a head that the authors keep in their code."""
-        self.heads[target] = Piece((), (), lambda: torch.tensor(value), computed=True)
 
     def merge(self, target: str, weight: tuple[TensorFiles, str], a: str, b: str, scale: float, *, conv: bool) -> None:
         """A weight with its low-rank update: W + scale B A, transposed where the layer keeps W as (in, out).
@@ -188,7 +195,7 @@ class Assembly:
         self.pieces[target] = Piece(
             shape,
             (weight, (files, self.source.names[a]), (files, self.source.names[b])),
-            lambda w, low, high: merged(w, low, high, scale, conv=conv),
+            partial(merged, scale=scale, conv=conv),
             computed=True,
         )
 
@@ -212,6 +219,44 @@ class Assembly:
                 self.merge(f"{layer}.weight", weight, a, b, alpha / rank, conv=layer.rpartition(".")[2] in conv)
             elif ".lora_" not in target:
                 self.copy(f"{layer}.{last}" if base else target, name)
+        return rank
+
+    def adapt_base(self, base: Base, prefix: str, suffix: str, alpha: float, conv: Collection[str] = ()) -> int:
+        """Merge adapters whose base model is not in the source, and copy the base's other weights.
+
+        Args:
+            prefix, suffix: around the name of a layer with its `lora_A` or `lora_B`, such as `base_model.model.` and
+                `.weight`; alpha, conv: as in `adapt`.
+        Returns: the rank of the adapters.
+        Raises: ValueError: there are none, the base lacks an adapted layer, or has others of the same kind.
+        """
+        weights, adapted_layers, rank = base.weights, set[str](), 0
+        for name in [name for name in self.source.names if name.startswith(prefix)]:
+            layer, adapted, last = name.removeprefix(prefix).rpartition(".lora_A")
+            if not adapted or last != suffix:
+                continue
+            if f"{layer}.weight" not in weights:
+                raise ValueError(
+                    f"{self.source.name} adapts {layer}, which {base.id} has not; give its base model with --base"
+                )
+            rank = self.source.shape(name)[0]
+            adapted_layers.add(layer)
+            weight = (base.tensors, weights[f"{layer}.weight"])
+            b = f"{prefix}{layer}.lora_B{suffix}"
+            self.merge(f"{layer}.weight", weight, name, b, alpha / rank, conv=layer.rpartition(".")[2] in conv)
+        for target, name in weights.items():
+            tied = target == "lm_head.weight" and base.config.tie_word_embeddings
+            if target not in self.pieces and not tied:
+                self.pieces[target] = Piece(base.tensors.shapes[name], ((base.tensors, name),))
+        kinds = {_kind(layer) for layer in adapted_layers}
+        like = [name.removesuffix(".weight") for name in weights if _kind(name.removesuffix(".weight")) in kinds]
+        if bare := [layer for layer in like if layer not in adapted_layers]:
+            raise ValueError(
+                f"{self.source.name} adapts {len(adapted_layers)} of {len(like)} such layers of {base.id}, not "
+                f"{', '.join(bare[:5])}; give its base model with --base"
+            )
+        if not rank:
+            raise ValueError(f"{self.source.name} holds no adapters ({prefix}*.lora_A{suffix}); fetch it anew")
         return rank
 
     def drop(self, name: str, reason: str) -> None:
@@ -275,10 +320,15 @@ class Assembly:
         ).refuse(self.source.name, way_out)
 
 
-def merged(weight: Tensor, a: Tensor, b: Tensor, scale: float, *, conv: bool) -> Tensor:
+def merged(weight: Tensor, a: Tensor, b: Tensor, *, scale: float, conv: bool) -> Tensor:
     """W + scale B A in float32: (out, in), or (in, out) for `conv`."""
     update = b.float() @ a.float()
     return weight.float() + scale * (update.T if conv else update)
+
+
+def _kind(layer: str) -> str:
+    """A layer's name without the number of its block."""
+    return ".".join("*" if part.isdigit() else part for part in layer.split("."))
 
 
 @dataclass(frozen=True)

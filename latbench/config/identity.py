@@ -27,6 +27,8 @@ CARRIED_OUT = frozenset(
         "imported.base_revision",
     }
 )
+# What an importer chose stands in the sections themselves, where the user may have said otherwise.
+CHOSEN = "imported.settings"
 # Keys younger than committed results, with the value that every run before them had: at that value they are no part of
 # an identity, so that run ids and settings stay what they were.
 YOUNGER: dict[str, Any] = {
@@ -63,6 +65,6 @@ def results_only(whole: tree.Tree) -> tree.Tree:
     """Flattened tree without the seed, the preset's name (its values are there) and what changes no result."""
     start = results_only(whole["start"]) if whole.get("start") else {}  # absent and null are one
     own = tree.flatten({key: value for key, value in whole.items() if key not in ("seed", "preset", "start")})
-    return {key: value for key, value in own if key not in CARRIED_OUT} | {
+    return {k: value for k, value in own if k not in CARRIED_OUT and not k.startswith(CHOSEN)} | {
         f"start.{key}": value for key, value in start.items() if not key.startswith("generate.")
     }

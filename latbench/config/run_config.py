@@ -105,7 +105,8 @@ class RunConfig:
 
     @property
     def variant(self) -> str:
-        """Short text of the keys that differ from the preset or the defaults; unusual preset and start come first."""
+        """Short text of the keys that differ from the preset, the defaults or the release; what is unusual of preset,
+        start and source comes first."""
         names: tree.Tree = {
             "task": {"name": self.task_name},
             "method": {"name": self.method_name},
@@ -117,10 +118,11 @@ class RunConfig:
         unusual = [f"preset={self.preset}"] if self.preset != default_preset(self.method_name, self.model.id) else []
         if _names(self.start) != _names(usual):
             unusual.append(f"start={_label(self.start)}")
-        own = dataclasses.replace(self, imported=None)
+        own, chosen = dataclasses.replace(self, imported=None), dict[str, Any]()
         if self.imported is not None:
             unusual.append(f"imported={self.imported.label}")
-        return " ".join(unusual + _changed(results_only(alike.to_tree()), results_only(own.to_tree())))
+            chosen = self.imported.settings
+        return " ".join(unusual + _changed(results_only(alike.to_tree()) | chosen, results_only(own.to_tree())))
 
 
 def parse(given: Mapping[str, Any], *, preset: str | None = None, overrides: Iterable[str] = ()) -> RunConfig:

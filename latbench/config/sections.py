@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -50,6 +50,7 @@ class ModelConfig:
         "answer_clause",
         "question_answer_clause",
         "question_answer",
+        "question_answer_joined",
         "boxed",
         "boxed_system",
         "boxed_llama3",
@@ -168,6 +169,8 @@ class ImportConfig:
     """Numerator of the scale of adapters whose files do not store it; None: the format's default."""
     first_added_id: Annotated[int, Field(ge=0)] | None = None
     """Id of the first token that the release added, where rows beyond it make that unclear; None: the last rows."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Values by dotted key that the importer chose: the release's own protocol, beside which a variant is named."""
     sha256: str = ""
     """Of all source files, and those of the base that were read; the identity of the weights."""
 

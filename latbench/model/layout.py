@@ -8,7 +8,7 @@ merge across a boundary (Llama-3 has one token for `>>` plus newline) cannot mov
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, Literal, Self
 
@@ -42,6 +42,8 @@ class LayoutSpec:
     """After the question, before what a method adds to it (`Layout.prompt`'s `note`)."""
     question_suffix: str = ""
     """After question and note, where no chat template words them."""
+    open_joined: bool = False
+    """The open marker is read by the tokenizer together with what is before it; False: by itself."""
     joiner: str = "\n"
     """Between two steps."""
     joiner_after_last: bool = False
@@ -53,6 +55,13 @@ class LayoutSpec:
 
 
 BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
+QUESTION_ANSWER = LayoutSpec(
+    markers=True,
+    bos=False,
+    question_prefix="Question: ",
+    question_end=" Let's think step by step:",
+    answer_prefix="Answer:",
+)
 LAYOUTS: dict[str, LayoutSpec] = {
     # prompt <open> steps joined by newline <close> answer EOS
     "default": LayoutSpec(markers=True),
@@ -73,14 +82,9 @@ LAYOUTS: dict[str, LayoutSpec] = {
         markers=True, question_prefix="Question: ", joiner="", answer_prefix=" The answer is: "
     ),
     # no BOS, `Question: ` question ` Let's think step by step:` note <open> steps <close> `Answer:` answer (CoLaR's
-    # own, arXiv:2505.16552; xiaomi-research/colar@4b6ae9a)
-    "question_answer": LayoutSpec(
-        markers=True,
-        bos=False,
-        question_prefix="Question: ",
-        question_end=" Let's think step by step:",
-        answer_prefix="Answer:",
-    ),
+    # own, arXiv:2505.16552; xiaomi-research/colar@4b6ae9a); in the other the prompt is read as one text
+    "question_answer": QUESTION_ANSWER,
+    "question_answer_joined": replace(QUESTION_ANSWER, open_joined=True),
     # the instruction to box the answer, newline, question: in the user turn of the chat template; in its system turn;
     # in Llama 3's user turn written out, without BOS and system turn (Latent-SFT, arXiv:2510.15522;
     # DJC-GO-SOLO/Latent-SFT@f361814 eval_latent_model_hf_batch.py:63-84)
@@ -166,7 +170,8 @@ class Layout:
             question = f"{self.instruction}\n\n{question}"
         if not self.chat_template:
             text = question + spec.question_suffix
-            return (self.raw(text) if spec.bos else self._ids(text)) + self.open
+            text, open_ids = (text + self.open_text, ()) if spec.open_joined else (text, self.open)
+            return (self.raw(text) if spec.bos else self._ids(text)) + open_ids
         text = self._worded(question)
         ids = self._ids(text)
         # some templates of reasoning models open the think block themselves

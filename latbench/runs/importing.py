@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +107,7 @@ def plan_import(
         checked,
         base=None if below is None else _lasting(below.id),
         base_revision=None if below is None else below.revision,
+        settings=_plain(values),
         sha256=_identity(_files(found, below, recipe)),
     )
     plan = ImportPlan(parse({**given, "imported": asdict(imported)}), recipe, found, below)
@@ -329,6 +331,9 @@ def _account(plan: ImportPlan) -> Method[Any]:
     way_out = "give the source of this format alone and whole"
     if plan.base is not None:
         way_out = f"check that {plan.base.id} is its base model, or give another with --base"
+    for name, key in recipe.assembly.numbers.items():
+        number = torch.tensor(tree.get(config.to_tree(), key), dtype=torch.float32)
+        recipe.assembly.heads[name] = Piece((), (), partial(torch.clone, number), computed=True)
     heads = {name: tuple(tensor.shape) for name, tensor in method.heads.state_dict().items()}
     recipe.assembly.account(_needed(model), heads, way_out)
     _require_equal_numbers(recipe, plan.source)

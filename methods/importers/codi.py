@@ -37,7 +37,11 @@ MARKERS = ("<bot>", "<eot>")
 """Texts for the ids of begin and end of thought, which have none in the release."""
 HEADS = {"1": "0", "3": "2", "ln": "3"}
 """Layers of the release's projection and ours."""
-SHORT = {768: "openai-community/gpt2", 2048: "meta-llama/Llama-3.2-1B-Instruct", 3072: "meta-llama/Llama-3.2-3B-Instruct"}
+BASES = {
+    768: "openai-community/gpt2",
+    2048: "meta-llama/Llama-3.2-1B-Instruct",
+    3072: "meta-llama/Llama-3.2-3B-Instruct",
+}
 """Base model of the released files by its width."""
 
 
@@ -53,7 +57,7 @@ class CodiImporter(Importer):
 
     def base_id(self, source: Source) -> str | None:
         """See Importer; the file does not say of which model it is, but its width does."""
-        return SHORT.get(source.shape("prj.1.weight")[-1], "")
+        return BASES.get(source.shape("prj.1.weight")[-1], "")
 
     def read(self, source: Source, base: Base | None, options: ImportConfig) -> Recipe:
         """See Importer."""

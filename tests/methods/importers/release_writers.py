@@ -126,3 +126,19 @@ def shard(state: dict[str, Tensor], folder: Path, num: int = 2) -> None:
     for file in files:
         save_file({name: state[name].contiguous() for name in names if weight_map[name] == file}, folder / file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+class LatentHead(nn.Module):
+    """CoLaR's, by the names of its releases; `log_std` where it is not deterministic."""
+
+    def __init__(self, size: int, inner: int, *, spread: bool) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.fc = nn.Sequential(nn.Linear(size, inner), nn.GELU(), nn.Linear(inner, inner), nn.LayerNorm(inner))
+        self.mean = nn.Linear(inner, size)
+        if spread:
+            self.log_std = nn.Linear(inner, size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """The mean."""
+        return self.mean(self.fc(hidden))

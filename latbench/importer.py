@@ -417,6 +417,11 @@ def folder_model(source: Source) -> tuple[PretrainedConfig, PreTrainedTokenizerB
     return config, _tokenizer(source.folder, source.name), generation
 
 
+def source_tokenizer(source: Source) -> PreTrainedTokenizerBase:
+    """The tokenizer of a source's folder. Raises: ValueError: absent or damaged."""
+    return _tokenizer(source.folder, source.name)
+
+
 def _config(folder: Path, name: str) -> PretrainedConfig:
     check_config(folder)
     return _read(lambda: AutoConfig.from_pretrained(folder, trust_remote_code=False), "configuration", name)

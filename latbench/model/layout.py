@@ -55,6 +55,7 @@ class LayoutSpec:
 
 
 BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
+CLAUSE = LayoutSpec(markers=True, joiner="", answer_prefix=" ")
 QUESTION_ANSWER = LayoutSpec(
     markers=True,
     bos=False,
@@ -75,12 +76,13 @@ LAYOUTS: dict[str, LayoutSpec] = {
     # question <open> steps joined by a space <close> `The answer is: ` answer (CODI's own, arXiv:2502.21074;
     # zhenyi4/codi@4fd88d4 test.py)
     "answer_sentence": LayoutSpec(markers=True, single_spaces=True, joiner=" ", answer_prefix="The answer is: "),
-    # question <open> <close> ` The answer is: ` answer; with `Question: ` before the question in the other (adaptive
-    # latent reasoning, arXiv:2511.21581; apning/adaptive-latent-reasoning@4e7d7dd src/data_processing.py:290-320, 452)
-    "answer_clause": LayoutSpec(markers=True, joiner="", answer_prefix=" The answer is: "),
-    "question_answer_clause": LayoutSpec(
-        markers=True, question_prefix="Question: ", joiner="", answer_prefix=" The answer is: "
-    ),
+    # question <open> steps <close> ` ` answer, whose close marker ends with ` The answer is:`; with `Question: ` before
+    # the question; the same without markers (adaptive latent reasoning, arXiv:2511.21581;
+    # apning/adaptive-latent-reasoning@4e7d7dd src/data_processing.py:290-320, 452-495)
+    "clause": CLAUSE,
+    "question_clause": replace(CLAUSE, question_prefix="Question: "),
+    "plain_clause": replace(CLAUSE, markers=False, close=" The answer is:"),
+    "question_plain_clause": replace(CLAUSE, markers=False, close=" The answer is:", question_prefix="Question: "),
     # no BOS, `Question: ` question ` Let's think step by step:` note <open> steps <close> `Answer:` answer (CoLaR's
     # own, arXiv:2505.16552; xiaomi-research/colar@4b6ae9a); in the other the prompt is read as one text
     "question_answer": QUESTION_ANSWER,

@@ -317,6 +317,7 @@ class Assembly:
                 for name, shape in wanted.items()
                 if name in found and found[name] != shape
             ],
+            not_float=[name for name, piece in (*self.pieces.items(), *self.heads.items()) if piece.dtype is None],
         ).refuse(self.source.name, way_out)
 
 
@@ -370,6 +371,9 @@ class Importer(ABC):
     """As in `--format`; the file's name."""
     looks_for: ClassVar[str]
     """What a source of the format has, as a clause for the message about an unknown one."""
+
+    needs_base_weights: ClassVar[bool] = False
+    """The base model's weights are read, beside its configuration and tokenizer."""
 
     @abstractmethod
     def recognises(self, source: Source) -> bool:

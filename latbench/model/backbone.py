@@ -131,7 +131,9 @@ class Backbone(nn.Module):
             instruction=config.instruction,
             markers=config.markers or ((OPEN_MARKER, CLOSE_MARKER) if has_think_tokens else None),
         )
-        suppressed = getattr(model.generation_config, "suppress_tokens", None) or []
+        num_rows = model.get_output_embeddings().weight.shape[0]
+        never = getattr(model.generation_config, "suppress_tokens", None) or []
+        suppressed = sorted({token for token in never if type(token) is int and 0 <= token < num_rows})
         self.register_buffer("suppressed", torch.tensor(suppressed, dtype=torch.long), persistent=False)
         self.takes_blocks = config.attention == "sdpa" and takes_blocks(model)
         if self.takes_blocks:

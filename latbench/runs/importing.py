@@ -29,7 +29,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from latbench import registry
-from latbench.config import ImportConfig, RunConfig, parse, tree
+from latbench.config import TINY, ImportConfig, RunConfig, parse, tree
 from latbench.data.hub import hub_reachable
 from latbench.importer import Base, Importer, Piece, Recipe, Source
 from latbench.model.backbone import Backbone
@@ -101,7 +101,7 @@ def plan_import(
         keys = " ".join(f"--set {key}=..." for key in recipe.required)
         raise ValueError(f"{source} does not store {', nor '.join(missing)}; say it with {keys}")
     values = {key: setting.value for key, setting in recipe.settings.items()}
-    lower = {"task.name": "gsm8k", "model.id": source if below is None else below.id, **values}
+    lower = {"task.name": "gsm8k", "model.id": _model_name(source if below is None else below.id), **values}
     given = tree.merge(tree.merge(_tree(lower), {"method": {"name": recipe.method}}), own)
     imported = replace(
         checked,
@@ -245,6 +245,13 @@ def _lasting(name: str) -> str:
     return str(Path(name).expanduser().resolve()) if Path(name).expanduser().exists() else name
 
 
+def _model_name(name: str) -> str:
+    """What tables call a model: a Hub id, or a folder's name, wherever the folder lies."""
+    path = Path(name).expanduser()
+    short = path.resolve().name if path.exists() else name
+    return f"{short}_" if short == TINY else short
+
+
 def _base(importer: Importer, source: Source, given: str | None, revision: str | None = None) -> Base | None:
     """The base model that a format needs. Raises: ValueError: it is not at hand."""
     usual = importer.base_id(source)
@@ -255,8 +262,9 @@ def _base(importer: Importer, source: Source, given: str | None, revision: str |
     if given is None and not usual:
         raise ValueError(f"{source.name} does not say of which base model it is; give it with --base ID_OR_PATH")
     name = given or usual
+    texts = (*TEXT_FILES, "*.safetensors", "*" + INDEX) if importer.needs_base_weights else TEXT_FILES
     try:
-        path, commit = _located(name, revision, what="the base model", patterns=(*TEXT_FILES, "*.safetensors"))
+        path, commit = _located(name, revision, what="the base model", patterns=texts)
     except ValueError as error:
         hint = "" if given else f" {source.name} needs {usual} as its base: give it with --base ID_OR_PATH."
         raise ValueError(f"{error}.{hint}" if hint else str(error)) from None
@@ -353,7 +361,8 @@ def _require_equal_numbers(recipe: Recipe, source: Source) -> None:
             if source.shape(one) != source.shape(other):
                 raise ValueError(f"{source.name}: {one} should equal {other}, but has another shape")
             tensors = (read(source.names[name]).reshape(-1).split(BLOCK) for name in (one, other))
-            difference = max(float((a.float() - b.float()).abs().max()) for a, b in zip(*tensors, strict=True))
+            differences = (float((a.float() - b.float()).abs().max()) for a, b in zip(*tensors, strict=True) if len(a))
+            difference = max(differences, default=0.0)
             if difference:
                 raise ValueError(
                     f"{source.name}: {one} should equal {other}, but differs by up to {difference:.3g}; "

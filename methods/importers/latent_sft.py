@@ -73,8 +73,9 @@ class LatentSFTImporter(Importer):
 
 
 def label(source: Source) -> str:
-    """What the release is called: the Hub id, or the folder's name."""
-    return source.name if source.revision else source.path.resolve().name
+    """What the release is called: the Hub id, or the folder's name; in the Hub's cache that is two folders above."""
+    path = source.path.absolute()
+    return source.name if source.revision else path.parent.parent.name if path.parent.name == "snapshots" else path.name
 
 
 def protocol(model_type: str) -> tuple[str, bool, str]:

@@ -47,6 +47,7 @@ class PccotImporter(Importer):
 
     name = "pccot"
     looks_for = f"a folder with {ARGUMENTS} and {ADAPTER}"
+    needs_base_weights = True
 
     def recognises(self, source: Source) -> bool:
         """See Importer."""
@@ -73,7 +74,8 @@ class PccotImporter(Importer):
             raise ValueError(f"{ADAPTER} of {source.name} sets {', '.join(odd)}; merge the adapter with PEFT first")
 
         assembly = Assembly(source)
-        rank = assembly.adapt_base(base, PREFIX, ".weight", float(adapter["lora_alpha"]), GPT2_CONV)
+        alpha = number(adapter, "lora_alpha", source.folder / ADAPTER)
+        rank = assembly.adapt_base(base, PREFIX, ".weight", alpha, GPT2_CONV)
         config = with_rows(base.config, replace_rows(assembly, base, adapter))
         tokenizer = source_tokenizer(source)
         bot, eot, latent = (number(arguments, f"{name}_token_id", source.folder / ARGUMENTS) for name in TOKENS)
@@ -98,7 +100,7 @@ class PccotImporter(Importer):
             generation=GenerationConfig(eos_token_id=tokenizer.eos_token_id),
             assembly=assembly,
             notes=(
-                f"adapters of rank {rank} are merged with scale {adapter['lora_alpha']:g} / {rank}",
+                f"adapters of rank {rank} are merged with scale {alpha} / {rank}",
                 f"{num_passes} passes over {num_latents} latents are the sequential chain; the row of the dummy latent "
                 f"({latent}) is not fed",
             ),
@@ -121,9 +123,13 @@ def replace_rows(assembly: Assembly, base: Base, adapter: dict[str, Any]) -> int
     Raises: ValueError: rows and indices differ in number, or an added row is not among them.
     """
     source, (rows, width) = assembly.source, base.tensors.shapes[base.weights[f"{TABLE}.weight"]]
-    where = (adapter.get("trainable_token_indices") or {}).get("wte") or []
-    trained, total = source.shape(ROWS), max([rows - 1, *where]) + 1
-    if trained != (len(where), width) or not {*range(rows, total)} <= {*where}:
+    indices = adapter.get("trainable_token_indices")
+    where = indices.get("wte") if isinstance(indices, dict) else None
+    trained = source.shape(ROWS)
+    whole = isinstance(where, list) and all(isinstance(row, int) and row >= 0 for row in where)
+    total = max([rows - 1, *where]) + 1 if whole else 0
+    added = range(rows, rows + trained[0])[: max(total - rows, 0)]
+    if not whole or trained != (len(where), width) or len(added) != total - rows or not {*added} <= {*where}:
         raise ValueError(
             f"{source.name}: {ROWS} {trained} does not give every row that was added to the base's {rows} x {width} "
             f"(trainable_token_indices: {where}); fetch it anew"

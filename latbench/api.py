@@ -31,6 +31,7 @@ def train(
     settings: Mapping[str, Any] | None = None,
     runs_dir: Path | str = "runs",
     resume: bool = False,
+    trust_remote_code: bool = False,
 ) -> Run:
     """Train a method, by default on `synth` with the embedded tiny backbone.
 
@@ -39,6 +40,7 @@ def train(
         preset: one of `latbench list presets`; model: a Hugging Face id or a local path.
         settings: values by dotted key, such as `{"train.lr": 1e-4}`.
         resume: continue an unfinished run; a finished one is returned as it is.
+        trust_remote_code: run Python files that lie beside the model; of this call alone.
     Raises: ValueError: settings are unknown or out of range (all reported), or the run exists and `resume` is off.
     """
     given: tree.Tree = {}
@@ -47,7 +49,8 @@ def train(
     for key, value in chosen.items():
         if value is not None or key in (settings or {}):
             tree.put(given, key, value)
-    return train_run(parse(given, preset=preset), runs_dir=runs_dir, resume=resume)
+    config = parse(given, preset=preset)
+    return train_run(config, runs_dir=runs_dir, resume=resume, trust_remote_code=trust_remote_code)
 
 
 def evaluate(
@@ -57,15 +60,17 @@ def evaluate(
     split: str = "test",
     limit: int | None = None,
     settings: Mapping[str, Any] | None = None,
+    trust_remote_code: bool = False,
 ) -> list[Evaluation]:
     """Evaluate a run on tasks (its own by default); what is complete is read, what is begun is continued.
 
     Args:
         limit: the first so many questions of each task.
         settings: values by dotted key: `generate.*`, `task.*`, `seed`.
+        trust_remote_code: run Python files that lie beside the model of a run given by its folder; of this call alone.
     Raises: ValueError: no such run or task, or a setting that training has fixed.
     """
-    given = run if isinstance(run, Run) else load_run(run)
+    given = run if isinstance(run, Run) else load_run(run, trust_remote_code=trust_remote_code)
     names = [tasks] if isinstance(tasks, str) else tasks or [given.config.task_name]
     jobs = [EvalJob.of(given, name, split=split, limit=limit, changes=settings) for name in names]
     return [read_evaluation(folder) for folder in evaluate_all(jobs)]

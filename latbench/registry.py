@@ -88,6 +88,15 @@ def task_names() -> list[str]:
     return sorted(_modules("task"))
 
 
+def importers() -> dict[str, Any]:
+    """Importers of released checkpoints by name: `IMPORTER` of every file in `methods/importers/`, and of the modules
+    of the entry-point group `latbench.importers`."""
+    folder = _package_folder("method") / "importers"
+    modules = {p.name: p.module for p in importlib.metadata.entry_points(group="latbench.importers")}
+    modules |= {p.stem: f"methods.importers.{p.stem}" for p in folder.glob("*.py") if not p.stem.startswith("_")}
+    return {name: importlib.import_module(module).IMPORTER for name, module in sorted(modules.items())}
+
+
 def describe(kind: Kind) -> dict[str, str]:
     """First docstring line by name, read from the files without importing them."""
     return {name: _first_line(module) for name, module in sorted(_modules(kind).items())}

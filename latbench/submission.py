@@ -42,6 +42,7 @@ MAX_BYTES = 150_000  # of a run's gzipped records
 MAX_UNPACKED = 64_000_000  # bytes that these hold
 MAX_TABLE = 64_000_000  # bytes of a leaderboard file
 MAX_TEXT = 10_000  # characters of a setting
+MAX_NUMBERS = 100_000_000  # in the parameters of an embedded backbone and its heads, which are built to be checked
 # not `variant`: it names what differs from the preset, which later versions may change
 _RECOMPUTED = ("run", "task", "method", "setting", "backbone", "layout", "seed", "n", "questions_sha256")
 
@@ -167,7 +168,11 @@ def _problems(evaluation: Evaluation, cost: CostFile | None) -> Iterator[str]:
     if key not in fresh.data or manifest.data[key].sha256 != fresh.data[key].sha256:
         yield f"the data of {key} are not those at hand; fetch the pinned revision"
     if fresh.n == len(evaluation.records):
-        method = _untrained(config, manifest)
+        try:
+            method = _untrained(config, manifest)
+        except (ValueError, RuntimeError) as error:  # torch has no memory for a single tensor
+            yield f"cannot be checked: {' '.join(str(error).split())}"
+            return
         yield from _record_problems(evaluation, job, method)
         if method and cost:
             yield from _cost_problems(cost, method, evaluation.records)
@@ -237,14 +242,19 @@ def _impossible(record: Record, config: GenerateConfig) -> str | None:
 
 
 def _untrained(config: RunConfig, manifest: Manifest) -> Method[Any] | None:
-    """The method on the embedded backbone, which knows tokens and sizes without training; None with another model."""
+    """The method on the embedded backbone, which knows tokens and sizes without training; None with another model.
+
+    Raises: ValueError: backbone and heads are larger than any embedded backbone of a submission may be.
+    """
     if config.model.id != TINY:
         return None
     from latbench.model.backbone import Backbone
+    from latbench.model.weights import bounded
 
     entry = registry.get_method(config.method_name)
-    backbone = Backbone.load(replace(config.model, device="cpu"), markers=manifest.train_data != UNTRAINED)
-    method: Method[Any] = entry.cls(backbone, config.method)
+    with bounded(numbers=MAX_NUMBERS):
+        backbone = Backbone.load(replace(config.model, device="cpu"), markers=manifest.train_data != UNTRAINED)
+        method: Method[Any] = entry.cls(backbone, config.method)
     return method
 
 

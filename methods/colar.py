@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import Annotated, Literal, cast
@@ -198,7 +197,7 @@ class Colar(Method[ColarConfig]):
         if not pieces.steps:
             return "no reasoning steps to compress"
         said = {max(self.speeds), AUTO} if self.config.auto_prob else {max(self.speeds)}
-        prompt = max(len(self.backbone.prompt(at_speed(example.question, speed))) for speed in said)
+        prompt = max(len(self.backbone.prompt(example.question, speed_note(speed))) for speed in said)
         length = prompt + ceil(len(pieces.steps) / min(self.speeds)) + len(pieces.close) + len(pieces.answer) + 1
         return self.backbone.beyond_context(length)
 
@@ -225,8 +224,7 @@ class Colar(Method[ColarConfig]):
         is_auto = uniform(keys, torch.zeros_like(keys), AUTO_DRAW) < self.config.auto_prob
         rows, labels, num_prompt, chunks = [], [], [], []
         for example, key, auto in zip(examples, keys, is_auto.tolist(), strict=True):
-            asked = replace(example, question=at_speed(example.question, AUTO if auto else c))
-            pieces = self.backbone.layout.encode(asked)
+            pieces = self.backbone.layout.encode(example, speed_note(AUTO if auto else c))
             own = [pieces.steps[start : start + c] for start in range(0, len(pieces.steps), c)]
             drawn = random_tokens(own, key) if self.config.predict_chain else [IGNORE_INDEX] * len(own)
             final = [*pieces.close, *pieces.answer, pieces.eos]
@@ -307,7 +305,7 @@ class Colar(Method[ColarConfig]):
         if not self.config.draw_speed:
             return self.prompt_ids(example.question, config)
         place = float(uniform(key[None], torch.zeros_like(key[None]))) * len(self.speeds)
-        return self.backbone.prompt(at_speed(example.question, self.speeds[int(place)]))
+        return self.backbone.prompt(example.question, speed_note(self.speeds[int(place)]))
 
     def action_log_probs(self, batch: Batch) -> ActionLogProbs:
         """Of the answer's tokens by the LM head, of drawn latents by the latent head."""
@@ -335,7 +333,7 @@ class Colar(Method[ColarConfig]):
     def prompt_ids(self, question: str, config: GenerateConfig | None = None) -> list[int]:
         """The question with the speed to think at."""
         asked = None if config is None else config.own(ColarDecoding).thinking_speed
-        return self.backbone.prompt(at_speed(question, self.config.test_speed if asked is None else asked))
+        return self.backbone.prompt(question, speed_note(self.config.test_speed if asked is None else asked))
 
     def rule(self, config: GenerateConfig) -> StepRule:
         """The latent head's draws until the LM head says stop."""
@@ -381,9 +379,9 @@ def over_dimensions(each: Tensor, density: Literal["mean", "sum"]) -> Tensor:
     return each.mean(-1) if density == "mean" else each.sum(-1)
 
 
-def at_speed(question: str, speed: int) -> str:
-    """The question as it is asked, in the paper's words."""
-    return f"{question}(Thinking speed: {'auto' if speed == AUTO else speed})"
+def speed_note(speed: int) -> str:
+    """What the prompt says of the speed, in the paper's words."""
+    return f"(Thinking speed: {'auto' if speed == AUTO else speed})"
 
 
 def random_tokens(chunks: Sequence[Sequence[int]], key: Tensor) -> list[int]:

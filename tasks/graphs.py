@@ -40,7 +40,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass as config_dataclass
 
-from latbench.config import Positive
+from latbench.config import Positive, ProblemCount
 from latbench.data.rows import rows_hash
 from latbench.registry import register_task, unknown
 from latbench.task import STRICT, Example, Fingerprint, Score, Task, TaskConfig
@@ -78,9 +78,9 @@ class GraphsConfig(TaskConfig):
     min_steps: Positive = 3
     max_steps: Positive | None = None
     seed: int = 0
-    num_train: Positive = 17_886  # the first n of a larger set are the same rows
-    num_validation: Positive = 300
-    num_test: Positive = 500
+    num_train: ProblemCount = 17_886  # the first n of a larger set are the same rows
+    num_validation: ProblemCount = 300
+    num_test: ProblemCount = 500
 
     def __post_init__(self) -> None:
         if self.max_steps is not None and self.min_steps > self.max_steps:

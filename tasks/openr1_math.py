@@ -82,5 +82,5 @@ def token_counter(tokenizer: str | None) -> Callable[[str], int]:
         return lambda text: -(-len(text) // CHARACTERS_PER_TOKEN)
     from transformers import AutoTokenizer
 
-    loaded = AutoTokenizer.from_pretrained(tokenizer)
+    loaded = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)  # never asks
     return lambda text: len(loaded.encode(text, add_special_tokens=False))

@@ -40,7 +40,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass as config_dataclass
 
-from latbench.config import Fraction, Positive
+from latbench.config import Fraction, ProblemCount
 from latbench.registry import register_task
 from latbench.task import STRICT, ConfigT, Example, Fingerprint, Node, Score, Task, TaskConfig
 
@@ -61,9 +61,9 @@ class SynthConfig(TaskConfig):
     modulus: Annotated[int, Field(ge=2, le=1000)] = 10  # of every operation
     branch: Fraction = 0.5  # probability of opening a further branch where one fits, and of merging two
     seed: int = 0
-    num_train: Positive = 50_000  # the first n of a larger set are the same rows
-    num_validation: Positive = 500
-    num_test: Positive = 1000
+    num_train: ProblemCount = 50_000  # the first n of a larger set are the same rows
+    num_validation: ProblemCount = 500
+    num_test: ProblemCount = 1000
     order: Literal["random", "canonical"] = "random"  # of the steps: any valid order, or that of the definitions
     shuffled: bool = False  # sentences in random order
     step_names: bool = True  # steps say what they compute: <<n1=6-1=5>>; else values alone: <<6-1=5>>

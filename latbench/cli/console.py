@@ -107,12 +107,14 @@ def find_target(
     preset: str | None,
     device: str | None,
     runs_dir: Path,
+    trust_remote_code: bool = False,
 ) -> tuple[Run, dict[str, Any]]:
     """What to evaluate: a run, or a method over a model as it comes, and the decoding in which it differs from the run.
 
     Args:
         options: `model.id` and `method.name`, None where not given.
         settings: further `model.*` and `method.*` of a model as it comes, by dotted key.
+        trust_remote_code: run Python files that lie beside the model.
     Raises: ValueError: both or half of it was given, or there is no such run.
     """
     from latbench.config import parse
@@ -123,13 +125,13 @@ def find_target(
     if not given and preset is not None:
         raise ValueError("--preset belongs to an evaluation with --model and --method; a run has its own")
     if not given:
-        return load_run(find_run(run, runs_dir), device=device), {}
+        return load_run(find_run(run, runs_dir), device=device, trust_remote_code=trust_remote_code), {}
     if run is not None:
         raise ValueError("--run names a trained run and --model with --method an untrained one; give one of the two")
     if len(given) < len(options):
         raise ValueError("an evaluation without a run needs both --model and --method")
     config = parse(options_tree(None, {**settings, **options, "model.device": device}), preset=preset)
-    base = base_run(config, runs_dir=runs_dir)
+    base = base_run(config, runs_dir=runs_dir, trust_remote_code=trust_remote_code)
     return base, decoding_changes(base.config, config)
 
 

@@ -28,6 +28,7 @@ from latbench.cli.options import (
     SamplesOption,
     SetOption,
     SplitOption,
+    TrustOption,
     eval_changes,
 )
 from latbench.runs.run import Run, find_run, load_run
@@ -47,6 +48,7 @@ def trace(
     samples: SamplesOption = None,
     settings: SetOption = None,
     device: DeviceOption = None,
+    trust: TrustOption = False,
     runs_dir: RunsOption = RUNS,
     data_dir: DataOption = None,
     as_json: JsonOption = False,
@@ -61,7 +63,7 @@ def trace(
     from latbench.report.browse import write_latents
 
     use_data_dir(data_dir)
-    target = load_run(find_run(run, runs_dir), device=device)
+    target = load_run(find_run(run, runs_dir), device=device, trust_remote_code=trust)
     job = _job(target, task, split, limit, samples, settings)
     try:
         found = StoredTrace.open(trace_run(job))
@@ -94,6 +96,7 @@ def inspect(
     samples: Annotated[int | None, typer.Option(min=1, help="Answers per question; the first is shown.")] = None,
     settings: SetOption = None,
     device: DeviceOption = None,
+    trust: TrustOption = False,
     runs_dir: RunsOption = RUNS,
     data_dir: DataOption = None,
     as_json: JsonOption = False,
@@ -104,7 +107,7 @@ def inspect(
     if question is not None and index is not None:
         raise ValueError("--question and --index name two questions; give one of them")
     use_data_dir(data_dir)
-    target = load_run(find_run(run, runs_dir), device=device)
+    target = load_run(find_run(run, runs_dir), device=device, trust_remote_code=trust)
     job = _job(target, task, split, limit, samples, settings)
     found = report.inspect(job, index=index or 0, text=question, top=top)
     if as_json:
@@ -128,6 +131,7 @@ def parallelism(
     limit: LimitOption = None,
     samples: SamplesOption = None,
     settings: SetOption = None,
+    trust: TrustOption = False,
     runs_dir: RunsOption = RUNS,
     data_dir: DataOption = None,
     as_json: JsonOption = False,
@@ -138,7 +142,7 @@ def parallelism(
     from latbench.report.measure_tables import measure_text
 
     use_data_dir(data_dir)
-    target = load_run(find_run(run, runs_dir))
+    target = load_run(find_run(run, runs_dir), trust_remote_code=trust)
     job = _job(target, task, split, limit, samples, settings)
     path, found = measure(job, paths_file=paths_file, max_paths=max_paths, threshold=threshold)
     if as_json:
@@ -159,6 +163,7 @@ def paths(
     samples: SamplesOption = None,
     settings: SetOption = None,
     device: DeviceOption = None,
+    trust: TrustOption = False,
     runs_dir: RunsOption = RUNS,
     data_dir: DataOption = None,
     as_json: JsonOption = False,
@@ -168,7 +173,7 @@ def paths(
     from latbench.measures.paths import SAMPLING, sample_paths
 
     use_data_dir(data_dir)
-    target = load_run(find_run(run, runs_dir), device=device)
+    target = load_run(find_run(run, runs_dir), device=device, trust_remote_code=trust)
     changes = {**SAMPLING, **eval_changes(settings, samples)}
     path, found = sample_paths(EvalJob.of(target, task, split=split, limit=limit, changes=changes))
     counts = [len(chains) for chains in found.by_id.values()]
@@ -191,6 +196,7 @@ def reliance(
     samples: SamplesOption = None,
     settings: SetOption = None,
     device: DeviceOption = None,
+    trust: TrustOption = False,
     runs_dir: RunsOption = RUNS,
     data_dir: DataOption = None,
     as_json: JsonOption = False,
@@ -202,7 +208,7 @@ def reliance(
     from latbench.report.measure_tables import measure_text
 
     use_data_dir(data_dir)
-    target = load_run(find_run(run, runs_dir), device=device)
+    target = load_run(find_run(run, runs_dir), device=device, trust_remote_code=trust)
     job = _job(target, task, split, limit, samples, settings)
     names = [name.strip() for name in interventions.split(",")] if interventions else DEFAULT
     path, found = measure(job, names)
@@ -225,6 +231,7 @@ def cost(
     samples: SamplesOption = None,
     settings: SetOption = None,
     device: DeviceOption = None,
+    trust: TrustOption = False,
     runs_dir: RunsOption = RUNS,
     data_dir: DataOption = None,
     as_json: JsonOption = False,
@@ -237,7 +244,7 @@ def cost(
 
     use_data_dir(data_dir)
     names: Sequence[str | None] = runs or [None]
-    targets = [load_run(find_run(name, runs_dir), device=device) for name in names]
+    targets = [load_run(find_run(name, runs_dir), device=device, trust_remote_code=trust) for name in names]
     found = measure([_job(target, task, split, limit, samples, settings) for target in targets], rounds=rounds)
     if as_json:
         print_json({"costs": [{"file": path, **asdict(one)} for path, one in found]})

@@ -28,6 +28,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on sta
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="The first so many questions.")]
 SamplesOption = Annotated[int | None, typer.Option(min=1, help="Answers per question.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue what is unfinished.")]
+TrustOption = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python files that lie beside the model, in this call alone.")
+]
 RunArgument = Annotated[
     str | None, typer.Argument(metavar="RUN", help="Folder or name; the latest trained run by default.")
 ]

@@ -36,6 +36,7 @@ from latbench.cli.options import (
     SeedOption,
     SetOption,
     TaskOption,
+    TrustOption,
     eval_changes,
 )
 from latbench.config import tree
@@ -82,6 +83,7 @@ def train(
     seed: SeedOption = None,
     device: DeviceOption = None,
     resume: ResumeOption = False,
+    trust: TrustOption = False,
     runs_dir: RunsOption = RUNS,
     data_dir: DataOption = None,
     as_json: JsonOption = False,
@@ -95,7 +97,8 @@ def train(
     task = task and registry.from_file("task", task)
     options = {"method.name": method, "task.name": task, "model.id": model, "seed": seed, "model.device": device}
     given = options_tree(config, options)
-    run = train_run(parse(given, preset=preset, overrides=settings or []), runs_dir=runs_dir, resume=resume)
+    chosen = parse(given, preset=preset, overrides=settings or [])
+    run = train_run(chosen, runs_dir=runs_dir, resume=resume, trust_remote_code=trust)
     costs = run.report["costs"]
     for sentence in left_out(run.report):
         note(sentence)
@@ -119,6 +122,7 @@ def evaluate(
     settings: SetOption = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
+    trust: TrustOption = False,
     runs_dir: RunsOption = RUNS,
     data_dir: DataOption = None,
     as_json: JsonOption = False,
@@ -138,7 +142,9 @@ def evaluate(
     fixed: dict[str, Any] = {}  # of a run by its training; a method over a model as it comes is set up here
     if model is not None or method is not None:
         fixed = {key: changes.pop(key) for key in list(changes) if key.split(".")[0] in ("model", "method")}
-    target, usual = find_target(run, options, settings=fixed, preset=preset, device=device, runs_dir=runs_dir)
+    target, usual = find_target(
+        run, options, settings=fixed, preset=preset, device=device, runs_dir=runs_dir, trust_remote_code=trust
+    )
     names = names or [target.config.task_name]
     changes = usual | changes
     folders = evaluate_all([EvalJob.of(target, name, split=split, limit=limit, changes=changes) for name in names])
@@ -157,6 +163,7 @@ def sweep(
     file: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="methods, tasks, seeds, settings, base.")],
     resume: ResumeOption = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes at once; one per GPU, or one, by default.")] = None,
+    trust: TrustOption = False,
     runs_dir: RunsOption = RUNS,
     data_dir: DataOption = None,
     as_json: JsonOption = False,
@@ -174,6 +181,7 @@ def sweep(
             LocalExecutor(slots(jobs)),
             runs_dir=runs_dir,
             resume=resume,
+            trust_remote_code=trust,
             on_end=lambda result: advance(1),
         )
         advance(len(done.skipped))
@@ -195,6 +203,7 @@ def rerun(
     check: Annotated[
         bool, typer.Option("--check", help="Fail where accuracy or #L leaves the result's interval.")
     ] = False,
+    trust: TrustOption = False,
     runs_dir: RunsOption = RUNS,
     data_dir: DataOption = None,
     as_json: JsonOption = False,
@@ -204,7 +213,7 @@ def rerun(
     from latbench.report.formats import interval_text
 
     use_data_dir(data_dir)
-    found = repeat(result, runs_dir=runs_dir)
+    found = repeat(result, runs_dir=runs_dir, trust_remote_code=trust)
     if as_json:
         print_json({**asdict(found), "reproduced": found.reproduced})
     else:

@@ -1,12 +1,12 @@
 """A run's configuration: sections, layering, identity, and the settings as trees."""
 
-from latbench.config.fields import TINY, Fraction, NonNegativeFloat, Positive, PositiveFloat
+from latbench.config.fields import TINY, Fraction, NonNegativeFloat, Positive, PositiveFloat, ProblemCount
 from latbench.config.generate import GenerateConfig
 from latbench.config.identity import CARRIED_OUT, decoding_identity, identity, stable_hash
 from latbench.config.layering import default_preset
 from latbench.config.rl import RLConfig, RolloutConfig
 from latbench.config.run_config import ConfigError, RunConfig, parse, read_config
-from latbench.config.sections import LoraConfig, ModelConfig, StageOverrides, TrainConfig
+from latbench.config.sections import ImportConfig, LoraConfig, ModelConfig, StageOverrides, TrainConfig
 from latbench.task import YOUNGER
 
 __all__ = [
@@ -16,11 +16,13 @@ __all__ = [
     "ConfigError",
     "Fraction",
     "GenerateConfig",
+    "ImportConfig",
     "LoraConfig",
     "ModelConfig",
     "NonNegativeFloat",
     "Positive",
     "PositiveFloat",
+    "ProblemCount",
     "RLConfig",
     "RolloutConfig",
     "RunConfig",

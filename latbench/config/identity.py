@@ -30,12 +30,23 @@ CARRIED_OUT = frozenset(
         "generate.batch_size",
         "generate.chunk",
         "generate.trace_top_k",
+        # where released weights lay; `imported.sha256` says which they are
+        "imported.source",
+        "imported.revision",
+        "imported.base",
+        "imported.base_revision",
     }
 )
 # Keys of `generate` that every run had before they moved to the methods that read them, with the value that left them
 # unused. Older configurations hold them, and every identity still counts the ones that are set, so that settings stay
 # what they were.
 MOVED: dict[str, Any] = {"latent_noise": 0.0, "latent_noise_temperature": 1.0, "thinking_speed": None}
+# What an importer chose stands in the sections themselves, where the user may have said otherwise.
+CHOSEN = "imported.settings"
+
+
+# Keys that are no settings any more, with the value that every run had which has them: a part of every identity still.
+RETIRED: dict[str, Any] = {"model.trust_remote_code": False}
 
 
 def stable_hash(value: Any) -> str:
@@ -44,9 +55,12 @@ def stable_hash(value: Any) -> str:
 
 
 def identity(whole: tree.Tree) -> tree.Tree:
-    """What two configurations that are one have in common: flattened, free of younger keys at their defaults."""
+    """What two configurations that are one have in common: flattened, with RETIRED keys, and without younger keys at
+    their defaults."""
     younger = dict(_younger(whole))
-    return {key: value for key, value in results_only(whole).items() if key not in younger or value != younger[key]}
+    return RETIRED | {
+        key: value for key, value in results_only(whole).items() if key not in younger or value != younger[key]
+    }
 
 
 def results_only(whole: tree.Tree) -> tree.Tree:
@@ -55,7 +69,7 @@ def results_only(whole: tree.Tree) -> tree.Tree:
     own = dict(tree.flatten({key: value for key, value in whole.items() if key not in ("seed", "preset", "start")}))
     flat = {key.replace(f"{OWN}.", "generate."): value for key, value in own.items() if key != OWN}
     flat = {f"generate.{name}": value for name, value in MOVED.items() if value is not None} | flat
-    return {key: value for key, value in flat.items() if key not in CARRIED_OUT} | {
+    return {key: value for key, value in flat.items() if key not in CARRIED_OUT and not key.startswith(CHOSEN)} | {
         f"start.{key}": value for key, value in start.items() if not key.startswith("generate.")
     }
 

@@ -1,8 +1,9 @@
 """A run's configuration: frozen pydantic dataclasses over YAML and overrides; all errors are reported together.
 
-Tree for YAML and `--set KEY=VALUE`: `seed`, `task.*`, `method.*`, `model.*`, `train.*`, `generate.*`, `start.*`;
-`task.name` and `method.name` choose the registered classes whose settings stand beside them. `start` is the recipe of
-the run whose trained model this one starts from: a tree of its own without seed, task and model, which both share.
+Tree for YAML and `--set KEY=VALUE`: `seed`, `task.*`, `method.*`, `model.*`, `train.*`, `generate.*`, `start.*`,
+`imported.*`; `task.name` and `method.name` choose the registered classes whose settings stand beside them. `start` is
+the recipe of the run whose trained model this one starts from: a tree of its own without seed, task and model, which
+both share. `imported` names the released checkpoint whose weights a run has in place of training.
 `parse` layers the defaults, a preset, the user's tree and the overrides; `RunConfig.from_tree` validates the result.
 """
 
@@ -21,7 +22,7 @@ from latbench.config.generate import GenerateConfig
 from latbench.config.identity import OWN, SECTIONS, identity, modernised, results_only, stable_hash
 from latbench.config.layering import DATA, SHARED, default_preset, layered, spelled_out
 from latbench.config.rl import RLConfig
-from latbench.config.sections import ModelConfig, TrainConfig
+from latbench.config.sections import ImportConfig, ModelConfig, TrainConfig
 from latbench.task import TaskConfig
 
 
@@ -41,6 +42,7 @@ class RunConfig:
         preset: name of the preset the tree was layered on; "none" without one.
         start: the run whose trained model this one starts from, of the same seed, task and model; None: the backbone as
             it comes. Its `generate` is for its own evaluations and changes nothing here.
+        imported: the released checkpoint that the model is, in place of training; None: there is none.
     """
 
     seed: int
@@ -53,6 +55,7 @@ class RunConfig:
     train: TrainConfig
     generate: GenerateConfig
     start: RunConfig | None = None
+    imported: ImportConfig | None = None
 
     @classmethod
     def from_tree(cls, given: Mapping[str, Any]) -> RunConfig:
@@ -63,11 +66,14 @@ class RunConfig:
         given, shared = spelled_out(given), dict[str, Any]()
         shared["seed"], errors = tree.validate("seed", cast(type, Seed), given.get("seed", 0))
         shared["task_name"], shared["task"], found = _named_section("task", given.get("task"))
-        shared["model"], more = tree.validate("model", ModelConfig, given.get("model"))
-        config, own = _validated(given, shared)
-        if errors := [*errors, *found, *more, *own]:
+        shared["model"], more = _model(given.get("model"))
+        imported, wrong = None, list[str]()
+        if given.get("imported") is not None:
+            imported, wrong = tree.validate("imported", ImportConfig, given["imported"])
+        config, own = _validated({key: value for key, value in given.items() if key != "imported"}, shared)
+        if errors := [*errors, *found, *more, *own, *wrong]:
             raise ConfigError(errors)
-        return config
+        return dataclasses.replace(config, imported=imported)
 
     @classmethod
     def from_stored(cls, stored: Mapping[str, Any]) -> RunConfig:
@@ -88,6 +94,8 @@ class RunConfig:
             del parts["generate"]["method"]
         start = None if self.start is None else self.start.to_tree()
         parts["start"] = start and {key: value for key, value in start.items() if key not in SHARED}
+        if self.imported is not None:
+            parts["imported"] = dataclasses.asdict(self.imported)
         return cast(tree.Tree, json.loads(json.dumps(parts)))  # tuples become lists
 
     @property
@@ -116,7 +124,8 @@ class RunConfig:
 
     @property
     def variant(self) -> str:
-        """Short text of the keys that differ from the preset or the defaults; unusual preset and start come first."""
+        """Short text of the keys that differ from the preset, the defaults or the release; what is unusual of preset,
+        start and source comes first."""
         names: tree.Tree = {
             "task": {"name": self.task_name},
             "method": {"name": self.method_name},
@@ -128,8 +137,12 @@ class RunConfig:
         unusual = [f"preset={self.preset}"] if self.preset != default_preset(self.method_name, self.model.id) else []
         if _names(self.start) != _names(usual):
             unusual.append(f"start={_label(self.start)}")
-        before = _with_rl_defaults(results_only(alike.to_tree()), self.train.rl)
-        return " ".join(unusual + _changed(before, results_only(self.to_tree())))
+        own, chosen = dataclasses.replace(self, imported=None), dict[str, Any]()
+        if self.imported is not None:
+            unusual.append(f"imported={self.imported.label}")
+            chosen = self.imported.settings
+        before = _with_rl_defaults(results_only(alike.to_tree()) | chosen, self.train.rl)
+        return " ".join(unusual + _changed(before, results_only(own.to_tree())))
 
 
 def parse(given: Mapping[str, Any], *, preset: str | None = None, overrides: Iterable[str] = ()) -> RunConfig:
@@ -235,6 +248,19 @@ def _generate(method: str, given: Any, within: str) -> tuple[Any, list[str]]:
     if generate is not None and settings is not None:
         generate = dataclasses.replace(generate, method=settings)
     return generate, [*errors, *found]
+
+
+def _model(given: Any) -> tuple[Any, list[str]]:
+    """The section `model` and its errors; files of earlier versions say in it whether code beside a model is run."""
+    section = dict(given) if isinstance(given, Mapping) else given
+    trust = section.pop("trust_remote_code", False) if isinstance(section, dict) else False
+    model, errors = tree.validate("model", ModelConfig, section)
+    if trust is not False:
+        errors.append(
+            "model.trust_remote_code is no setting: no file can allow code to be run; remove it, and pass "
+            "--trust-remote-code to the command that loads the model"
+        )
+    return model, errors
 
 
 def _named_section(kind: registry.Kind, given: Any, within: str = "") -> tuple[str, Any, list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -12,6 +12,8 @@ from pydantic.dataclasses import dataclass
 from latbench.config.fields import TINY, Decay, Fraction, NonNegativeFloat, Positive, PositiveFloat
 from latbench.config.rl import RLConfig
 from latbench.task import STRICT, YOUNGER
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -40,8 +42,24 @@ class ModelConfig:
     """Revision of the model on the Hub; null: its default branch."""
     weights: Literal["pretrained", "random"] = "pretrained"
     """`random` takes the architecture of `model.id` with fresh weights."""
-    layout: Literal["default", "coconut"] = "default"
+    layout: Literal[
+        "default",
+        "coconut",
+        "hash_answer",
+        "answer_sentence",
+        "clause",
+        "question_clause",
+        "plain_clause",
+        "question_plain_clause",
+        "question_answer",
+        "question_answer_joined",
+        "boxed",
+        "boxed_system",
+        "boxed_llama3",
+    ] = "default"
     """How question, markers, steps and answer become one sequence."""
+    markers: tuple[str, str] | None = Field(default=None, json_schema_extra=YOUNGER)
+    """Texts that open and close the thought, as the tokenizer reads them; null: think tokens, added where it has none."""
     chat_template: bool | None = None
     """Word the question through the tokenizer's chat template; null: if it has one and the weights are pretrained."""
     instruction: str = Field(default="", json_schema_extra=YOUNGER)
@@ -54,8 +72,6 @@ class ModelConfig:
     """Attention implementation of transformers."""
     device: str = "auto"
     """Where the model lives: auto, cpu, cuda, cuda:1 and so on."""
-    trust_remote_code: bool = False
-    """Run Python code that comes with the model."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
     hidden_size: Positive = 128
@@ -154,3 +170,35 @@ class TrainConfig:
     """Names of the stages to go through; null: all."""
     rl: RLConfig | None = Field(default=None, json_schema_extra=YOUNGER)
     """Reinforcement learning as a last stage `rl`; null: supervised stages alone."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ImportConfig:
+    """The released checkpoint whose weights a run has in place of training."""
+
+    source: str
+    """A folder, a file, or a Hub id."""
+    revision: str | None = None
+    """Commit of a Hub id."""
+    format: str
+    """Name of the importer, a file of `methods/importers/`."""
+    base: str | None = None
+    """The base model, a Hub id or a folder, where the format needs one."""
+    base_revision: str | None = None
+    """Commit of the base's Hub id."""
+    lora_alpha: PositiveFloat | None = None
+    """Numerator of the scale of adapters whose files do not store it; None: the format's default."""
+    first_added_id: Annotated[int, Field(ge=0)] | None = None
+    """Id of the first token that the release added, where rows beyond it make that unclear; None: the last rows."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Values by dotted key that the importer chose: the release's own protocol, beside which a variant is named."""
+    sha256: str = ""
+    """Of all source files, and those of the base that were read; the identity of the weights."""
+
+    @property
+    def label(self) -> str:
+        """Short name of the source with the options that change its weights."""
+        options = {key: getattr(self, key) for key in ("lora_alpha", "first_added_id")}
+        said = [f"{key}={value}" for key, value in options.items() if value is not None]
+        name = self.source if _HUB_ID.fullmatch(self.source) else Path(self.source).name
+        return ",".join([name, *said])

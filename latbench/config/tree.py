@@ -18,6 +18,11 @@ from latbench import registry
 
 Tree = dict[str, Any]
 
+MAX_BYTES = 2**20  # of a YAML file
+MAX_VALUES = 20_000  # in it, with every alias written out
+MAX_DEPTH = 50
+TEXT, MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+
 
 class _Loader(yaml.SafeLoader):
     """YAML in which `1e-4` is a number: YAML 1.1 asks for a dot and a signed exponent."""
@@ -37,16 +42,66 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(path: Path) -> Tree:
-    """The mapping in a YAML file. Raises: ValueError: no such file, not YAML, or not a mapping."""
+    """The mapping in a YAML file of bounded size.
+
+    Raises: ValueError: no such file, not YAML, no mapping, or beyond a bound (aliases written out, depth).
+    """
     try:
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        size = path.stat().st_size
+        text = path.read_text(encoding="utf-8") if size <= MAX_BYTES else ""
+        value = parse_yaml(text)
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}; give the path of a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # UnicodeDecodeError is one
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if size > MAX_BYTES:
+        raise ValueError(f"{path} has {size} bytes, more than a configuration may ({MAX_BYTES}); give a smaller file")
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a mapping such as `train: {{lr: 1e-4}}`, got {type(value).__name__}")
     return value
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text whose aliases, written out, stay within MAX_VALUES.
+
+    Raises: yaml.YAMLError, ValueError: it is not YAML, too deep or too large, contains itself, or has a key that is no
+        text.
+    """
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        if node is None:
+            return None
+        size, depth = _extent(node, {})
+        if size > MAX_VALUES:
+            raise ValueError(f"it holds {size} values with its aliases written out, more than {MAX_VALUES}")
+        if depth > MAX_DEPTH:
+            raise ValueError(f"its lists and mappings lie {depth} deep in each other, more than {MAX_DEPTH}")
+        return yaml.load(text, Loader=_Loader)
+    except RecursionError:
+        raise ValueError("its lists and mappings lie too deep in each other") from None
+
+
+def _extent(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Number of values with every alias written out, and how deep they lie in each other.
+
+    Args:
+        known: by id of a node, so that a part that is named twice is counted once; (0, 0) while it is being counted.
+    """
+    if not isinstance(node, yaml.CollectionNode):
+        return 1, 0
+    if id(node) not in known:
+        known[id(node)] = 0, 0
+        parts = node.value
+        if isinstance(node, yaml.MappingNode):
+            for key, _ in node.value:
+                if key.tag not in (TEXT, MERGE):
+                    raise ValueError(f"line {key.start_mark.line + 1} has a key that is no text; put it in quotes")
+            parts = [value for _, value in node.value]
+        extents = [_extent(part, known) for part in parts]
+        known[id(node)] = 1 + sum(size for size, _ in extents), 1 + max((depth for _, depth in extents), default=0)
+    elif known[id(node)] == (0, 0):
+        raise ValueError("a part of it contains itself")
+    return known[id(node)]
 
 
 def dump_yaml(tree: Tree) -> str:
@@ -65,8 +120,8 @@ def parse_overrides(overrides: Iterable[str]) -> Tree:
         if not equals or not all(key.split(".")):
             raise ValueError(f"--set takes KEY=VALUE such as train.lr=1e-4, got {text!r}")
         try:
-            put(tree, key, yaml.load(value, Loader=_Loader))
-        except yaml.YAMLError:
+            put(tree, key, parse_yaml(value))
+        except (yaml.YAMLError, ValueError):
             raise ValueError(f"--set {key}: {value!r} is not YAML; quote texts that hold : or [") from None
     return tree
 
@@ -79,6 +134,14 @@ def put(tree: Tree, key: str, value: Any) -> None:
             tree[parent] = {}
         tree = tree[parent]
     tree[last] = value
+
+
+def get(tree: Mapping[str, Any], key: str) -> Any:
+    """The value at a dotted key; None where there is none."""
+    value: Any = tree
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> Tree:

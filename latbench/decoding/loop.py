@@ -300,8 +300,7 @@ class _Loop:
 
     def _is_closed(self, question: int) -> bool:
         """The prompt ends with the close marker: the model does not think."""
-        marker = self.backbone.layout.close
-        return bool(marker) and tuple(self.prompt_ids[question][-len(marker) :]) == marker
+        return self.backbone.layout.is_closed(self.prompt_ids[question])
 
     def _retire(self) -> None:
         """Read finished rows out of their slots."""

@@ -127,7 +127,7 @@ class StepRule:
 
     def step(self, hidden: Tensor, logits: Tensor, rows: RowState) -> Step:
         """Decide for all rows: (batch, hidden) and (batch, vocab) at each row's last position."""
-        token = self.sampling.choose(logits, rows.keys, rows.steps)
+        token = self.sampling.choose(self.backbone.sayable(logits), rows.keys, rows.steps)
         return Step(self.backbone.embed(token), None, token)
 
 

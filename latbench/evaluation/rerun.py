@@ -51,9 +51,11 @@ class Agreement:
         return low <= self.accuracy_now.value <= high and _meet(self.length_before, self.length_now)
 
 
-def rerun(result: Path, *, runs_dir: Path) -> Agreement:
+def rerun(result: Path, *, runs_dir: Path, trust_remote_code: bool = False) -> Agreement:
     """Train and evaluate as the manifest in `result` says, under `<runs_dir>/.rerun`, and compare the records.
 
+    Args:
+        trust_remote_code: run Python files that lie beside the model that the manifest names.
     Raises: ValueError: no complete result there, its configuration no longer fits this version, or its questions are
         not at hand.
     """
@@ -83,9 +85,9 @@ def rerun(result: Path, *, runs_dir: Path) -> Agreement:
         )
     where = _folder(runs_dir)
     run = (
-        base_run(config, runs_dir=where)
+        base_run(config, runs_dir=where, trust_remote_code=trust_remote_code)
         if manifest.train_data == UNTRAINED
-        else train(config, runs_dir=where, resume=True)
+        else train(config, runs_dir=where, resume=True, trust_remote_code=trust_remote_code)
     )
     return _agreement(before, read_evaluation(evaluate(EvalJob(run, settings))))
 

@@ -41,6 +41,7 @@ from latbench.decoding.loop import Generation, Prompt
 from latbench.decoding.rule import Mode
 from latbench.integrations.likelihood import Likelihood, after_text, after_thinking
 from latbench.integrations.lm_eval_tasks import run_of
+from latbench.model import chat_template
 from latbench.util.progress import progress
 
 RAW_TOKENS = 256  # lm-eval's `max_gen_toks` for a task that names none
@@ -66,7 +67,8 @@ class LatbenchLM(TemplateLM):
         run: folder, or name under `runs/`; raw, think: see there.
         batch_size: rows at once; "auto": the run's own.
         device: a CUDA device on a machine without one is the CPU; None: where the run was trained.
-        max_batch_size, trust_remote_code: from lm-eval's own options; nothing here reads them.
+        max_batch_size: from lm-eval's own options; nothing here reads it.
+        trust_remote_code: lm-eval's own option, of this call alone: run Python files that lie beside the run's model.
     Raises: ValueError: no such run, no checkpoint, or arguments that are unknown or do not fit together.
     """
 
@@ -93,7 +95,8 @@ class LatbenchLM(TemplateLM):
         if raw and think:
             raise ValueError("--model_args: a run thinks in its own prompt; give one of raw=true and think=true")
         has_cuda = torch.cuda.is_available()  # lm-eval's default is cuda:0 on any machine; its `hf` falls back too
-        self.run = run_of(run, "cpu" if str(device).startswith("cuda") and not has_cuda else device)
+        place = "cpu" if str(device).startswith("cuda") and not has_cuda else device
+        self.run = run_of(run, place, trust_remote_code=bool(trust_remote_code))
         self.method = self.run.method
         self.backbone, self.tokenizer = self.method.backbone, self.method.backbone.tokenizer
         self.raw = raw
@@ -144,13 +147,7 @@ class LatbenchLM(TemplateLM):
                 "--apply_chat_template words a question that the run's own prompt words already; "
                 "leave it out, or feed lm-eval's text as it is with --model_args run=...,raw=true"
             )
-        text = self.tokenizer.apply_chat_template(
-            chat_history,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-        )
-        return str(text)
+        return chat_template.render(self.tokenizer, chat_history, answer=add_generation_prompt)
 
     def get_model_info(self) -> dict[str, Any]:
         """What lm-eval stores beside its results: which run answered, how, and by task what that took on average."""

@@ -62,6 +62,6 @@ def latbench_correct(references: Sequence[str], predictions: Sequence[str], kind
     return sum(score.status == "correct" for score in scores) / len(scores)
 
 
-def run_of(run: Any, device: str | None = None) -> Run:
+def run_of(run: Any, device: str | None = None, *, trust_remote_code: bool = False) -> Run:
     """The run of `--model_args`, by folder or by name. Raises: ValueError: there is none."""
-    return load_run(find_run(str(run), RUNS), device=device)
+    return load_run(find_run(str(run), RUNS), device=device, trust_remote_code=trust_remote_code)

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from latbench.config import TINY, ModelConfig
 from latbench.model.attention import BLOCK, SDPA_OR_FLEX, SequenceMask, takes_blocks
@@ -41,6 +41,7 @@ from latbench.model.layout import (
 )
 from latbench.model.loading import (
     add_markers,
+    check_rows,
     from_hub,
     refuse_linear_attention,
     resolve_device,
@@ -48,6 +49,7 @@ from latbench.model.loading import (
     with_lora,
 )
 from latbench.model.tiny import tiny_config, tiny_tokenizer
+from latbench.model.weights import fresh_model
 from latbench.task import Example
 
 UNBOUNDED = 1 << 20  # context of a model that names none
@@ -114,8 +116,10 @@ class Backbone(nn.Module):
         self.config = config
         self.name = name
         self.tokenizer = tokenizer
-        added = add_markers(model, tokenizer, seed) if markers and LAYOUTS[config.layout].markers else []
-        has_markers = {OPEN_MARKER, CLOSE_MARKER} <= set(tokenizer.get_added_vocab())
+        check_rows(model, tokenizer)
+        needs_think_tokens = markers and LAYOUTS[config.layout].markers and config.markers is None
+        added = add_markers(model, tokenizer, seed) if needs_think_tokens else []
+        has_think_tokens = {OPEN_MARKER, CLOSE_MARKER} <= set(tokenizer.get_added_vocab())
         template = config.chat_template
         if template is None:
             template = tokenizer.chat_template is not None and config.weights == "pretrained"
@@ -126,8 +130,12 @@ class Backbone(nn.Module):
             tokenizer,
             chat_template=template,
             instruction=config.instruction,
-            markers=has_markers,
+            markers=config.markers or ((OPEN_MARKER, CLOSE_MARKER) if has_think_tokens else None),
         )
+        num_rows = model.get_output_embeddings().weight.shape[0]
+        never = getattr(model.generation_config, "suppress_tokens", None) or []
+        suppressed = sorted({token for token in never if type(token) is int and 0 <= token < num_rows})
+        self.register_buffer("suppressed", torch.tensor(suppressed, dtype=torch.long), persistent=False)
         self.takes_blocks = config.attention == "sdpa" and takes_blocks(model)
         if self.takes_blocks:
             model.set_attn_implementation(SDPA_OR_FLEX)
@@ -144,29 +152,43 @@ class Backbone(nn.Module):
         self._hook = self.model.get_output_embeddings().register_forward_pre_hook(self._read_hidden)
 
     @classmethod
-    def load(cls, config: ModelConfig, *, seed: int = 0, markers: bool = True, name: str | None = None) -> Backbone:
-        """The backbone that `config` describes, on its device.
+    def load(
+        cls,
+        config: ModelConfig,
+        *,
+        seed: int = 0,
+        markers: bool = True,
+        name: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> Backbone:
+        """The backbone that `config` describes, on its device; on "meta", fresh weights without storage.
 
-        Raises: ValueError: the model is not at hand, has no EOS token, or its device is absent.
+        Args:
+            seed: of fresh weights, and of whatever is drawn next from torch's global generator (a method's heads).
+            markers, name: see the class.
+            trust_remote_code: run Python files that lie beside the model.
+        Raises: ValueError: the model is not at hand, its weights do not fit, it has no EOS token, or its device is
+            absent.
         """
         device = resolve_device(config.device)
-        torch.manual_seed(seed)  # fresh weights
         if config.id == TINY:
             tokenizer = tiny_tokenizer(task_words(config.words))
             sizes = config.hidden_size, config.num_layers, config.num_heads, config.mlp_size
             shape = tiny_config(*sizes, vocab_size=len(tokenizer))
-            model = AutoModelForCausalLM.from_config(shape, attn_implementation=config.attention)
+            model = fresh_model(shape, seed=seed, attention=config.attention, device=device)
         else:
-            model, tokenizer = from_hub(config)
+            model, tokenizer = from_hub(config, seed=seed, device=device, trust_remote_code=trust_remote_code)
+            if config.weights == "pretrained":
+                torch.manual_seed(seed)
         if config.dtype != "auto":
             model = model.to(getattr(torch, config.dtype))
         return cls(model, tokenizer, config, name=name or config.name, markers=markers, seed=seed).to(device).eval()
 
     # text -> ids
 
-    def prompt(self, question: str) -> list[int]:
-        """Ids fed before the first decision, the open marker included."""
-        return list(self.layout.prompt(question))
+    def prompt(self, question: str, note: str = "") -> list[int]:
+        """Ids fed before the first decision, the open marker included; note: see `Layout.prompt`."""
+        return list(self.layout.prompt(question, note))
 
     def closed_prompt(self, question: str) -> list[int]:
         """The prompt of a model that does not reason: open and close marker, then the answer."""
@@ -201,6 +223,10 @@ class Backbone(nn.Module):
         """Ids that end an answer: the tokenizer's EOS and those of the model's generation settings."""
         extra = getattr(self.model.generation_config, "eos_token_id", None)
         return sorted({self.layout.eos, *([extra] if isinstance(extra, int) else extra or [])})
+
+    def sayable(self, logits: Tensor) -> Tensor:
+        """(batch, vocab) logits of text, without the tokens that the model's generation settings suppress."""
+        return logits.index_fill(-1, self.suppressed, -torch.inf) if len(self.suppressed) else logits
 
     @property
     def device(self) -> torch.device:

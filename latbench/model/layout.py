@@ -8,7 +8,7 @@ merge across a boundary (Llama-3 has one token for `>>` plus newline) cannot mov
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, Literal, Self
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from latbench.model import chat_template
 from latbench.task import Example
 
 IGNORE_INDEX = -100
@@ -25,32 +26,75 @@ Supervise = Literal["steps", "answer"]
 
 @dataclass(frozen=True, kw_only=True)
 class LayoutSpec:
-    """The texts of a layout; markers are special tokens where `markers` is set, else plain text.
-
-    Args:
-        markers: `<open>` and `<close>` are the tokenizer's think tokens, added where it has none.
-        question_suffix: after the question, where no chat template words it.
-        joiner: between two steps; joiner_after_last: also after the last.
-        close: text of the close marker where `markers` is off.
-        answer_prefix: before the answer.
-    """
+    """The texts of a layout. With `markers` the markers are those of the model, else the layout's own plain text."""
 
     markers: bool
-    question_suffix: str
-    joiner: str
-    joiner_after_last: bool
-    close: str
-    answer_prefix: str
+    """`<open>` and `<close>` are the model's: the texts of `model.markers`, else think tokens."""
+    bos: bool = True
+    """The prompt starts with what the tokenizer puts before a text (its BOS); False: with the question."""
+    single_spaces: bool = False
+    """The question is stripped, and each pair of spaces in it becomes one."""
+    system: str = ""
+    """What the system turn of a chat template says; "": there is no such turn."""
+    question_prefix: str = ""
+    """Before the question."""
+    question_end: str = ""
+    """After the question, before what a method adds to it (`Layout.prompt`'s `note`)."""
+    question_suffix: str = ""
+    """After question and note, where no chat template words them."""
+    open_joined: bool = False
+    """The open marker is read by the tokenizer together with what is before it; False: by itself."""
+    joiner: str = "\n"
+    """Between two steps."""
+    joiner_after_last: bool = False
+    """The joiner also stands after the last step."""
+    close: str = ""
+    """Text of the close marker where `markers` is off."""
+    answer_prefix: str = ""
+    """Before the answer."""
 
 
+BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
+CLAUSE = LayoutSpec(markers=True, joiner="", answer_prefix=" ")
+QUESTION_ANSWER = LayoutSpec(
+    markers=True,
+    bos=False,
+    question_prefix="Question: ",
+    question_end=" Let's think step by step:",
+    answer_prefix="Answer:",
+)
 LAYOUTS: dict[str, LayoutSpec] = {
     # prompt <open> steps joined by newline <close> answer EOS
-    "default": LayoutSpec(
-        markers=True, question_suffix="", joiner="\n", joiner_after_last=False, close="", answer_prefix=""
-    ),
-    # Coconut's own (specs/cot_baselines.md 2.1 a): question newline, each step with a newline, `### ` answer EOS
-    "coconut": LayoutSpec(
-        markers=False, question_suffix="\n", joiner="\n", joiner_after_last=True, close="###", answer_prefix=" "
+    "default": LayoutSpec(markers=True),
+    # Coconut's plain-text baselines: question newline, each step with a newline, `### ` answer EOS
+    "coconut": LayoutSpec(markers=False, question_suffix="\n", joiner_after_last=True, close="###", answer_prefix=" "),
+    # question newline <open> steps, each with a newline <close> `### ` answer (Coconut's own, arXiv:2412.06769;
+    # facebookresearch/coconut@27273cb dataset.py)
+    "hash_answer": LayoutSpec(markers=True, question_suffix="\n", joiner_after_last=True, answer_prefix="### "),
+    # question <open> steps joined by a space <close> `The answer is: ` answer (CODI's own, arXiv:2502.21074;
+    # zhenyi4/codi@4fd88d4 test.py)
+    "answer_sentence": LayoutSpec(markers=True, single_spaces=True, joiner=" ", answer_prefix="The answer is: "),
+    # question <open> steps <close> ` ` answer, whose close marker ends with ` The answer is:`; with `Question: ` before
+    # the question; the same without markers (adaptive latent reasoning, arXiv:2511.21581;
+    # apning/adaptive-latent-reasoning@4e7d7dd src/data_processing.py:290-320, 452-495)
+    "clause": CLAUSE,
+    "question_clause": replace(CLAUSE, question_prefix="Question: "),
+    "plain_clause": replace(CLAUSE, markers=False, close=" The answer is:"),
+    "question_plain_clause": replace(CLAUSE, markers=False, close=" The answer is:", question_prefix="Question: "),
+    # no BOS, `Question: ` question ` Let's think step by step:` note <open> steps <close> `Answer:` answer (CoLaR's
+    # own, arXiv:2505.16552; xiaomi-research/colar@4b6ae9a); in the other the prompt is read as one text
+    "question_answer": QUESTION_ANSWER,
+    "question_answer_joined": replace(QUESTION_ANSWER, open_joined=True),
+    # the instruction to box the answer, newline, question: in the user turn of the chat template; in its system turn;
+    # in Llama 3's user turn written out, without BOS and system turn (Latent-SFT, arXiv:2510.15522;
+    # DJC-GO-SOLO/Latent-SFT@f361814 eval_latent_model_hf_batch.py:63-84)
+    "boxed": LayoutSpec(markers=True, question_prefix=f"{BOXED}\n"),
+    "boxed_system": LayoutSpec(markers=True, system=BOXED),
+    "boxed_llama3": LayoutSpec(
+        markers=True,
+        bos=False,
+        question_prefix=f"<|start_header_id|>user<|end_header_id|>\n\n{BOXED}\n",
+        question_suffix="<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
     ),
 }
 
@@ -77,7 +121,8 @@ class Layout:
         tokenizer: with EOS; markers already added where the layout wants them.
         chat_template: word the question through the tokenizer's chat template.
         instruction: stands before every question, with a blank line after it.
-        markers: False: the model has no think tokens and gets none; its whole output is the answer segment.
+        markers: texts of the open and the close marker, as the tokenizer reads them (one id each where they are special
+            tokens); None: the model has none, and its whole output is the answer segment.
 
     Raises: ValueError: the tokenizer has no EOS token.
     """
@@ -89,7 +134,7 @@ class Layout:
         *,
         chat_template: bool = False,
         instruction: str = "",
-        markers: bool = True,
+        markers: tuple[str, str] | None = (OPEN_MARKER, CLOSE_MARKER),
     ) -> None:
         if tokenizer.eos_token_id is None:
             raise ValueError(
@@ -104,24 +149,44 @@ class Layout:
         self.eos: int = tokenizer.eos_token_id
         self._ids = lru_cache(maxsize=1 << 17)(self._tokenize)
         self.raw = lru_cache(maxsize=1 << 17)(self._raw)
-        special = self.spec.markers and markers
-        self.open: tuple[int, ...] = self._ids(OPEN_MARKER) if special else ()
-        self.close: tuple[int, ...] = self._ids(CLOSE_MARKER if special else self.spec.close)
+        self._worded = lru_cache(maxsize=1 << 17)(self._in_template)
+        texts = markers if self.spec.markers and markers else ("", self.spec.close)
+        self.open_text = texts[0]
+        self.open: tuple[int, ...] = self._ids(texts[0])
+        self.close: tuple[int, ...] = self._ids(texts[1])
         self.joiner: tuple[int, ...] = self._ids(self.spec.joiner)
 
-    def prompt(self, question: str) -> tuple[int, ...]:
-        """Ids fed before the first decision: the worded question and the open marker."""
+    def prompt(self, question: str, note: str = "") -> tuple[int, ...]:
+        """Ids fed before the first decision: the worded question and the open marker.
+
+        Args:
+            note: what a method adds to the question, such as how fast to think.
+        """
+        spec = self.spec
+        if spec.single_spaces:
+            question = question.strip().replace("  ", " ")
+        question = f"{spec.question_prefix}{question}{spec.question_end}{note}"
         if self.instruction:
             question = f"{self.instruction}\n\n{question}"
         if not self.chat_template:
-            return self.raw(question + self.spec.question_suffix) + self.open
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
-        )
-        ids = self._ids(str(text))
+            text = question + spec.question_suffix
+            text, open_ids = (text + self.open_text, ()) if spec.open_joined else (text, self.open)
+            return (self.raw(text) if spec.bos else self._ids(text)) + open_ids
+        text = self._worded(question)
+        ids = self._ids(text)
         # some templates of reasoning models open the think block themselves
-        opened = bool(self.open) and str(text).rstrip().endswith(OPEN_MARKER)
+        opened = bool(self.open) and text.rstrip().endswith(self.open_text)
         return ids if opened else ids + self.open
+
+    def is_closed(self, ids: Sequence[int]) -> bool:
+        """Whether a prompt ends with the close marker, so that the model does not think; where both markers are one
+        text, with two of it."""
+        end = self.open + self.close if self.open == self.close else self.close
+        return bool(end) and tuple(ids[-len(end) :]) == end
+
+    def _in_template(self, question: str) -> str:
+        system = [{"role": "system", "content": self.spec.system}] if self.spec.system else []
+        return chat_template.render(self.tokenizer, [*system, {"role": "user", "content": question}])
 
     def _raw(self, text: str) -> tuple[int, ...]:
         """Ids of a text at the start of a sequence: with the tokenizer's BOS, without an EOS it may append."""
@@ -137,10 +202,10 @@ class Layout:
                 ids += self.joiner
         return tuple(ids)
 
-    def encode(self, example: Example) -> Pieces:
-        """All pieces of an example, whose question is the task's prompt."""
+    def encode(self, example: Example, note: str = "") -> Pieces:
+        """All pieces of an example, whose question is the task's prompt; note: see `prompt`."""
         return Pieces(
-            prompt=self.prompt(example.question),
+            prompt=self.prompt(example.question, note),
             steps=self.steps(example.steps),
             close=self.close,
             answer=self._ids(self.spec.answer_prefix + example.answer),
@@ -152,7 +217,7 @@ class Layout:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def _tokenize(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False)) if text else ()
 
 
 @dataclass

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +12,8 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -24,8 +25,11 @@ from transformers.pytorch_utils import Conv1D
 from latbench import registry
 from latbench.config import LoraConfig, ModelConfig
 from latbench.model.layout import CLOSE_MARKER, OPEN_MARKER
+from latbench.model.source import ModelFileError, check_config, local_folder, unchanged, weight_files
+from latbench.model.weights import fresh_model, load_model
 from latbench.task import Task
 
+GENERATION = "generation_config.json"
 ATTENTION_TYPES = {"full_attention", "sliding_attention"}
 
 
@@ -54,35 +58,85 @@ def task_words(task: str | None) -> tuple[str, ...]:
     return cls.words
 
 
-def from_hub(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer from a local folder, the cache, or the Hub."""
-    where: Mapping[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+def from_hub(
+    config: ModelConfig, *, seed: int, device: torch.device | None = None, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer from a local folder, the cache, or the Hub; nothing in their files is run or unpickled.
+
+    Args:
+        seed: of fresh weights.
+        device: "meta" for fresh weights without storage.
+        trust_remote_code: run Python files that lie beside the model; this call's caller decides, never a file.
+    Raises: ValueError: not at hand, damaged, or weights that do not fit the architecture.
+    """
     try:
-        tokenizer = _tokenizer(config.id, where)
-        if config.weights == "random":
-            shape = AutoConfig.from_pretrained(config.id, **where)
-            model = AutoModelForCausalLM.from_config(shape, attn_implementation=config.attention)
-        else:
-            model = AutoModelForCausalLM.from_pretrained(
-                config.id, attn_implementation=config.attention, dtype=config.dtype, **where
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split("\n")[0].split())
-        raise ValueError(
-            f"model.id {config.id!r} could not be loaded ({reason}); "
-            "give a local folder, or a Hugging Face id with network"
-        ) from None
+        folder = local_folder(
+            config.id, config.revision, weights=config.weights == "pretrained", code=trust_remote_code
+        )
+        with unchanged(folder):
+            return _from_folder(folder, config, seed, device, trust_remote_code)
+    except ModelFileError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise ValueError(_refusal(config.id, error)) from None
+
+
+def _refusal(model_id: str, error: Exception) -> str:
+    reason = " ".join(str(error).split("\n")[0].split())
+    if "trust_remote_code" in str(error):  # of transformers
+        return (
+            f"model.id {model_id!r} comes with code of its own, which nothing but this call can allow to run; "
+            "read it, and pass --trust-remote-code"
+        )
+    return (
+        f"model.id {model_id!r} could not be loaded ({reason}); give a local folder, or a Hugging Face id with network"
+    )
+
+
+def _from_folder(
+    folder: Path, config: ModelConfig, seed: int, device: torch.device | None, trust_remote_code: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    check_config(folder)
+    tokenizer = _tokenizer(str(folder), trust_remote_code)
+    shape = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    if config.weights == "random":
+        model = fresh_model(
+            shape, seed=seed, attention=config.attention, device=device, trust_remote_code=trust_remote_code
+        )
+    else:
+        model = load_model(
+            weight_files(folder),
+            shape,
+            dtype=config.dtype,
+            attention=config.attention,
+            trust_remote_code=trust_remote_code,
+        )
+        if (folder / GENERATION).is_file():
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+    for named in (model, model.config, tokenizer):  # not the place in the cache
+        named.name_or_path = config.id
     return model, tokenizer
 
 
-def _tokenizer(name: str, where: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+def _tokenizer(name: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     """The tokenizer as its files declare it: for some model families AutoTokenizer replaces a declared generic class by
     the family's own, and with it the pre-tokeniser and the ids."""
-    declared = get_tokenizer_config(name, revision=where["revision"]).get("tokenizer_class")
+    declared = get_tokenizer_config(name).get("tokenizer_class")
     generic = declared in ("TokenizersBackend", "PreTrainedTokenizerFast")
     loader = PreTrainedTokenizerFast if generic else AutoTokenizer
-    tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(name, **where)
+    tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(name, trust_remote_code=trust_remote_code)
     return tokenizer
+
+
+def check_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises: ValueError: the tokenizer has ids beyond the rows of the embedding."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    highest = max(tokenizer.get_vocab().values(), default=-1)
+    if highest >= rows:
+        raise ValueError(
+            f"model.id: its tokenizer has ids up to {highest}, but its embedding has {rows} rows; give the tokenizer of "
+            "this model, or resize its embeddings and save both"
+        )
 
 
 def refuse_linear_attention(config: PretrainedConfig) -> None:

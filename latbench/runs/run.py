@@ -1,6 +1,7 @@
 """A run's folder: where things stand in it, how it is found, and the trained method in it.
 
 runs/<run id>/config.yaml          the whole configuration
+              begun.json           what training was begun with: hashes of data and model, versions
               train.json           written last: training is complete; costs, data, environment
               checkpoint/          the trained method
               eval/<task>-<split>/ manifest.json, records.jsonl
@@ -32,6 +33,7 @@ class Run:
         device: where the method is put; None: where the configuration says.
         auxiliary: with the helper models of training, which answers do without.
         told: what training would have written at its end, of a run that is not on disk; None: it is in the folder.
+        trust_remote_code: run Python files that lie beside the model; never read from a file.
     """
 
     folder: Path
@@ -39,6 +41,7 @@ class Run:
     device: str | None = None
     auxiliary: bool = False
     told: Mapping[str, Any] | None = None
+    trust_remote_code: bool = False
 
     @property
     def is_complete(self) -> bool:
@@ -83,9 +86,10 @@ class Run:
                 auxiliary=self.auxiliary,
                 method=self.config.method_name,
                 layout=model.layout,
+                trust_remote_code=self.trust_remote_code,
             )
         entry = registry.get_method(self.config.method_name)
-        backbone = Backbone.load(model, seed=self.config.seed, markers=False)
+        backbone = Backbone.load(model, seed=self.config.seed, markers=False, trust_remote_code=self.trust_remote_code)
         method: Method[Any] = entry.cls(backbone, self.config.method)
         return method.eval()
 
@@ -101,14 +105,20 @@ class Run:
         return self.method.generate(questions, replace(self.config.generate, **settings), seed=self.config.seed)
 
 
-def load_run(path: Path | str, *, device: str | None = None) -> Run:
-    """The run in a folder; its model is loaded on first use. Raises: ValueError: no run there."""
+def load_run(path: Path | str, *, device: str | None = None, trust_remote_code: bool = False) -> Run:
+    """The run in a folder; its model is loaded on first use.
+
+    Args:
+        device: where its method is put; None: where its configuration says.
+        trust_remote_code: run Python files that lie beside its model.
+    Raises: ValueError: no run there.
+    """
     folder = Path(path)
     if not (folder / CONFIG).exists():
         near = ", ".join(run.name for run in run_folders(folder.parent)[:3])
         hint = f"runs beside it: {near}" if near else "`latbench list runs` shows those at hand"
         raise ValueError(f"no run in {folder} ({CONFIG} is missing); {hint}")
-    return Run(folder, read_config(folder / CONFIG), device)
+    return Run(folder, read_config(folder / CONFIG), device, trust_remote_code=trust_remote_code)
 
 
 def find_run(name: str | None, runs_dir: Path) -> Path:

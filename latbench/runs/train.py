@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latbench import registry
-from latbench.config import RunConfig, read_config
+from latbench.config import ModelConfig, RunConfig, read_config
 from latbench.config.tree import dump_yaml
 from latbench.data import overlaps
 from latbench.runs import environment
+from latbench.runs.begun import BEGUN, begun_with, check_same, model_hashes, write_begun
 from latbench.runs.lock import LOCK, is_main_process, locked, wait_for_all
 from latbench.runs.run import CHECKPOINT, CONFIG, TRAIN, Run, load_run
 from latbench.runs.train_questions import QUESTIONS, question_keys, run_of_checkpoint, write_train_questions
@@ -35,28 +36,39 @@ NUM_HELD_OUT = 256
 UNTRAINED = "none"  # the training data of a run without training
 
 
-def train(config: RunConfig, *, runs_dir: Path | str = "runs", resume: bool = False) -> Run:
-    """Train to the end, or continue what was interrupted.
+def train(
+    config: RunConfig,
+    *,
+    runs_dir: Path | str = "runs",
+    resume: bool = False,
+    trust_remote_code: bool = False,
+    folder: Path | None = None,
+) -> Run:
+    """Train to the end, or continue what was interrupted; a run of a released checkpoint is imported instead.
 
     Args:
-        runs_dir: the run's folder is `<runs_dir>/<config.run_id>`.
+        runs_dir: the run's folder is `<runs_dir>/<config.run_id>`, unless `folder` names another.
         resume: continue an unfinished run; a finished one is returned as it is. Always so for the run it starts from.
-    Raises: ValueError: the folder holds a run and `resume` is off, another process writes it, or data, model or
-        method refuse. OSError: the folder cannot be written.
+        trust_remote_code: run Python files that lie beside the model.
+    Raises: ValueError: the folder holds a run and `resume` is off, another process writes it, data, model or method
+        refuse, or the run was begun with other data, another model or other versions. OSError: the folder cannot be
+        written.
     """
-    return _train_in(Path(runs_dir), config, resume=resume)
+    folder = folder or Path(runs_dir) / config.run_id
+    return _train_in(folder, config, resume=resume, trust_remote_code=trust_remote_code)
 
 
-def _train_in(runs_dir: Path, config: RunConfig, *, resume: bool, for_another: bool = False) -> Run:
-    folder = runs_dir / config.run_id
+def _train_in(
+    folder: Path, config: RunConfig, *, resume: bool, trust_remote_code: bool, for_another: bool = False
+) -> Run:
     with locked(folder, for_another=for_another):
-        run = Run(folder, config)
+        run = Run(folder, config, trust_remote_code=trust_remote_code)
         if resume and run.is_complete:
-            return load_run(folder)
+            return load_run(folder, trust_remote_code=trust_remote_code)
         if is_main_process():
             _check_free(folder, config, resume)
         with _leaving_nothing(folder):
-            report = _train(config, folder, resume)
+            report = _train(run, resume)
         if is_main_process():
             write_whole(folder / TRAIN, json.dumps(report, indent=1) + "\n")
             _drop_resume_points(folder)
@@ -64,7 +76,7 @@ def _train_in(runs_dir: Path, config: RunConfig, *, resume: bool, for_another: b
         return run
 
 
-def base_run(config: RunConfig, *, runs_dir: Path | str = "runs") -> Run:
+def base_run(config: RunConfig, *, runs_dir: Path | str = "runs", trust_remote_code: bool = False) -> Run:
     """A run without training: a method over a model as it comes, for training-free methods and untrained rows.
 
     Its folder is made by `keep`, with its first evaluation.
@@ -72,12 +84,21 @@ def base_run(config: RunConfig, *, runs_dir: Path | str = "runs") -> Run:
     Args:
         config: the method and the model; `start` is left out.
         runs_dir: the run's folder is `<runs_dir>/<config.base_id>`.
+        trust_remote_code: run Python files that lie beside the model.
     Returns: the run; one that is on disk has its own settings of decoding, whatever `config` says.
+    Raises: ValueError: the model is not at hand, or its files are not those that the run was made with.
     """
-    folder = Path(runs_dir) / config.base_id
-    if (folder / TRAIN).exists():
-        return load_run(folder, device=config.model.device)
-    return Run(folder, replace(config, start=None), told={"trained": False, "train_data": UNTRAINED})
+    folder, hashes = Path(runs_dir) / config.base_id, model_hashes(config.model)
+    if not (folder / TRAIN).exists():
+        told = {"trained": False, "train_data": UNTRAINED, "model": hashes}
+        return Run(folder, replace(config, start=None), told=told, trust_remote_code=trust_remote_code)
+    run = load_run(folder, device=config.model.device, trust_remote_code=trust_remote_code)
+    if changed := [name for name, sha256 in hashes.items() if run.report.get("model", {}).get(name) != sha256]:
+        raise ValueError(
+            f"{folder} was made with other files of the model {config.model.id} ({', '.join(changed[:3])}); remove "
+            "that folder to evaluate the model as it is now"
+        )
+    return run
 
 
 def keep(run: Run) -> None:
@@ -90,11 +111,17 @@ def keep(run: Run) -> None:
             write_whole(run.folder / TRAIN, json.dumps(run.told) + "\n")
 
 
-def _train_start(runs_dir: Path, config: RunConfig) -> Run:
+def _train_start(runs_dir: Path, config: RunConfig, trust_remote_code: bool) -> Run:
     """The run that `config` starts from, trained unless it is there."""
     assert config.start is not None
     try:
-        run = _train_in(runs_dir, config.start, resume=True, for_another=True)
+        run = _train_in(
+            runs_dir / config.start.run_id,
+            config.start,
+            resume=True,
+            for_another=True,
+            trust_remote_code=trust_remote_code,
+        )
     except _NothingToTrain:
         raise ValueError(
             f"start.method {config.start.method_name!r} needs no training, so nothing starts from it; set start=null"
@@ -109,24 +136,33 @@ class _NothingToTrain(ValueError):
     """The method has no stages, and the run no start."""
 
 
-def _train(config: RunConfig, folder: Path, resume: bool) -> dict[str, Any]:
+def _train(run: Run, resume: bool) -> dict[str, Any]:
+    if run.config.imported is not None:
+        from latbench.runs.importing import import_weights
+
+        write_whole(run.folder / CONFIG, _yaml(run.config))
+        return import_weights(run.config, run.folder / CHECKPOINT)
     from latbench.model.loading import resolve_device
     from latbench.training import checkpoint
     from latbench.training.trainer import train_method
 
+    config, folder = run.config, run.folder
     resolve_device(config.model.device)  # refuses an absent one before anything is read
     task = registry.get_task_entry(config.task_name).cls(config.task)
     examples, data = training_examples(task, config)
     start = None
     if config.start is not None:
         if not Run(folder.parent / config.start.run_id, config.start).is_complete:
-            _refuse_settings(
-                config, registry.get_method(config.method_name).cls(_backbone(config, None), config.method)
-            )
+            untrained = registry.get_method(config.method_name).cls(_backbone(run, config.model), config.method)
+            _refuse_settings(config, untrained)
+            del untrained
             gc.collect()  # the model makes place for the one that the start trains
-        start = _train_start(folder.parent, config)
+        start = _train_start(folder.parent, config, run.trust_remote_code)
         data["data"] = _data_of_both(start, data["data"])
-    method = registry.get_method(config.method_name).cls(_backbone(config, start), config.method)
+    source = config.model if start is None else _as_left_by(start, config.model)
+    now = begun_with(examples, data["data"], model_hashes(source))
+    begun = check_same(folder, now) or now
+    method = registry.get_method(config.method_name).cls(_backbone(run, source), config.method)
     if not method.stages() and start is None:
         raise _NothingToTrain(
             f"method {config.method_name!r} needs no training; "
@@ -140,6 +176,7 @@ def _train(config: RunConfig, folder: Path, resume: bool) -> dict[str, Any]:
         write_whole(folder / CONFIG, _yaml(config))
         trained_on = _rows_of(task, config, examples) if method.stages() else []
         write_train_questions(folder, question_keys(trained_on), start.folder if start else run_of_checkpoint(config))
+        write_begun(folder, begun)
     report = train_method(
         method,
         examples,
@@ -156,6 +193,7 @@ def _train(config: RunConfig, folder: Path, resume: bool) -> dict[str, Any]:
     return {
         "trained": True,
         **data,
+        "begun": begun,
         **_costs(report, start),
         "report": asdict(report),
         "diagnostics": _diagnostics(folder),
@@ -191,25 +229,33 @@ def _leaving_nothing(folder: Path) -> Iterator[None]:
         raise
 
 
-def _backbone(config: RunConfig, start: Run | None) -> Backbone:
-    """The language model as it comes, or as the run it starts from left it; with fresh adapters where asked for."""
-    from latbench.model.backbone import Backbone
+def _as_left_by(start: Run, model: ModelConfig) -> ModelConfig:
+    """The model that a run starts from: the checkpoint of its start."""
     from latbench.training import checkpoint
 
-    if start is None:
-        return Backbone.load(config.model, seed=config.seed)
     folder = start.folder / CHECKPOINT
-    trained = replace(
-        config.model,
+    return replace(
+        model,
         id=str(folder),
         revision=None,
         weights="pretrained",
         chat_template=checkpoint.read_info(folder)["chat_template"],
     )
+
+
+def _backbone(run: Run, source: ModelConfig) -> Backbone:
+    """The language model as it comes, or as the run it starts from left it; with fresh adapters where asked for."""
+    from latbench.model.backbone import Backbone
+
+    config = run.config
     try:
-        backbone = Backbone.load(trained, seed=config.seed, name=config.model.name)
+        backbone = Backbone.load(
+            source, seed=config.seed, name=config.model.name, trust_remote_code=run.trust_remote_code
+        )
     except ValueError as error:
-        raise ValueError(f"start: {error}; or remove {start.folder} to train it anew") from None
+        if config.start is None:
+            raise
+        raise ValueError(f"start: {error}; or remove {Path(source.id).parent} to train it anew") from None
     backbone.config = config.model  # goes into the checkpoint: the recipe, not the place it was read from
     return backbone
 
@@ -220,12 +266,13 @@ def _trained_parts(config: RunConfig, start: Run | None) -> Path | None:
 
     Raises: ValueError: `model.id` is a checkpoint of another layout.
     """
+    from latbench.model.source import CHECKPOINT_INFO
     from latbench.training import checkpoint
 
     if start is not None:
         return start.folder / CHECKPOINT if start.config.method_name == config.method_name else None
     folder = Path(config.model.id)
-    if not (folder / checkpoint.INFO).is_file():
+    if not (folder / CHECKPOINT_INFO).is_file():
         return None
     info = checkpoint.read_info(folder)
     if info["layout"] != config.model.layout:
@@ -346,7 +393,7 @@ def _drop_resume_points(folder: Path) -> None:
 def _check_free(folder: Path, config: RunConfig, resume: bool) -> None:
     """Refuse to write over another run, or into a folder that holds something else."""
     # a run that failed before its first step (no data, no model) has left nothing to lose
-    before_training = {LOCK, CONFIG, temporary(folder / CONFIG).name}
+    before_training = {LOCK, CONFIG, BEGUN, *(temporary(folder / name).name for name in (CONFIG, BEGUN))}
     present = [path.name for path in folder.iterdir() if path.name not in before_training]
     if not present:
         return

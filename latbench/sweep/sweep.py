@@ -156,9 +156,12 @@ def run_sweep(
     runs_dir: Path,
     resume: bool,
     on_end: Callable[[JobResult], None],
+    trust_remote_code: bool = False,
 ) -> SweepReport:
     """Train and evaluate every run that is not complete.
 
+    Args:
+        trust_remote_code: let the jobs run Python files that lie beside their models.
     Raises: ValueError: invalid configurations or evaluations, data that are not at hand, or unfinished runs there while
         `resume` is off.
     """
@@ -168,7 +171,8 @@ def run_sweep(
     begun = [member.run.folder.name for member in open_members if (member.run.folder / CONFIG).exists()]
     if begun and not resume:
         raise ValueError(f"{len(begun)} runs of the sweep are begun but not complete (first {begun[0]}); pass --resume")
-    jobs = [_job(member, sweep, runs_dir) for member in open_members]
+    trust = ("--trust-remote-code",) if trust_remote_code else ()
+    jobs = [_job(member, sweep, runs_dir, trust) for member in open_members]
     complete = [member.run.folder.name for member in all_members if member not in open_members]
     return SweepReport(skipped=complete, results=executor.run(jobs, on_end))
 
@@ -204,8 +208,12 @@ def _is_complete(member: Member, sweep: SweepConfig) -> bool:
     )
 
 
-def _job(member: Member, sweep: SweepConfig, runs_dir: Path) -> Job:
-    """The job of one member; its configuration is written where the job reads it."""
+def _job(member: Member, sweep: SweepConfig, runs_dir: Path, trust: tuple[str, ...]) -> Job:
+    """The job of one member; its configuration is written where the job reads it.
+
+    Args:
+        trust: an option for each of its commands.
+    """
     name = member.run.folder.name
     config = runs_dir / "logs" / f"{name}.yaml"
     config.parent.mkdir(parents=True, exist_ok=True)
@@ -215,8 +223,8 @@ def _job(member: Member, sweep: SweepConfig, runs_dir: Path) -> Job:
     if sweep.limit is not None:
         asked += ["--limit", str(sweep.limit)]
     evaluations = [
-        (*latbench, "eval", *asked, *(f"--set={key}={json.dumps(value)}" for key, value in changes.items()))
+        (*latbench, "eval", *asked, *trust, *(f"--set={key}={json.dumps(value)}" for key, value in changes.items()))
         for changes in member.decodings
     ]
-    train = (*latbench, "train", "--config", str(config), "--runs-dir", str(runs_dir), "--resume")
+    train = (*latbench, "train", "--config", str(config), "--runs-dir", str(runs_dir), "--resume", *trust)
     return Job(name=name, commands=(train, *evaluations), log=runs_dir / "logs" / f"{name}.log")

@@ -4,7 +4,7 @@
          adapter/                                         the LoRA adapter alone, where there is one
          heads.safetensors                                the method's own modules, where it has any
          auxiliary/<name>/model.safetensors               helper models (encoder, auxiliary decoder)
-         latbench.json                                    method, configuration, layout, versions, file sizes
+         latbench.json                                    method, configuration, layout, versions, SHA-256 of each file
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -28,35 +28,44 @@ from latbench.config import ModelConfig
 from latbench.method import Method
 from latbench.model.backbone import Backbone
 from latbench.model.loading import resolve_device, without_adapters
+from latbench.model.source import CHECKPOINT_INFO as INFO
+from latbench.model.source import WEIGHTS, ModelFileError, unchanged
+from latbench.model.weights import load_module
+from latbench.util.files import sha256_of
 
-INFO = "latbench.json"
 HEADS = "heads.safetensors"
-WEIGHTS = "model.safetensors"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 kept sizes of files instead of hashes
 FIELDS = ("method", "method_config", "model", "backbone", "layout", "markers", "chat_template", "vocab_size", "files")
 
 
 def save(
-    method: Method[Any], folder: Path, extra: Mapping[str, Any] | None = None, *, helpers_of: Path | None = None
+    method: Method[Any],
+    folder: Path,
+    extra: Mapping[str, Any] | None = None,
+    *,
+    helpers_of: Path | None = None,
+    write: Callable[[Path], None] | None = None,
 ) -> None:
     """Write a method's checkpoint beside and rename it into place; an older one there is replaced.
 
     Args:
         extra: JSON values kept in `latbench.json`, returned by `read_info`.
         helpers_of: checkpoint whose helper models are taken over as they are, where the method was trained without.
+        write: writes model, tokenizer and heads into a folder, for weights that are never in memory as a whole; None:
+            those of `method` are written.
     """
     beside = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    method.backbone.save(beside)
-    if any(True for _ in method.heads.state_dict()):
-        safetensors.torch.save_model(method.heads, str(beside / HEADS))
-    for name, module in method.auxiliary.items():
-        _save_auxiliary(module, beside / "auxiliary" / name)
+    try:
+        (write or partial(_write, method))(beside)
+    except ValueError:
+        shutil.rmtree(beside)
+        raise
     if not len(method.auxiliary) and helpers_of is not None and (helpers_of / "auxiliary").is_dir():
         shutil.copytree(helpers_of / "auxiliary", beside / "auxiliary")
-    sizes = {str(path.relative_to(beside)): path.stat().st_size for path in sorted(beside.rglob("*")) if path.is_file()}
-    info = {**_describe(method), "files": sizes, "extra": dict(extra or {})}
+    files = {str(path.relative_to(beside)): sha256_of(path) for path in sorted(beside.rglob("*")) if path.is_file()}
+    info = {**_describe(method), "files": files, "extra": dict(extra or {})}
     (beside / INFO).write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if folder.exists():
         replaced = folder.with_name(folder.name + ".old")
@@ -68,6 +77,14 @@ def save(
         beside.replace(folder)
 
 
+def _write(method: Method[Any], folder: Path) -> None:
+    method.backbone.save(folder)
+    if any(True for _ in method.heads.state_dict()):
+        safetensors.torch.save_model(method.heads, str(folder / HEADS))
+    for name, module in method.auxiliary.items():
+        _save_auxiliary(module, folder / "auxiliary" / name)
+
+
 def load(
     folder: Path,
     *,
@@ -76,14 +93,17 @@ def load(
     method: str | None = None,
     layout: str | None = None,
     backbone: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Method[Any]:
     """The method of a checkpoint, in evaluation mode.
 
     Args:
         device: where to put it; None: where it was trained, as `model.device` says.
-        auxiliary: also load helper models, which inference does not need.
+        auxiliary: also load helper models where the checkpoint has them; inference does not need them.
         method, layout, backbone: names that the caller expects; None: any.
-    Raises: ValueError: not a checkpoint, damaged, of another format version, or not what the caller expects.
+        trust_remote_code: run Python files that lie in the folder; nothing in the folder can ask for that.
+    Raises: ValueError: not a checkpoint, damaged, of another format version, or not what the caller expects; a tensor
+        is missing, has another shape, is not finite or belongs to nothing.
     """
     info = read_info(folder)
     for what, expected in (("method", method), ("layout", layout), ("backbone", backbone)):
@@ -91,7 +111,6 @@ def load(
             raise ValueError(
                 f"checkpoint {folder} has {what} {info[what]!r}, not {expected!r}; give the folder of another run"
             )
-    _check_files(folder, info["files"])
     entry = registry.get_method(info["method"])
     try:
         model = TypeAdapter(ModelConfig).validate_python(info["model"])
@@ -102,13 +121,16 @@ def load(
         raise ValueError(
             f"{folder / INFO} does not fit this latbench: {field}: {first['msg']}; train the run again"
         ) from None
-    loaded: Method[Any] = entry.cls(_load_backbone(folder, info, model, device), config)
-    modules: dict[str, nn.Module] = {HEADS: loaded.heads} if HEADS in info["files"] else {}
-    if auxiliary:
+    loaded: Method[Any] = entry.cls(_load_backbone(folder, info, model, device, trust_remote_code), config)
+    if any(True for _ in loaded.heads.state_dict()):
+        load_module(loaded.heads, folder / HEADS)
+    elif (folder / HEADS).exists():
+        raise ValueError(f"{folder} has {HEADS}, but method {info['method']!r} has none; copy the checkpoint anew")
+    if auxiliary and any(name.startswith("auxiliary/") for name in info["files"]):
         loaded.build_auxiliary()
-        modules |= {f"auxiliary/{name}/{WEIGHTS}": module for name, module in loaded.auxiliary.items()}
-    for file, module in modules.items():
-        _load_module(module, folder / file, info["method"])
+        for name, module in loaded.auxiliary.items():
+            with unchanged(folder, f"auxiliary/{name}"):
+                load_module(module, folder / "auxiliary" / name / WEIGHTS)
     return loaded.to(loaded.backbone.device).eval()
 
 
@@ -119,16 +141,14 @@ def load_parts(method: Method[Any], folder: Path) -> None:
     """
     files = read_info(folder)["files"]
     parts = {HEADS: method.heads, **{f"auxiliary/{name}/{WEIGHTS}": part for name, part in method.auxiliary.items()}}
-    _check_files(folder, {name: size for name, size in files.items() if name in parts})
     for file, module in parts.items():
         if file not in files:
             continue
         try:
-            safetensors.torch.load_model(module, str(folder / file))
-        except (OSError, SafetensorError, RuntimeError) as error:
+            load_module(module, folder / file)
+        except ModelFileError as error:
             raise ValueError(
-                f"{folder / file} does not fit these settings of method {method.name!r} ({_one_line(error)}); "
-                "use the settings of the run that is started from"
+                f"{error}; the settings of method {method.name!r} must be those of the run that is started from"
             ) from None
 
 
@@ -145,7 +165,7 @@ def read_info(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{folder} is not a latbench checkpoint ({INFO} is missing); give a run's checkpoint folder"
         ) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         whole = False
     if not whole:
         raise ValueError(f"{folder / INFO} is damaged; train the run again, or copy the checkpoint anew")
@@ -181,16 +201,9 @@ def _save_auxiliary(module: nn.Module, folder: Path) -> None:
         module.config.save_pretrained(folder)
 
 
-def _check_files(folder: Path, sizes: Mapping[str, int]) -> None:
-    """A cut or missing file is found here, and named, before anything is loaded."""
-    for name, size in sizes.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != size:
-            state = f"has {path.stat().st_size} bytes instead of {size}" if path.is_file() else "is missing"
-            raise ValueError(f"checkpoint {folder} is damaged: {name} {state}; train the run again, or copy it anew")
-
-
-def _load_backbone(folder: Path, info: Mapping[str, Any], model: ModelConfig, device: str | None) -> Backbone:
+def _load_backbone(
+    folder: Path, info: Mapping[str, Any], model: ModelConfig, device: str | None, trust_remote_code: bool
+) -> Backbone:
     here = replace(
         model,
         id=str(folder),
@@ -203,11 +216,13 @@ def _load_backbone(folder: Path, info: Mapping[str, Any], model: ModelConfig, de
     )
     resolve_device(here.device)  # an absent device is no damage of the checkpoint
     try:
-        backbone = Backbone.load(here, markers=info["markers"], name=info["backbone"])
-    except (ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(
-            f"checkpoint {folder} is damaged ({_one_line(error)}); train the run again, or copy it anew"
-        ) from None
+        backbone = Backbone.load(
+            here, markers=info["markers"], name=info["backbone"], trust_remote_code=trust_remote_code
+        )
+    except ModelFileError:  # names the file and what is wrong with it
+        raise
+    except ValueError as error:
+        raise ValueError(f"checkpoint {folder} is damaged ({error}); train the run again, or copy it anew") from None
     num_tokens, num_rows = len(backbone.tokenizer), backbone.model.get_input_embeddings().weight.shape[0]
     if num_tokens != info["vocab_size"] or num_tokens > num_rows:
         raise ValueError(
@@ -215,14 +230,3 @@ def _load_backbone(folder: Path, info: Mapping[str, Any], model: ModelConfig, de
             f"{info['vocab_size']} and embeds {num_rows}; copy the tokenizer files of the same run"
         )
     return backbone
-
-
-def _load_module(module: nn.Module, path: Path, method: str) -> None:
-    try:
-        safetensors.torch.load_model(module, str(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{path} does not fit method {method!r} ({_one_line(error)}); train the run again") from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

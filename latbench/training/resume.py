@@ -14,7 +14,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 
 from latbench.method import Method
-from latbench.util.files import write_whole
+from latbench.model.weights import is_finite, listed
+from latbench.util.files import damage, sha256_of, write_whole
 
 CHECKPOINT = "checkpoint-"  # of transformers: checkpoint-<optimiser step>
 WEIGHTS = "model.safetensors"  # where transformers looks for weights
@@ -41,19 +42,46 @@ def step_of(point: Path) -> int:
     return int(point.name.removeprefix(CHECKPOINT))
 
 
-def load_weights(method: Method[Any], folder: Path, names: frozenset[str]) -> None:
+def hashes(point: Path) -> dict[str, str]:
+    """SHA-256 of each file of a resume point, for its own state file."""
+    files = [path for path in sorted(point.rglob("*")) if path.is_file() and path.name != STATE]
+    return {path.relative_to(point).as_posix(): sha256_of(path) for path in files}
+
+
+def check_whole(point: Path, only: str | None = None) -> None:
+    """Refuse a resume point whose files are not those that were saved.
+
+    Args:
+        only: one of the files; None: all.
+    Raises: ValueError: a file is missing or changed.
+    """
+    state = json.loads((point / STATE).read_text(encoding="utf-8"))
+    saved = state.get("files") if isinstance(state, dict) else None
+    if not isinstance(saved, dict):
+        raise ValueError(f"{point / STATE} does not name the files that were saved; remove {point} and resume again")
+    if only is not None:
+        saved = {only: str(saved.get(only))}
+    if (change := damage(point, saved)) is not None:
+        raise ValueError(f"{point} is damaged: {change}; remove {point} and resume again")
+
+
+def load_weights(method: Method[Any], point: Path, names: frozenset[str]) -> None:
     """Set the named tensors of a method to those of a resume point.
 
-    Raises: ValueError: unreadable, or of another method or backbone.
+    Raises: ValueError: unreadable or changed, not finite, or of another method or backbone.
     """
+    check_whole(point, only=WEIGHTS)
     try:
-        tensors = safetensors.torch.load_file(folder / WEIGHTS)
+        tensors = safetensors.torch.load_file(point / WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{folder / WEIGHTS} cannot be read ({error}); remove {folder} and resume again") from None
+        raise ValueError(f"{point / WEIGHTS} cannot be read ({error}); remove {point} and resume again") from None
     own = method.state_dict()
     fits = tensors.keys() == names and all(own[name].shape == tensor.shape for name, tensor in tensors.items())
     if not fits:
-        raise ValueError(f"{folder} holds the weights of another method or backbone; train into another folder")
+        raise ValueError(f"{point} holds the weights of another method or backbone; train into another folder")
+    broken = [name for name, tensor in tensors.items() if not is_finite(tensor)]
+    if broken:
+        raise ValueError(f"{point} holds NaN or infinity in {listed(broken)}; remove {point} and resume again")
     method.load_state_dict(tensors, strict=False)  # tied tensors are stored once, frozen ones not at all
 
 

@@ -26,7 +26,17 @@ from latbench.model.layout import Batch
 from latbench.task import Example
 from latbench.training.cost import FlopMeter, TrainReport, count_tokens, peak_memory_bytes
 from latbench.training.order import Order
-from latbench.training.resume import CHECKPOINT, STATE, WEIGHTS, cut_log, load_weights, resume_points, step_of
+from latbench.training.resume import (
+    CHECKPOINT,
+    STATE,
+    WEIGHTS,
+    check_whole,
+    cut_log,
+    hashes,
+    load_weights,
+    resume_points,
+    step_of,
+)
 from latbench.training.window import LossWindow
 
 LOG = "log.jsonl"
@@ -257,16 +267,16 @@ class StageTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         try:
             super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()  # the others have written their random states
             if self.is_world_process_zero():
                 state = {
                     "fingerprint": self._fingerprint,
                     "window": self.window.state(),
                     "report": asdict(self.current_report()),
+                    "files": hashes(self._beside / name),
                 }
                 self._write_state(self._beside / name)
                 (self._beside / name / STATE).write_text(json.dumps(state), encoding="utf-8")
-            self.accelerator.wait_for_everyone()  # the others have written their random states
-            if self.is_world_process_zero():
                 shutil.rmtree(self._folder / name, ignore_errors=True)
                 (self._beside / name).replace(self._folder / name)
                 _remove(path for path in resume_points(self._folder) if path.name != name)
@@ -290,9 +300,10 @@ class StageTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Weights, counts and loss sums of a resume point; the Trainer restores optimiser, schedule and random state.
 
-        Raises: ValueError: it belongs to another set-up.
+        Raises: ValueError: it is damaged, or belongs to another set-up.
         """
         folder = Path(resume_from_checkpoint)
+        check_whole(folder)
         if self.is_fsdp_enabled:  # sharded files of Accelerate
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:

@@ -36,7 +36,7 @@ from latbench.task import Example
 from latbench.training import checkpoint
 from latbench.training.cost import TrainReport
 from latbench.training.order import Order
-from latbench.training.resume import OPTIMIZER, cut_log, load_weights, resume_points, shrink, step_of
+from latbench.training.resume import OPTIMIZER, check_whole, cut_log, load_weights, resume_points, shrink, step_of
 from latbench.training.rl.rollouts import RolloutSource
 from latbench.training.rl.trainer import PolicyModule, RolloutTrainer, check_method, frozen_copy, skip_reason
 from latbench.training.stage_trainer import LOG, MicroBatches, StageModule, StageTrainer
@@ -344,6 +344,7 @@ def _moments(run: _Run, index: int) -> Path:
             f"{run.folder} holds no optimiser states of its stage {index}, which train.reset_optimizer=false goes on "
             f"with; remove {run.folder.parent} to train anew"
         )
+    check_whole(found[-1].parent, only=OPTIMIZER)
     return found[-1]
 
 

@@ -1,8 +1,11 @@
-"""Files that must be whole: written beside and renamed."""
+"""Files that must be whole: written beside and renamed, and known by the hash of their content."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 
@@ -41,3 +44,30 @@ def read_bounded(path: Path, limit: int) -> bytes:
         raise ValueError(f"{path} has {size} bytes, more than the {limit} that such a file may have")
     with path.open("rb") as file:
         return file.read(limit)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's content, in hex; read once per process as long as the file stays untouched."""
+    stat = path.stat()
+    return _sha256(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _sha256(path: Path, _inode: int, _size: int, _modified: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def damage(folder: Path, hashes: Mapping[str, str]) -> str | None:
+    """The first file of a folder that is not the one that was saved, as a clause; None where all are.
+
+    Args:
+        hashes: SHA-256 by path within the folder.
+    """
+    for name, saved in hashes.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if (here := sha256_of(path)) != saved:
+            return f"{name} is not the file that was saved (sha256 {here[:12]} instead of {saved[:12]})"
+    return None

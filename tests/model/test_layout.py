@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from latbench.config import ModelConfig
 from latbench.model.backbone import Backbone
-from latbench.model.layout import IGNORE_INDEX, Batch, Layout, pad, sequence_batch
+from latbench.model.layout import IGNORE_INDEX, LAYOUTS, Batch, Layout, pad, sequence_batch
 from latbench.task import Example
 
 ANN = Example(
@@ -49,6 +51,46 @@ def test_the_coconut_layout_follows_the_spec(backbone_of: Callable[..., Backbone
     num_question = len(backbone.layout._tokenize(ANN.question + "\n"))
     assert (labels[: num_question - 1] == IGNORE_INDEX).all()
     assert labels[num_question - 1 : -1].tolist() == batch.tokens.ids[0, num_question:].tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("hash_answer", "{q}\n<think>{a}\n{b}\n</think>### 10"),
+        ("answer_sentence", "{q}<think>{a} {b}</think>The answer is: 10"),
+        ("clause", "{q}<think>{a}{b}</think> 10"),
+        ("question_clause", "Question: {q}<think>{a}{b}</think> 10"),
+        ("plain_clause", "{q}{a}{b} The answer is: 10"),
+        ("question_plain_clause", "Question: {q}{a}{b} The answer is: 10"),
+        ("question_answer", "Question: {q} Let's think step by step:<think>{a}\n{b}</think>Answer:10"),
+        ("question_answer_joined", "Question: {q} Let's think step by step:<think>{a}\n{b}</think>Answer:10"),
+    ],
+)
+def test_layouts_of_releases_word_a_whole_sequence(name: str, text: str, backbone_of: Callable[..., Backbone]) -> None:
+    layout = backbone_of("llama", layout=name).layout
+    pieces = layout.encode(ANN)
+    ids = [*pieces.prompt, *pieces.steps, *pieces.close, *pieces.answer]
+    asked = text.format(q=ANN.question, a=ANN.steps[0], b=ANN.steps[1])
+    assert layout.tokenizer.decode(ids, clean_up_tokenization_spaces=False) == asked
+
+
+def test_every_layout_can_be_chosen() -> None:
+    hints = get_type_hints(ModelConfig)
+    assert set(get_args(hints["layout"])) == set(LAYOUTS)
+
+
+def test_markers_may_be_texts_of_several_ids(backbone_of: Callable[..., Backbone]) -> None:
+    layout = backbone_of("llama", markers=("[[", "]]")).layout
+    assert layout.open == (*layout._tokenize("[["),)
+    assert len(layout.close) == 2
+    assert layout.prompt("1+1?") == (*layout._tokenize("1+1?"), *layout.open)
+    assert layout.is_closed([*layout.prompt("1+1?"), *layout.close])
+
+
+def test_where_both_markers_are_one_text_a_prompt_is_closed_by_two(backbone_of: Callable[..., Backbone]) -> None:
+    layout = backbone_of("llama", markers=("###", "###")).layout
+    assert not layout.is_closed(layout.prompt("1+1?"))
+    assert layout.is_closed([*layout.prompt("1+1?"), *layout.close])
 
 
 def test_labels_are_shifted_targets_and_padding_has_none(llama: Backbone) -> None:

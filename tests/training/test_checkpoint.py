@@ -135,6 +135,11 @@ def edit_info(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def unlist(folder: Path, name: str) -> None:
+    files = checkpoint.read_info(folder)["files"]
+    edit_info(folder, files={other: sha256 for other, sha256 in files.items() if other != name})
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
 
@@ -146,16 +151,24 @@ def garble(path: Path) -> None:
 DAMAGE: list[tuple[Callable[[Path], object], str]] = [
     (lambda c: (c / checkpoint.INFO).unlink(), "is not a latbench checkpoint"),
     (lambda c: cut(c / checkpoint.INFO), "latbench.json is damaged"),
-    (lambda c: cut(c / "model.safetensors"), "model.safetensors has .* bytes instead of"),
     (
-        lambda c: garble(c / "model.safetensors"),
-        r"c is damaged \(.*Error while deserializing header.*\); train the run again",
+        lambda c: cut(c / "model.safetensors"),
+        r"c is damaged: model.safetensors is not the file that was saved \(sha256",
     ),
-    (lambda c: garble(c / "config.json"), r"c is damaged \(.*config\.json.*\); train the run again"),
-    (lambda c: (c / checkpoint.INFO).write_text('{"format_version": 1}'), "latbench.json is damaged"),
+    (lambda c: garble(c / "model.safetensors"), r"c is damaged: model.safetensors is not the file that was saved"),
+    (
+        lambda c: garble(c / "config.json"),
+        r"c is damaged: config.json is not the file that was saved .*; train the run",
+    ),
+    (lambda c: unlist(c, "model.safetensors"), "model.safetensors is none of the files that were saved"),
+    (lambda c: unlist(c, "heads.safetensors"), "heads.safetensors is none of the files that were saved"),
+    (lambda c: (c / "chat_template.jinja").write_text("{{ 1 }}"), "chat_template.jinja is none of the files that"),
+    (lambda c: (c / "adapter_config.json").write_text("{}"), "adapter_config.json is none of the files that were"),
+    (lambda c: (c / checkpoint.INFO).write_text('{"format_version": 2}'), "latbench.json is damaged"),
     (lambda c: (c / "config.json").unlink(), "config.json is missing"),
-    (lambda c: cut(c / checkpoint.HEADS), "heads.safetensors has"),
-    (lambda c: edit_info(c, format_version=99), "has format version 99, this latbench reads 1; use latbench 0"),
+    (lambda c: cut(c / checkpoint.HEADS), "heads.safetensors is not the file that was saved"),
+    (lambda c: (c / checkpoint.HEADS).unlink(), "heads.safetensors is missing"),
+    (lambda c: edit_info(c, format_version=1), "has format version 1, this latbench reads 2; use latbench 0"),
     (lambda c: edit_info(c, vocab_size=7), r"tokens, but the checkpoint was saved with 7"),
     (lambda c: edit_info(c, method_config={"nonsense": 1}), "does not fit this latbench: nonsense"),
     (lambda c: edit_info(c, method="coconnut"), "unknown method 'coconnut'"),
@@ -185,7 +198,9 @@ def test_heads_of_another_shape_are_refused(tmp_path: Path) -> None:
     method = toy()
     method.heads["length"] = nn.Linear(16, 2)
     checkpoint.save(method, tmp_path / "c")
-    with pytest.raises(ValueError, match=r"heads\.safetensors does not fit method 'toy'") as caught:
+    with pytest.raises(
+        ValueError, match=r"heads\.safetensors does not fit: 2 tensors are of another shape: length"
+    ) as caught:
         checkpoint.load(tmp_path / "c")
     assert "\n" not in str(caught.value)
 

@@ -1,0 +1,419 @@
+"""A released checkpoint becomes a run: found, recognised, accounted for, written, with its provenance.
+
+    plan_import(SOURCE)        -> RunConfig   which format, which method with which settings, nothing written
+    train(config)              -> Run         calls `import_weights`, as `rerun` does from a manifest
+
+The run's `imported` section names the source and the hash of everything that was read of it; `train.json` has the rest
+under `imported`: the hash of each file, what was dropped and why, and where each setting came from. Nothing in a source
+can run code, and no more than one file of the run's weights is in memory at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+import torch
+from huggingface_hub import snapshot_download, split_torch_state_dict_into_shards
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from latbench import registry
+from latbench.config import TINY, ImportConfig, RunConfig, parse, tree
+from latbench.data.hub import hub_reachable
+from latbench.importer import Base, Importer, Piece, Recipe, Source
+from latbench.model.backbone import Backbone
+from latbench.model.loading import resolve_device
+from latbench.model.source import TEXTS
+from latbench.model.tensor_files import INDEX, TensorFiles
+from latbench.model.weights import Account, fresh_model, is_finite
+from latbench.runs import environment
+from latbench.training import checkpoint
+from latbench.training.cost import TrainReport
+from latbench.util.files import sha256_of
+
+if TYPE_CHECKING:
+    from latbench.method import Method
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+SHARD_BYTES = 500_000_000
+"""Most bytes of a file of the run's weights, unless one tensor has more."""
+TEXT_FILES = (*TEXTS, "adapter_config.json", "pccot_args.json")
+"""What is read of a model folder beside its weights."""
+BLOCK = 1 << 22
+"""Numbers that are compared at once."""
+WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "*.ckpt", "checkpoint_*", "*" + INDEX)
+
+
+@dataclass(frozen=True)
+class ImportPlan:
+    """What an import would do."""
+
+    config: RunConfig
+    """Of the run."""
+    recipe: Recipe
+    """What the importer knows of the source."""
+    source: Source
+    """The files."""
+    base: Base | None
+    """The base model, where the format needs one."""
+
+
+def plan_import(
+    source: str,
+    *,
+    format: str | None = None,
+    base: str | None = None,
+    revision: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> ImportPlan:
+    """Find out what a released checkpoint is; nothing is written.
+
+    Args:
+        source: a folder, a file or a Hub id; revision: of a Hub id, None: the newest.
+        format: name of an importer; None: the one that recognises the source.
+        base: the base model, where the format needs one; None: the one that the release names.
+        settings: values by dotted key, in place of what the importer says.
+    Raises: ValueError: not at hand, of no known format, not whole, or something is missing that only the user can say.
+    """
+    found = open_source(source, revision)
+    importer = _importer(found, format)
+    own = _tree(settings or {})
+    options = tree.merge(
+        {"source": _lasting(source), "revision": found.revision, "format": importer.name}, own.pop("imported", {})
+    )
+    checked, errors = tree.validate("imported", ImportConfig, options)
+    if errors:
+        raise ValueError("\n".join(errors))
+    below = _base(importer, found, base)
+    recipe = importer.read(found, below, checked)
+    if missing := [f"{key} ({why})" for key, why in recipe.required.items() if tree.get(own, key) is None]:
+        keys = " ".join(f"--set {key}=..." for key in recipe.required)
+        raise ValueError(f"{source} does not store {', nor '.join(missing)}; say it with {keys}")
+    values = {key: setting.value for key, setting in recipe.settings.items()}
+    lower = {"task.name": "gsm8k", "model.id": _model_name(source if below is None else below.id), **values}
+    given = tree.merge(tree.merge(_tree(lower), {"method": {"name": recipe.method}}), own)
+    imported = replace(
+        checked,
+        base=None if below is None else _lasting(below.id),
+        base_revision=None if below is None else below.revision,
+        settings=_plain(values),
+        sha256=_identity(_files(found, below, recipe)),
+    )
+    plan = ImportPlan(parse({**given, "imported": asdict(imported)}), recipe, found, below)
+    _account(plan)
+    return plan
+
+
+def import_weights(config: RunConfig, folder: Path) -> dict[str, Any]:
+    """Write the checkpoint of a run of a released checkpoint; what stands in its `train.json`.
+
+    Args:
+        config: with `imported`, as `plan_import` gives it; folder: of the checkpoint.
+    Raises: ValueError: the source is not at hand, holds other files than the configuration names, or does not fit.
+    """
+    assert config.imported is not None
+    start, asked = time.monotonic(), config.imported
+    found = open_source(asked.source, asked.revision)
+    importer = _importer(found, asked.format)
+    below = _base(importer, found, asked.base, asked.base_revision)
+    plan = ImportPlan(config, importer.read(found, below, asked), found, below)
+    files = _files(found, below, plan.recipe)
+    if asked.sha256 and _identity(files) != asked.sha256:
+        raise ValueError(
+            f"{asked.source} holds other files than those that were imported (sha256 {_identity(files)[:12]}, was "
+            f"{asked.sha256[:12]}); give those, or import these anew"
+        )
+    method = _account(plan)
+    checkpoint.save(method, folder, {"config": config.to_tree()}, write=lambda where: _write(plan, method, where))
+    commit, dirty = environment.git_state()
+    return {
+        "trained": True,
+        "train_data": f"imported {asked.label} sha256={asked.sha256[:8]}",
+        "data": {},
+        "num_contaminated": None,
+        "dropped": False,
+        "costs": {},
+        "start": None,
+        "report": asdict(TrainReport()),
+        "diagnostics": {},
+        "imported": provenance(plan, files) | {"seconds": time.monotonic() - start},
+        "versions": environment.versions(),
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "hardware": environment.hardware(),
+        "command": environment.command_line(),
+        "finished": environment.now(),
+    }
+
+
+def open_source(name: str, revision: str | None = None) -> Source:
+    """The files of a released checkpoint. Raises: ValueError: not at hand, or no weights are there."""
+    path, commit = _located(name, revision, what="SOURCE", patterns=(*TEXT_FILES, "hparams.yaml", *WEIGHT_FILES))
+    if path.is_dir() and not _has_weights(path):
+        inside = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix in ("", ".bin", ".pt", ".ckpt"))
+        single = [p for p in inside if p.suffix in (".pt", ".ckpt") or p.name.startswith("checkpoint_")]
+        if len(single) != 1:
+            choice = f"; give one of its files, such as {single[0]}" if single else ""
+            looked = "*.safetensors, pytorch_model.bin, their shards, *.pt, *.ckpt, checkpoint_N"
+            raise ValueError(f"{name} holds {len(single) or 'no'} files of weights (looked for {looked}){choice}")
+        path = single[0]
+    return Source(name, path, TensorFiles.open(path), commit)
+
+
+def provenance(plan: ImportPlan, files: Mapping[str, Path]) -> dict[str, Any]:
+    """What the run says of its source: hashes, what was dropped and why, where each setting came from."""
+    asked, own = plan.config.imported, plan.config.to_tree()
+    assert asked is not None
+    settings = {
+        key: {
+            "value": value,
+            "origin": setting.origin if value == _plain(setting.value) else "given on the command line",
+        }
+        for key, setting in plan.recipe.settings.items()
+        for value in (tree.get(own, key),)
+    }
+    return {
+        "format": asked.format,
+        "source": asked.source,
+        "revision": plan.source.revision,
+        "base": None if plan.base is None else plan.base.id,
+        "files": {
+            name: {"sha256": sha256_of(path), "bytes": path.stat().st_size} for name, path in sorted(files.items())
+        },
+        "num_tensors": len(plan.source.names),
+        "dropped": plan.recipe.assembly.dropped,
+        "settings": settings,
+        "notes": list(plan.recipe.notes),
+    }
+
+
+def sentences(found: Mapping[str, Any]) -> Iterable[str]:
+    """What an import tells its user, from the provenance it leaves behind."""
+    size = sum(file["bytes"] for file in found["files"].values())
+    base = f", over the base model {found['base']}" if found["base"] else ""
+    yield f"format {found['format']}: {found['num_tensors']} tensors, {len(found['files'])} files of {size} bytes{base}"
+    reasons: dict[str, list[str]] = {}
+    for name, reason in found["dropped"].items():
+        reasons.setdefault(reason, []).append(name)
+    for reason, names in reasons.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        yield f"dropped: {', '.join(names[:3])}{more} ({reason})"
+    for key, setting in found["settings"].items():
+        yield f"{key}={tree.show(setting['value'])} ({setting['origin']})"
+    yield from found["notes"]
+
+
+# where things are
+
+
+def _located(name: str, revision: str | None, *, what: str, patterns: Iterable[str]) -> tuple[Path, str | None]:
+    """Path of what a user named, and the commit of a Hub id; its files are fetched or taken from the cache."""
+    path = Path(name).expanduser()
+    if path.exists():
+        return path, None
+    if not HUB_ID.fullmatch(name):
+        raise ValueError(f"{what} {name!r} is neither a file, nor a folder, nor a Hugging Face id")
+    try:
+        fetched = Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=list(patterns), local_files_only=not hub_reachable()
+            )
+        )
+    except (OSError, ValueError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        reason = " ".join(str(error).split("\n")[0].split())
+        raise ValueError(
+            f"{what} {name!r} is no path here, and not to be had from the Hub or its cache ({reason}); give a folder "
+            "with its files, or the id with network"
+        ) from None
+    return fetched, fetched.name
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(folder.glob("*model*.safetensors")) or any(folder.glob("*model*.bin")) or any(folder.glob("*" + INDEX))
+
+
+def _lasting(name: str) -> str:
+    """A path that means the same from every folder; a Hub id as it is."""
+    return str(Path(name).expanduser().resolve()) if Path(name).expanduser().exists() else name
+
+
+def _model_name(name: str) -> str:
+    """What tables call a model: a Hub id, or a folder's name, wherever the folder lies."""
+    path = Path(name).expanduser()
+    short = path.resolve().name if path.exists() else name
+    return f"{short}_" if short == TINY else short
+
+
+def _base(importer: Importer, source: Source, given: str | None, revision: str | None = None) -> Base | None:
+    """The base model that a format needs. Raises: ValueError: it is not at hand."""
+    usual = importer.base_id(source)
+    if usual is None:
+        if given is not None:
+            raise ValueError(
+                f"format {importer.name!r} takes no base model, so --base {given} says nothing; leave it out"
+            )
+        return None
+    if given is None and not usual:
+        raise ValueError(f"{source.name} does not say of which base model it is; give it with --base ID_OR_PATH")
+    name = given or usual
+    texts = (*TEXT_FILES, "*.safetensors", "*" + INDEX) if importer.needs_base_weights else TEXT_FILES
+    try:
+        path, commit = _located(name, revision, what="the base model", patterns=texts)
+    except ValueError as error:
+        hint = "" if given else f" {source.name} needs {usual} as its base: give it with --base ID_OR_PATH."
+        raise ValueError(f"{error}.{hint}" if hint else str(error)) from None
+    return Base(name, path, commit)
+
+
+def _importer(source: Source, format: str | None) -> Importer:
+    """The importer of that name, or the one that knows the source. Raises: ValueError: none, or several."""
+    known = registry.importers()
+    if format is not None:
+        if format not in known:
+            raise registry.unknown("format", format, known)
+        return known[format]
+    found = [name for name, importer in known.items() if importer.recognises(source)]
+    if len(found) == 1:
+        return known[found[0]]
+    looked = "; ".join(f"{name}: {importer.looks_for}" for name, importer in known.items())
+    state = f"of several formats ({', '.join(found)})" if found else "of no known format"
+    raise ValueError(f"{source.name} is {state}; choose one with --format. Looked for {looked}")
+
+
+def _files(source: Source, base: Base | None, recipe: Recipe) -> dict[str, Path]:
+    """Files that the run is made of, by the name they have in its provenance."""
+    read = [*source.tensors.files, *recipe.files]
+    if source.path.is_dir():
+        read += [source.folder / name for name in TEXT_FILES if (source.folder / name).is_file()]
+    named = {path.name: path for path in read}
+    if base is not None:
+        named |= {f"base/{name}": base.folder / name for name in TEXT_FILES if (base.folder / name).is_file()}
+        if any(piece_files is not source.tensors for piece_files in _part_files(recipe)):
+            named |= {f"base/{path.name}": path for path in base.tensors.files}
+    return named
+
+
+def _part_files(recipe: Recipe) -> list[TensorFiles]:
+    pieces = (*recipe.assembly.pieces.values(), *recipe.assembly.heads.values())
+    return [files for piece in pieces for files, _ in piece.parts]
+
+
+def _identity(files: Mapping[str, Path]) -> str:
+    """One hash of all files, whatever folder they lie in."""
+    lines = sorted(f"{name} {sha256_of(path)}" for name, path in files.items())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _tree(settings: Mapping[str, Any]) -> tree.Tree:
+    whole: tree.Tree = {}
+    for key, value in settings.items():
+        tree.put(whole, key, value)
+    return whole
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+# what is written
+
+
+def _account(plan: ImportPlan) -> Method[Any]:
+    """The method without memory for its weights, once all its tensors are accounted for.
+
+    Raises: ValueError: tensors are missing, left over or of other shapes; what should be equal is not; the tokenizer
+        has more ids than there are rows.
+    """
+    resolve_device(plan.config.model.device)
+    config, recipe = plan.config, plan.recipe
+    model = fresh_model(recipe.config, seed=0, attention=config.model.attention, device=torch.device("meta"))
+    model.generation_config = recipe.generation
+    backbone = Backbone(model, recipe.tokenizer, config.model, name=config.backbone).eval()
+    method: Method[Any] = registry.get_method(config.method_name).cls(backbone, config.method)
+    way_out = "give the source of this format alone and whole"
+    if plan.base is not None:
+        way_out = f"check that {plan.base.id} is its base model, or give another with --base"
+    for name, key in recipe.assembly.numbers.items():
+        number = torch.tensor(tree.get(config.to_tree(), key), dtype=torch.float32)
+        recipe.assembly.heads[name] = Piece((), (), partial(torch.clone, number), computed=True)
+    heads = {name: tuple(tensor.shape) for name, tensor in method.heads.state_dict().items()}
+    recipe.assembly.account(_needed(model), heads, way_out)
+    _require_equal_numbers(recipe, plan.source)
+    return method
+
+
+def _needed(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
+    """Shapes of a model's tensors by name; of tied ones the first name alone."""
+    first: dict[int, str] = {}
+    state = model.state_dict(keep_vars=True).items()
+    return {name: tuple(tensor.shape) for name, tensor in state if first.setdefault(id(tensor), name) == name}
+
+
+def _require_equal_numbers(recipe: Recipe, source: Source) -> None:
+    with source.tensors.reading() as read:
+        for one, other in recipe.assembly.equal:
+            if source.shape(one) != source.shape(other):
+                raise ValueError(f"{source.name}: {one} should equal {other}, but has another shape")
+            tensors = (read(source.names[name]).reshape(-1).split(BLOCK) for name in (one, other))
+            differences = (float((a.float() - b.float()).abs().max()) for a, b in zip(*tensors, strict=True) if len(a))
+            difference = max(differences, default=0.0)
+            if difference:
+                raise ValueError(
+                    f"{source.name}: {one} should equal {other}, but differs by up to {difference:.3g}; "
+                    "it is no checkpoint of this format"
+                )
+
+
+def _write(plan: ImportPlan, method: Method[Any], folder: Path) -> None:
+    """Model, tokenizer and heads, one file of weights after another."""
+    recipe, model = plan.recipe, method.backbone.model
+    name = plan.config.model.dtype
+    dtype = recipe.config.dtype or torch.float32 if name == "auto" else getattr(torch, name)
+    model.config.architectures, model.config.dtype = [type(model).__name__], dtype
+    model.config.save_pretrained(folder)
+    recipe.generation.save_pretrained(folder)
+    recipe.tokenizer.save_pretrained(folder)
+    pieces = recipe.assembly.pieces
+    shapes = {name: torch.empty(pieces[name].shape, dtype=dtype, device="meta") for name in _needed(model)}
+    shards = split_torch_state_dict_into_shards(shapes, max_shard_size=SHARD_BYTES)
+    for file, names in shards.filename_to_tensors.items():
+        _save({name: pieces[name] for name in names}, folder / file, dtype, plan.source.name)
+    if shards.is_sharded:
+        index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
+        (folder / f"{checkpoint.WEIGHTS}{INDEX}").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    if recipe.assembly.heads:
+        _save(
+            recipe.assembly.heads,
+            folder / checkpoint.HEADS,
+            torch.promote_types(dtype, torch.float32),
+            plan.source.name,
+        )
+
+
+def _save(pieces: Mapping[str, Piece], path: Path, dtype: torch.dtype, source: str) -> None:
+    """One file of weights; what was read for it is let go afterwards."""
+    made: dict[str, Tensor] = {}
+    with ExitStack() as stack:
+        readers: dict[int, Any] = {}
+        for name, piece in pieces.items():
+            parts = []
+            for files, part in piece.parts:
+                if id(files) not in readers:
+                    readers[id(files)] = stack.enter_context(files.reading())
+                parts.append(readers[id(files)](part))
+            tensor = parts[0] if piece.compute is None else piece.compute(*parts)
+            if not is_finite(tensor):
+                Account(not_finite=[name]).refuse(source, "fetch it anew")
+            made[name] = tensor.to(dtype).contiguous()
+        safetensors.torch.save_file(made, path, metadata={"format": "pt"})

@@ -1,0 +1,1 @@
+"""Importers of released checkpoints: one file for each format, each with its `IMPORTER`."""

@@ -1,0 +1,136 @@
+"""Adaptive latent reasoning's merged folders (Lapisbird/Llama-adaLR-*; arXiv:2511.21581,
+apning/adaptive-latent-reasoning@4e7d7dd).
+
+    _base_model.<name>                                     a Llama, its table padded to a multiple of 128 rows (modeling.py:169)
+    recurrent_filter.input_layer, .output_layer, .norm     projection of a latent (modeling_utils.py:75-92)
+
+`config.json` has the rest under `_inserted_LatentThinkingModelSettings`. A state is projected and fed back, as in
+`codi`; what is new is that two rows of the LM head decide after each latent whether another one follows. No method here
+stops so. The models of the paper's appendix, whose stop decision is detached from the thought, always take six latents,
+and are runs of `codi`; the models of text alone are runs of `cot` and `direct`; the others are refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import GenerationConfig
+
+from latbench.config import ImportConfig
+from latbench.importer import Assembly, Base, Importer, Recipe, Setting, Source, folder_model, stored_dtype, untie
+
+PREFIX = "_base_model."
+SETTINGS = "_inserted_LatentThinkingModelSettings"
+FILTER = {"input_layer": "0", "output_layer": "2", "norm": "3"}
+"""Layers of the release's projection and ours."""
+NUM_LATENTS = 6
+ANSWER = " The answer is:"
+EVALUATION = "the authors' evaluation (data_processing.py:452-495)"
+PLAIN = {"no_cot_sft": "direct", "cot_sft": "cot"}
+"""Ends of the names of the models of text alone, and our methods."""
+
+
+class AdaptiveLatentImporter(Importer):
+    """A Hugging Face folder, known by a section of its `config.json`, or by its name where it is a plain Llama."""
+
+    name = "adaptive_latent"
+    looks_for = f"a folder whose config.json has {SETTINGS}, or whose name is *adaLR*{' or *adaLR*'.join(PLAIN)}"
+
+    def recognises(self, source: Source) -> bool:
+        """See Importer."""
+        return SETTINGS in source.config or plain_method(source) is not None
+
+    def read(self, source: Source, base: Base | None, options: ImportConfig) -> Recipe:
+        """See Importer."""
+        thinking = source.config.get(SETTINGS)
+        if isinstance(thinking, dict):
+            refuse(thinking, source)
+        config, tokenizer, generation = folder_model(source)
+        assembly = Assembly(source)
+        assembly.drop_buffers()
+        settings = {
+            "model.chat_template": Setting(False, EVALUATION),
+            "generate.temperature": Setting(0.0, f"{EVALUATION}: greedy"),
+            "generate.max_new_tokens": Setting(512, EVALUATION),
+        }
+        if isinstance(thinking, dict):
+            method, prefix = "codi", PREFIX
+            start, end, go_on, stop = (ids(thinking, f"{name}_token_id", source) for name in NAMES)
+            start_text, end_text = (str(tokenizer.convert_ids_to_tokens(id)) for id in (start, end))
+            size = source.shape("recurrent_filter.input_layer.weight")[0]
+            settings |= {
+                "method.num_latents": Setting(NUM_LATENTS, f"{EVALUATION}: written into the prompt"),
+                "method.projection_size": Setting(size, "shape of recurrent_filter.input_layer.weight"),
+                "model.layout": Setting("clause", EVALUATION),
+                "model.markers": Setting(
+                    (start_text, end_text + ANSWER),
+                    f"ids {start} and {end} of {SETTINGS}; {EVALUATION} forces the rest",
+                ),
+            }
+            for theirs, ours in FILTER.items():
+                for part in ("weight", "bias"):
+                    assembly.copy(f"projection.{ours}.{part}", f"recurrent_filter.{theirs}.{part}", head=True)
+            unused = [id for id in thinking.get("unused_token_ids") or [] if isinstance(id, int)]
+            generation = GenerationConfig(
+                eos_token_id=tokenizer.eos_token_id, suppress_tokens=sorted({*unused, end, go_on, stop})
+            )
+        else:
+            method, prefix = plain_method(source) or "cot", ""
+            settings["model.layout"] = Setting("plain_clause", EVALUATION)
+        untie(assembly, source, prefix, config)
+        assembly.copy_rest(lambda name: name.removeprefix(prefix) if name.startswith(prefix) else None)
+        question = f"question_{settings['model.layout'].value}"
+        return Recipe(
+            method=method,
+            settings=settings | {"model.dtype": stored_dtype(assembly)},
+            config=config,
+            tokenizer=tokenizer,
+            generation=generation,
+            assembly=assembly,
+            notes=(
+                "the authors trained with `Question: ` before the question and evaluate without it; "
+                f"--set model.layout={question} is the other way",
+            ),
+        )
+
+
+NAMES = ("start", "end", "continue", "stop")
+
+
+def plain_method(source: Source) -> str | None:
+    """Our method for a model of text alone, by the folder's name; None: it is none."""
+    name = source.name.rstrip("/").rpartition("/")[2]
+    if "adaLR" not in name or SETTINGS in source.config:
+        return None
+    return next((method for end, method in PLAIN.items() if name.endswith(end)), None)
+
+
+def ids(thinking: dict[str, Any], key: str, source: Source) -> int:
+    """A token id of the section. Raises: ValueError: there is none."""
+    if not isinstance(thinking.get(key), int):
+        raise ValueError(f"config.json of {source.name} lacks {SETTINGS}.{key}; fetch it anew")
+    return int(thinking[key])
+
+
+def refuse(thinking: dict[str, Any], source: Source) -> None:
+    """Raises: ValueError: the thought is not one of this latbench."""
+    if thinking.get("lora_mode"):
+        raise ValueError(
+            f"{source.name} has adapters that are not merged (lora_mode); merge it with the authors' "
+            "lora_merge_and_push, and import that"
+        )
+    if thinking.get("recurrent_filter_mode") != "MLP" or thinking.get("add_latent_to_end"):
+        raise ValueError(
+            f"{source.name} projects its latents with recurrent_filter_mode="
+            f"{thinking.get('recurrent_filter_mode')!r}, add_latent_to_end={thinking.get('add_latent_to_end')!r}; "
+            "only the MLP without the latter, which all releases have, can be imported"
+        )
+    if not thinking.get("detach_binary_head_inputs"):
+        raise ValueError(
+            f"{source.name} decides after each latent whether another follows (two rows of its LM head), and no method "
+            "of this latbench stops so; import one of the appendix models, which always take six latents, or one of "
+            "text alone (*cot_sft)"
+        )
+
+
+IMPORTER = AdaptiveLatentImporter()

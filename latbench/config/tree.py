@@ -278,7 +278,8 @@ def unknown_key(key: str, known: Mapping[str, str]) -> str:
 
 
 def _alike_in_meaning(leaf: str, by_leaf: Mapping[str, str], known: Mapping[str, str]) -> list[str]:
-    """The leaf of the key whose meaning has every word of the unknown one, each as a beginning; the tersest of several.
+    """The leaf of the key whose meaning has every word of the unknown one, each as a beginning; the nearest to the root of
+    several, then the tersest.
 
     So `learning_rate` finds `lr`, the "peak learning rate of AdamW".
     """
@@ -286,8 +287,8 @@ def _alike_in_meaning(leaf: str, by_leaf: Mapping[str, str], known: Mapping[str,
     if len(wanted) < 2:
         return []  # one word occurs in too many meanings
     fitting = [
-        (len(known[name]), found)
+        (name.count("."), len(known[name]), found)
         for found, name in by_leaf.items()
         if all(any(word.startswith(part) for word in re.findall(r"\w+", known[name].lower())) for part in wanted)
     ]
-    return [found for _, found in sorted(fitting)[:1]]
+    return [found for *_, found in sorted(fitting)[:1]]

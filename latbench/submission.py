@@ -20,8 +20,7 @@ from latbench import registry
 from latbench.config import TINY, GenerateConfig, RunConfig, tree
 from latbench.evaluation.contamination import recomputed
 from latbench.evaluation.job import EvalJob
-from latbench.evaluation.metrics import caveats as caveats_of
-from latbench.evaluation.metrics import problem, summarise
+from latbench.evaluation.metrics import CONTAMINATED, problem
 from latbench.evaluation.plan import EvalConfig
 from latbench.evaluation.records import TRACE, Evaluation, Manifest, Record, read_evaluation, records_path
 from latbench.measures.files import COST, CostFile, read_measures
@@ -54,7 +53,7 @@ class Checked:
     problems: list[str] = field(default_factory=list)
     """Why a submission is refused, one sentence each."""
     caveats: list[str] = field(default_factory=list)
-    """What is known against numbers that recompute, one sentence each."""
+    """Where numbers that recompute were trained on their own questions, one sentence each."""
     num_evaluations: int = 0
     """Evaluations looked at."""
 
@@ -83,7 +82,8 @@ def check_evaluation(folder: Path) -> Checked:
         if not problems:
             evaluation = read_evaluation(folder, MAX_UNPACKED)
             problems = list(_faults(evaluation))
-            caveats = [] if problems else caveats_of(summarise(evaluation))
+            contaminated = evaluation.manifest.contaminated
+            caveats = [CONTAMINATED.format(contaminated)] if contaminated and not problems else []
     except (ValueError, OSError) as error:
         problems.append(str(error))
     named = ([text if str(folder) in text else f"{folder}: {text}" for text in part] for part in (problems, caveats))

@@ -107,12 +107,12 @@ def test_committed_results_recompute(folder: Path) -> None:
 )
 def test_a_changed_record_is_refused(submission: Path, changes: dict[str, Any], sentence: str) -> None:
     rewrite(evaluation(submission) / RECORDS, 0, **changes)
-    assert any(sentence in problem for problem in check_evaluation(evaluation(submission)))
+    assert any(sentence in problem for problem in check_evaluation(evaluation(submission)).problems)
 
 
 def test_a_timeout_of_the_checker_is_taken_as_it_stands(submission: Path) -> None:
     rewrite(evaluation(submission) / RECORDS, 1, status="timeout")
-    assert check_evaluation(evaluation(submission)) == []
+    assert check_evaluation(evaluation(submission)).problems == []
 
 
 @pytest.mark.parametrize(

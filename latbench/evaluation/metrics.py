@@ -13,6 +13,8 @@ from latbench.config import stable_hash
 from latbench.evaluation.records import Evaluation, Manifest, Record
 from latbench.evaluation.statistics import Interval, mean_interval, ratio_of_means, wilson_interval
 
+CONTAMINATED = "{} training rows ask one of its questions"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
@@ -136,13 +138,15 @@ def summarise(evaluation: Evaluation) -> Summary:
 
 def caveats(summary: Summary) -> list[str]:
     """What is known against the numbers of an evaluation, one sentence each."""
+    rounded = summary.manifest.is_rounded
     known = {
-        f"{summary.contaminated} training rows ask one of its questions": bool(summary.contaminated),
+        CONTAMINATED.format(summary.contaminated): bool(summary.contaminated),
         f"{100 * summary.no_answer:.1f} % of its answers have none that could be read": summary.no_answer > 0,
         f"{100 * summary.truncated:.1f} % of its answers end at a cap": summary.truncated > 0,
         f"{100 * summary.timeout:.1f} % of its answers were not checked in time": summary.timeout > 0,
         f"{100 * summary.prompt_too_long:.1f} % of its prompts exceed the context": summary.prompt_too_long > 0,
-        "it was computed in less than 32 bits, where another batch size can change answers": summary.mixed_precision,
+        "its weights have less than 32 bits, with which another batch size can change answers": rounded,
+        "it was trained in bfloat16": summary.mixed_precision and not rounded,
     }
     return [sentence for sentence, holds in known.items() if holds]
 

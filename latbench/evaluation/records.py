@@ -88,7 +88,7 @@ class Manifest:
     """Everything about an evaluation that is not an answer: enough to repeat it, place it in a table, and cost it.
 
     Args:
-        task .. train_data: the cell's identity (DESIGN.md 6): `variant` is a short text of the non-default keys,
+        task .. train_data: the identity of the cell in a table: `variant` is a short text of the non-default keys,
             `setting` the hash of the configuration without its seed.
         run: name of the run's folder; n: number of records of a complete evaluation (examples x samples).
         complete: all records are there.

@@ -1,4 +1,4 @@
-"""How much of explicit chains latent steps hold: ECR@K against one chain, N_eff over several (specs/latent_sft.md 8).
+"""How much of explicit chains latent steps hold: ECR@K against one chain, N_eff over several (arXiv:2510.15522).
 
 Pure functions of arrays: what a step's distribution is (a mixture, or the LM head's reading), and where chains come
 from, is the caller's. Distributions are given by their largest entries; what is not among them has no mass.
@@ -58,8 +58,8 @@ class Parallelism:
 def even_cuts(length: int, parts: int) -> list[int]:
     """Bounds of segments, 0 .. length: step t = 1 .. m has tokens ceil((t - 1) T / m) + 1 to ceil(t T / m).
 
-    A shorter segment comes last, as where every r tokens were condensed; the spec's proposal rounds down, which at
-    r = 2 and an odd T puts every segment one token beside the one its latent was made of.
+    A shorter segment comes last, as where every r tokens were condensed: rounding down would, at r = 2 and
+    an odd T, put every segment one token beside the one its latent was made of.
     """
     return [-(-part * length // max(parts, 1)) for part in range(parts + 1)]
 
@@ -81,7 +81,9 @@ def segment_hits(steps: Steps, chain: Sequence[int], cuts: Sequence[int], k: int
 
 
 def compression_rate(rows: Sequence[tuple[Steps, Sequence[int], Sequence[int]]], k: int) -> Rate:
-    """ECR@K, sum of c_t over all latents of all chains / number of latents (specs/latent_sft.md 8.3).
+    """ECR@K, sum of c_t over all latents of all chains / number of latents (arXiv:2510.15522).
+
+    The paper names the measure and gives no formula; multiplicity counts here, and segments are those of `cuts`.
 
     The baselines are expectations over all shuffles, not draws.
 
@@ -159,7 +161,7 @@ def spans(length: int, parts: int) -> list[tuple[int, int]]:
 
 
 def mean_references(embeds: Floats, num_steps: int) -> Floats:
-    """Reference latents of a path: the mean input embedding of each span's tokens (DESIGN.md 6).
+    """Reference latents of a path: the mean input embedding of each span's tokens.
 
     Args:
         embeds: (token, hidden) of the path, not empty; num_steps: of the candidate.
@@ -220,7 +222,7 @@ def path_parallelism(
     top_k: int | None = MASS_TOP_K,
     trials: int = TRIALS,
 ) -> Parallelism:
-    """N_eff over known paths, and its mean over random matchings (specs/latent_sft.md 8.4, tau = 1).
+    """N_eff over known paths, and its mean over random matchings (arXiv:2510.15522v1, effective global parallelism; tau = 1).
 
     Args:
         steps: at least one, with their embeddings.

@@ -3,7 +3,7 @@
 Reference latents of a path are the mean input embeddings of its spans' tokens, for every method; where a helper model
 of the training makes latents of chains (`Method.label_latents`), also those it makes of the same spans. A step's
 distribution is what it mixed; of methods that feed something else, what the LM head reads in the hidden state. Both are
-kept by their largest entries alone (`generate.trace_top_k`, 50; the specification of N_eff counts 100).
+kept by their largest entries alone (`generate.trace_top_k`, 50; the paper's code counts 100 for N_eff).
 
 Where all paths are orders of the same steps, as in `synth`, N_eff is close to M for any good chain, one in a single
 order included: its matching takes a step wherever it stands. There the graph measures tell (known_graph.py), and N_eff

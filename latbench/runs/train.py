@@ -174,8 +174,10 @@ def _train(run: Run, resume: bool) -> dict[str, Any]:
     parts = _trained_parts(config, start)
     if is_main_process():
         write_whole(folder / CONFIG, _yaml(config))
-        trained_on = _rows_of(task, config, examples) if method.stages() else []
-        write_train_questions(folder, question_keys(trained_on), start.folder if start else run_of_checkpoint(config))
+        if not (folder / QUESTIONS).exists():  # a run that is resumed has the same data
+            trained_on = _rows_of(task, config, examples) if method.stages() else []
+            earlier = start.folder if start else run_of_checkpoint(config)
+            write_train_questions(folder, question_keys(trained_on), earlier)
         write_begun(folder, begun)
     report = train_method(
         method,

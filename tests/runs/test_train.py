@@ -54,7 +54,7 @@ def test_an_existing_run_is_refused_unless_resumed(run: Run) -> None:
 def test_an_interrupted_run_is_unfinished_and_resumes_to_the_same_weights(
     trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

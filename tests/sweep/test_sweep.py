@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from latbench.cli import main
 from latbench.config import ConfigError, tree
+from latbench.data import DATA_DIR
 from latbench.evaluation.records import MANIFEST
+from latbench.runs.lock import locked
 from latbench.runs.run import CONFIG, load_run
+from latbench.sweep.child import under
 from latbench.sweep.executor import Job, JobResult, LocalExecutor
 from latbench.sweep.sweep import SweepConfig, members, read_sweep, run_configs, run_sweep
 from latbench.util.signals import handling
@@ -62,7 +68,7 @@ def test_points_that_differ_in_decoding_alone_share_one_training(tmp_path: Path)
     first, second = members(sweep, tmp_path)
     assert first.decodings == [{}, {"generate.temperature": 1.0}]
     assert second.decodings == [{}]
-    assert len({*first.folders(sweep), *second.folders(sweep)}) == 3
+    assert len({job.folder for member in (first, second) for job in member.jobs(sweep)}) == 3
 
 
 def test_all_errors_of_a_grid_are_reported_once() -> None:
@@ -166,3 +172,75 @@ def test_a_signal_ends_the_running_processes(tmp_path: Path, number: signal.Sign
     thread.join()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert not (tmp_path / "never.log").exists() or "1" not in (tmp_path / "never.log").read_text().splitlines()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the signal is Linux's")
+def test_the_processes_of_a_killed_sweep_end_with_it(tmp_path: Path) -> None:
+    """Nothing of it can hold a lock that the next `--resume` would meet."""
+    code = (
+        "import os, pathlib, time\n"
+        f"from latbench.runs.lock import locked; folder = pathlib.Path({str(tmp_path)!r})\n"
+        "with locked(folder / f'run-{os.getpid()}'):\n"
+        "    (folder / f'started-{os.getpid()}').touch(); time.sleep(600)"
+    )
+    sweep = (
+        "import sys; from pathlib import Path; from latbench.sweep.executor import Job, LocalExecutor\n"
+        f"commands, folder = ((sys.executable, '-c', {code!r}),), Path({str(tmp_path)!r})\n"
+        "jobs = [Job(name=name, commands=commands, log=folder / name) for name in 'ab']\n"
+        "LocalExecutor([None, None]).run(jobs, print)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", sweep], cwd=Path(__file__).parents[2])
+    try:
+        while len(found := list(tmp_path.glob("started-*"))) < 2:
+            assert process.poll() is None
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    numbers = [int(path.name.split("-")[1]) for path in found]
+    for _ in range(3000):
+        if not any(map(_lives, numbers)):
+            break
+        time.sleep(0.01)
+    assert not any(map(_lives, numbers))
+    for number in numbers:
+        with locked(tmp_path / f"run-{number}"):
+            pass
+
+
+def _lives(number: int) -> bool:
+    try:
+        return bool(psutil.Process(number).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_command_whose_parent_is_gone_does_not_begin(tmp_path: Path) -> None:
+    other = under(1, [sys.executable, "-c", "print('begun')"])
+    done = subprocess.run(other, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == ((1, "") if sys.platform == "linux" else (0, "begun\n"))
+    own = under(os.getpid(), [sys.executable, "-c", "print('begun')"])
+    assert subprocess.run(own, capture_output=True, text=True, check=True).stdout == "begun\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"evaluate": ["synth", "synt"]}, "unknown task 'synt'; did you mean 'synth'?"),
+        ({"split": "nowhere"}, "task synth has no split 'nowhere'"),
+        ({"settings": [{}, {"train.split": "nowhere"}]}, "task synth has no split 'nowhere'"),
+        ({"evaluate": ["synth", "gsm8k"]}, "no data for task 'gsm8k', split 'test'"),
+        ({"settings": [{"generate.temperature": -1}]}, "generate.temperature must be >= 0, got -1"),
+    ],
+    ids=["task", "split", "training data", "data of an evaluation", "decoding"],
+)
+def test_what_can_be_refused_is_refused_before_the_first_step(
+    changes: dict[str, Any], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(DATA_DIR, str(tmp_path / "empty"))
+    sweep = SweepConfig(methods=["cot", "direct"], base=BASE, **changes)
+    with pytest.raises(ConfigError) as caught:
+        run_sweep(sweep, InProcess(), runs_dir=tmp_path / "runs", resume=False, on_end=ignore)
+    (found,) = str(caught.value).split("\n")
+    assert found.startswith(sentence)
+    assert not (tmp_path / "runs").exists()

@@ -99,7 +99,7 @@ def extract(text: str, kind: AnswerKind, run_on: RunOn = "first") -> str | None:
         return _choice(text, run_on)
     if kind == "text":
         return next((clean for _, pointed in marked(text, run_on) if (clean := _clean(pointed))), None) or text
-    text = _CALCULATION.sub("", plain_characters(text))
+    text = _CALCULATION.sub(" ", plain_characters(text))
     return _number(text, run_on) if kind == "number" else _math(text, run_on)
 
 

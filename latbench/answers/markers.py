@@ -15,6 +15,7 @@ from latbench.task import RunOn
 
 MAX_MARKED_CHARS = 5000  # read after one marker
 MAX_TRIED = 10  # of the places that one marker names, until one of them holds an answer
+MAX_COMPARED_CHARS = 200  # of a box that is compared with its neighbours
 _MAX_BETWEEN_BOXES = 60
 
 _BOX = re.compile(r"\\(?:f?boxed|fbox)(?![A-Za-z])\s*")
@@ -117,9 +118,11 @@ def last_boxed(text: str) -> str | None:
         if not _BETWEEN_BOXES.fullmatch(gap):
             break
         answers.append(box)
+    if len(answers) == 1:
+        return answers[0][2]
     distinct: dict[str, str] = {}
     for _, _, content in reversed(answers):
-        distinct.setdefault(normalise(content) if len(content) <= MAX_MARKED_CHARS else content, content)
+        distinct.setdefault(normalise(content) if len(content) <= MAX_COMPARED_CHARS else content, content)
     return ", ".join(distinct.values())
 
 

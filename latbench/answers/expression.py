@@ -1,8 +1,8 @@
 r"""A reader of LaTeX and plain formulas, which evaluates them at given values of their symbols.
 
-It reads arithmetic, roots, powers, factorials, binomials, the usual functions, absolute values, floors, sums and products
-with constant bounds, mixed numbers and repeating decimals. What has two readings (`1/2x`) or is not known stays unread
-and is left to Math-Verify. Text is never evaluated as Python.
+It reads arithmetic, roots, powers, factorials, binomials, the usual functions, absolute values, floors, sums and
+products with constant bounds, mixed numbers and repeating decimals. What has two readings (`1/2x`) or is not known
+stays unread and is left to Math-Verify. Text is never evaluated as Python.
 """
 
 from __future__ import annotations

@@ -26,19 +26,21 @@ _SENTENCE_END = re.compile(r"(?<=[^\s.])(?<!Mr)(?<!Mrs)(?<!Ms)(?<!Dr)(?<!St)\.\s
 CLAUSE = re.compile(r",?\s*(?:\\text\{\s*)?(?:where|for (?:all|any|every|each|some))(?![A-Za-z])")
 _REASON = re.compile(r"[,;:]\s|\s(?:because|since|as|when|where|if|so|and|with)\s")
 _COPULA = re.compile(
-    r"(?<![A-Za-z\\])(?:is|are|be|equals?|was|were|gives?|gets?|makes?|leaves?|therefore|thus|hence|so|es|est|ist|lautet|donc"
-    r"|son|sind|sont)(?![A-Za-z])(?:\s+(?:equal to|given by|exactly|simply|just|only|about|approximately|therefore|thus))?"
+    r"(?<![A-Za-z\\])(?:is|are|be|equals?|was|were|gives?|gets?|makes?|leaves?|therefore|thus|hence|so|es|est|ist|lautet"
+    r"|donc|son|sind|sont)(?![A-Za-z])"
+    r"(?:\s+(?:equal to|given by|exactly|simply|just|only|about|approximately|therefore|thus))?"
     r"|:(?=\s)|是|为|は",
     re.IGNORECASE,
 )
 _QUALIFIER = (
-    r"(?:(?:(?:definitely|certainly|strictly)\s+)?(?:not|never|at least|at most|up to|no more than|no less than|more than"
-    r"|less than|fewer than|greater than|over|under|above|below|between)\s+)?"
+    r"(?:(?:(?:definitely|certainly|strictly)\s+)?(?:not|never|at least|at most|up to|no more than|no less than"
+    r"|more than|less than|fewer than|greater than|over|under|above|below|between)\s+)?"
 )
 _TOKEN = (
     rf"(?:{DECIMAL}|\\[A-Za-z]+|\\[{{}}|,;:!% ]|[-+*/^=<>()\[\]{{}}_!|%&~]|[$€£](?=-?[\d.])"
     r"|(?:sqrt|sin|cos|tan|log|ln|exp|pi)(?![A-Za-z])|[xX](?=\s?10\s?\^)"
-    r"|(?<![A-Za-z])[A-Za-z](?=\s?[-+*/^=<>_)(])|(?<=[-+*/^=(_\d])[A-Za-z](?![A-Za-z])|(?<=[-+*/^=] )[A-Za-z](?![A-Za-z])"
+    r"|(?<![A-Za-z])[A-Za-z](?=\s?[-+*/^=<>_)(])|(?<=[-+*/^=(_\d])[A-Za-z](?![A-Za-z])"
+    r"|(?<=[-+*/^=] )[A-Za-z](?![A-Za-z])"
     r"|(?<=[\d})]),\s?(?=[-\d\\$({])|(?:,\s?)?(?:and|or)\s(?=[-\d\\($]|[a-z]\s?=))"
 )
 _QUANTITY = re.compile(rf"{_QUALIFIER}(?:{_TOKEN}\s?)+", re.IGNORECASE)
@@ -70,7 +72,7 @@ def clean(marked_text: str) -> str:
 
 
 def in_prose(text: str) -> str | None:
-    """What a sentence is about: the formula or quantity after `is`, `:` ..., else the last formula, else the first quantity."""
+    """What prose is about: the formula or quantity after `is`, `:` ..., else its last formula or first quantity."""
     text = text[:_MAX_PROSE_CHARS]
     sentences = [part for line in text.split("\n") for part in _SENTENCE_END.split(line)]
     for sentence in sentences:

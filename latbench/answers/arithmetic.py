@@ -112,7 +112,7 @@ class Arithmetic:
         return self.checked(base**exponent)
 
     def root(self, value: Value, degree: int) -> Value:
-        """The root of a positive degree, exact where it is rational; of a negative number an odd root is the real one."""
+        """The root of a positive degree, exact where it is rational; an odd root of a negative number is real."""
         if isinstance(value, Fraction):
             sign = -1 if value < 0 and degree % 2 else 1
             if value >= 0 or sign < 0:
@@ -196,7 +196,7 @@ def same(values: Callable[[int], tuple[Value, Value]]) -> bool:
     if isinstance(left, Fraction) and isinstance(right, Fraction):
         return left == right
     coarse, size = _distance(left, right, DIGITS[0])
-    if coarse > max(size, 1) * Fraction(1, 10**20):
+    if coarse > max(size, Fraction(1)) / 1000:
         return False
     for digits in DIGITS[1:]:  # a difference can be zero at one precision by chance, hence a third one
         fine, size = _distance(*values(digits), digits)

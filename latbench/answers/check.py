@@ -2,8 +2,8 @@ r"""Whether an extracted answer equals the gold answer: exact numbers and formul
 
 Kinds. `number`: the value of the answer, which may be a formula, within max(1e-4, 1e-9 |b|) of the gold b, within
 1e-3 |b| of a small gold (GSM-Hard has 0.0000003509, which 0 would equal otherwise), and within 1e-4 of an integer gold,
-so that integers are exact at any size. `choice`: the letter. `text`: words, case, spacing and final punctuation ignored.
-`math`: as below. Nothing is ever evaluated as Python.
+so that integers are exact at any size. `choice`: the letter. `text`: the words; case, spacing and final punctuation are
+ignored. `math`: as below. Nothing is ever evaluated as Python.
 
 Accepted in `math`:
 - spelling: `\frac12`, `\dfrac`, `1/2`, `½`; `\left(`; thin spaces; `$...$`; thousands separators `1,234`, `1{,}234`,
@@ -26,8 +26,8 @@ Accepted in `math`:
 - the other case of a variable, unless a letter is used in both cases.
 Words that change a value are part of it: `3 million` is 3000000, `2 thirds` is `\frac23`, `10 or more` is `\ge 10`.
 Not accepted: `0.5` for `50\%` (a percent sign is a unit); tuples out of order or without brackets; open for closed
-intervals; `12` for `(1,2)`; the pair `(1,234)` for `1,234`; a column vector as a tuple; radians for degrees; a value too
-large to compute (beyond 12,000 digits), unless it is spelled as the gold.
+intervals; `12` for `(1,2)`; the pair `(1,234)` for `1,234`; a column vector as a tuple; radians for degrees; a value
+too large to compute (beyond 12,000 digits), unless it is spelled as the gold.
 """
 
 from __future__ import annotations

@@ -1,24 +1,21 @@
 r"""A reader of LaTeX and plain formulas, which evaluates them at given values of their symbols.
 
-It reads arithmetic, roots, powers, factorials, binomials, the usual functions, absolute values, floors, sums and products
-with constant bounds, mixed numbers and repeating decimals. What has two readings (`1/2x`) or is not known stays unread
-and is left to Math-Verify. Text is never evaluated as Python.
+It reads arithmetic, roots, powers, factorials, binomials, the usual functions, absolute values, floors, sums and
+products with constant bounds, mixed numbers and repeating decimals. What has two readings (`1/2x`) or is not known
+stays unread and is left to Math-Verify. Text is never evaluated as Python.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from latbench.answers.arithmetic import Arithmetic, TooLarge, Undefined, Value, context
-
-Node = Callable[[Arithmetic], Value]
+from latbench.answers import nodes
+from latbench.answers.arithmetic import context
 
 MAX_DEPTH = 40  # of nested groups
-MAX_TERMS = 1000  # of a sum or product
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<repeating>\d*\.\d*\\overline\s*\{\d+\})"
@@ -85,7 +82,7 @@ class Malformed(ValueError):
 class Expression:
     """A formula that has been read."""
 
-    node: Node
+    node: nodes.Node
     """The value under an arithmetic that knows the symbols."""
     symbols: frozenset[str]
     """Names of the free symbols."""
@@ -152,27 +149,27 @@ class _Reader:
         if self.accept(token) is None:
             raise Unread
 
-    def sum(self) -> Node:
+    def sum(self) -> nodes.Node:
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise Unread
         node = self.term()
         while sign := self.accept("+", "-"):
-            node = _sum(node, self.term(), sign)
+            node = nodes.sum(node, self.term(), sign)
         self.depth -= 1
         return node
 
-    def term(self) -> Node:
+    def term(self) -> nodes.Node:
         node, divided = self.signed(), False
         while True:
             if self.accept("*", "\\cdot", "\\times"):
-                node, divided = _product(node, self.signed()), False
+                node, divided = nodes.product(node, self.signed()), False
             elif self.accept("/", "\\div"):
-                node, divided = _quotient(node, self.signed()), True
+                node, divided = nodes.quotient(node, self.signed()), True
             elif self.starts_factor():
                 if divided:
                     raise Unread  # 1/2x: two readings
-                node = _product(node, self.power())
+                node = nodes.product(node, self.power())
             else:
                 return node
 
@@ -186,7 +183,7 @@ class _Reader:
         return self.next_kind == "command" and self.next not in ("\\cdot", "\\times", "\\div", "\\rfloor", "\\rceil",
                                                                  "\\}")  # fmt: skip
 
-    def signed(self) -> Node:
+    def signed(self) -> nodes.Node:
         if self.accept("-"):
             node = self.signed()
             return lambda arithmetic: -node(arithmetic)
@@ -194,25 +191,25 @@ class _Reader:
             return self.signed()
         return self.power()
 
-    def power(self) -> Node:
+    def power(self) -> nodes.Node:
         base = self.postfix(self.atom())
         if self.accept("^") is None:
             return base
         if self.accept("\\circ"):
-            return _degrees(base)
+            return nodes.degrees(base)
         exponent = self.script()
         if self.next in ("^", "!", "'"):
             raise Unread
         return lambda arithmetic: arithmetic.power(base(arithmetic), exponent(arithmetic))
 
-    def postfix(self, node: Node) -> Node:
+    def postfix(self, node: nodes.Node) -> nodes.Node:
         while self.accept("!"):
             if self.next == "!":
                 raise Unread
-            node = _factorial(node)
+            node = nodes.factorial(node)
         return node
 
-    def script(self) -> Node:
+    def script(self) -> nodes.Node:
         """An exponent: a group, or a signed number, letter or command."""
         if self.next == "{":
             return self.group("{")
@@ -221,7 +218,7 @@ class _Reader:
             return lambda arithmetic: -node(arithmetic)
         return self.atom()
 
-    def group(self, opening: str) -> Node:
+    def group(self, opening: str) -> nodes.Node:
         self.expect(opening)
         if self.next == _CLOSING[opening]:
             raise Malformed
@@ -231,18 +228,18 @@ class _Reader:
         self.expect(_CLOSING[opening])
         return node
 
-    def argument(self) -> Node:
+    def argument(self) -> nodes.Node:
         """What a command such as \\frac or \\sqrt takes: a group or a single digit, letter or command."""
         if self.next in ("{", "("):
             return self.group(self.next)
         return self.atom()
 
-    def atom(self) -> Node:
+    def atom(self) -> nodes.Node:
         kind, token = self.next_kind, self.take()
         if kind == "number":
             return self.number(token)
         if kind == "repeating":
-            return _constant(_repeating(token))
+            return nodes.constant(nodes.repeating(token))
         if kind == "letter":
             return self.letter(token)
         if token in ("(", "[", "{", "\\{"):
@@ -251,7 +248,7 @@ class _Reader:
         if token in _ROUNDING:
             self.position -= 1
             self.integer = True
-            return _rounded(self.group(token), _ROUNDING[token])
+            return nodes.rounded(self.group(token), _ROUNDING[token])
         if token == "|":
             bars, self.bars = self.bars, self.bars + 1
             node = self.sum()
@@ -262,11 +259,11 @@ class _Reader:
             return self.command(token[1:])
         raise Unread
 
-    def number(self, token: str) -> Node:
+    def number(self, token: str) -> nodes.Node:
         self.decimal |= "." in token
         value = Fraction(token.replace(",", "").rstrip("."))
         mixed = self.mixed() if value.denominator == 1 and token.isdigit() else None
-        return _constant(value if mixed is None else value + mixed)
+        return nodes.constant(value if mixed is None else value + mixed)
 
     def mixed(self) -> Fraction | None:
         """The fraction after the whole part of a mixed number (`2 3/4`, `2\\frac34`), if one follows."""
@@ -282,7 +279,7 @@ class _Reader:
         self.position += length
         return Fraction(int(top), int(bottom))
 
-    def letter(self, token: str) -> Node:
+    def letter(self, token: str) -> nodes.Node:
         name = token + self.index()
         if name not in self.bound:
             if name == "i":
@@ -292,7 +289,7 @@ class _Reader:
                 return lambda arithmetic: context(arithmetic.digits).e + 0
         return self.symbol(name)
 
-    def symbol(self, name: str) -> Node:
+    def symbol(self, name: str) -> nodes.Node:
         if name not in self.bound:
             self.symbols.add(name)
         return lambda arithmetic: arithmetic.variables[name]
@@ -310,7 +307,7 @@ class _Reader:
             parts.append(token)
         return "_" + "".join(parts[:-1])
 
-    def command(self, name: str) -> Node:
+    def command(self, name: str) -> nodes.Node:
         if name == "pi":
             return lambda arithmetic: context(arithmetic.digits).pi + 0
         if name in _GREEK:
@@ -318,18 +315,18 @@ class _Reader:
         if name in _FUNCTIONS or name == "log":
             return self.function(name)
         if name == "frac":
-            return _quotient(self.argument(), self.argument())
+            return nodes.quotient(self.argument(), self.argument())
         if name == "binom":
             top, bottom = self.argument(), self.argument()
             return lambda arithmetic: arithmetic.binomial(top(arithmetic), bottom(arithmetic))
         if name == "sqrt":
-            degree = self.group("[") if self.next == "[" else _constant(Fraction(2))
-            return _root(self.argument(), degree)
+            degree = self.group("[") if self.next == "[" else nodes.constant(Fraction(2))
+            return nodes.root(self.argument(), degree)
         if name in ("sum", "prod"):
             return self.series(name)
         raise Unread
 
-    def function(self, name: str) -> Node:
+    def function(self, name: str) -> nodes.Node:
         base = None
         if name == "log":
             if self.accept("_"):
@@ -342,12 +339,12 @@ class _Reader:
             exponent = self.script()
             if name in _INVERSE and self.tokens[self.position - 4 : self.position] == _MINUS_ONE:
                 function, exponent = _INVERSE[name], None
-        node = _applied(function, self.operand(), base)
+        node = nodes.applied(function, self.operand(), base)
         if exponent is None:
             return node
         return lambda arithmetic: arithmetic.power(node(arithmetic), exponent(arithmetic))
 
-    def operand(self) -> Node:
+    def operand(self) -> nodes.Node:
         """The argument of a function, in brackets or as the factors that follow."""
         if self.next in ("(", "[", "{", "|"):
             node = self.atom() if self.next == "|" else self.group(self.next)
@@ -356,12 +353,12 @@ class _Reader:
             return node
         node = self.power()
         while self.next_kind == "letter" or (self.next_kind == "command" and self.next in _SIMPLE_FACTORS):
-            node = _product(node, self.power())
+            node = nodes.product(node, self.power())
         if self.next in ("/", "*", "\\cdot", "\\times", "(", "{"):
             raise Unread  # where the argument ends is not clear
         return node
 
-    def series(self, name: str) -> Node:
+    def series(self, name: str) -> nodes.Node:
         self.expect("_")
         self.expect("{")
         index = self.take()
@@ -373,95 +370,8 @@ class _Reader:
         self.bound.append(index)
         body = self.term()
         self.bound.pop()
-        return _series(name == "sum", index, first, last, body)
+        return nodes.series(name == "sum", index, first, last, body)
 
 
 _MINUS_ONE = [("symbol", "{"), ("symbol", "-"), ("number", "1"), ("symbol", "}")]
 _SIMPLE_FACTORS = frozenset({"\\pi", "\\frac", "\\sqrt", *(f"\\{name}" for name in _GREEK)})
-
-
-def _constant(value: Fraction) -> Node:
-    return lambda _: value
-
-
-def _repeating(token: str) -> Fraction:
-    """`0.1\\overline{6}` is 1/6."""
-    whole, rest = token.split(".", 1)
-    start, _, cycle = rest.partition("\\overline")
-    cycle = cycle.strip(" {}")
-    value = Fraction(int(whole or "0")) + (Fraction(int(start), 10 ** len(start)) if start else 0)
-    return value + Fraction(int(cycle), (10 ** len(cycle) - 1) * 10 ** len(start))
-
-
-def _sum(left: Node, right: Node, sign: str) -> Node:
-    if sign == "-":
-        return lambda arithmetic: arithmetic.add(left(arithmetic), -right(arithmetic))
-    return lambda arithmetic: arithmetic.add(left(arithmetic), right(arithmetic))
-
-
-def _product(left: Node, right: Node) -> Node:
-    return lambda arithmetic: arithmetic.multiply(left(arithmetic), right(arithmetic))
-
-
-def _quotient(left: Node, right: Node) -> Node:
-    return lambda arithmetic: arithmetic.divide(left(arithmetic), right(arithmetic))
-
-
-def _degrees(node: Node) -> Node:
-    return lambda arithmetic: arithmetic.multiply(
-        arithmetic.divide(node(arithmetic), Fraction(180)), context(arithmetic.digits).pi + 0
-    )
-
-
-def _factorial(node: Node) -> Node:
-    return lambda arithmetic: arithmetic.factorial(node(arithmetic))
-
-
-def _rounded(node: Node, direction: str) -> Node:
-    def value(arithmetic: Arithmetic) -> Value:
-        inner = arithmetic.real(node(arithmetic))
-        if isinstance(inner, Fraction):
-            return Fraction(inner.__floor__() if direction == "floor" else inner.__ceil__())
-        if context(arithmetic.digits).mag(inner) > arithmetic.digits:
-            raise TooLarge
-        return Fraction(int(getattr(context(arithmetic.digits), direction)(inner)))
-
-    return value
-
-
-def _root(node: Node, degree: Node) -> Node:
-    def value(arithmetic: Arithmetic) -> Value:
-        power = degree(arithmetic)
-        if not isinstance(power, Fraction) or power.denominator != 1:
-            return arithmetic.power(node(arithmetic), arithmetic.divide(Fraction(1), power))
-        if power < 1:
-            raise Undefined
-        return arithmetic.root(node(arithmetic), power.numerator)
-
-    return value
-
-
-def _applied(function: str, operand: Node, base: Node | None) -> Node:
-    def value(arithmetic: Arithmetic) -> Value:
-        result = arithmetic.apply(function, operand(arithmetic))
-        return result if base is None else arithmetic.divide(result, arithmetic.apply("log", base(arithmetic)))
-
-    return value
-
-
-def _series(add: bool, index: str, first: Node, last: Node, body: Node) -> Node:
-    def value(arithmetic: Arithmetic) -> Value:
-        low, high = first(arithmetic), last(arithmetic)
-        if not all(isinstance(bound, Fraction) and bound.denominator == 1 for bound in (low, high)):
-            raise Undefined
-        if high - low >= MAX_TERMS:
-            raise TooLarge
-        total, outer = Fraction(0 if add else 1), arithmetic.variables.get(index)
-        for number in range(int(low), int(high) + 1):
-            arithmetic.variables[index] = Fraction(number)
-            total = (arithmetic.add if add else arithmetic.multiply)(total, body(arithmetic))
-        if outer is not None:
-            arithmetic.variables[index] = outer
-        return total
-
-    return value

@@ -14,8 +14,19 @@ from collections import deque
 from typing import Literal
 
 from latbench.answers.markers import after_thinking, before_next_question, last_boxed, marked, phrase_within
-from latbench.answers.notation import TEXT_BOX, normalise, plain_characters
+from latbench.answers.notation import normalise, plain_characters
 from latbench.answers.numbers import parse_number
+from latbench.answers.prose import (
+    CLAUSE,
+    COMMAND_OR_BOX,
+    DECIMAL,
+    MAX_QUANTITY_CHARS,
+    WORD,
+    clean,
+    in_prose,
+    is_prose,
+    value_words,
+)
 from latbench.answers.spans import math_spans
 from latbench.answers.units import split_unit
 from latbench.answers.words import in_symbols
@@ -27,52 +38,19 @@ AnswerKind = Literal["number", "math", "text", "choice"]
 
 MAX_TEXT_CHARS = 100_000  # of the text's end that are read; an answer stands at the end
 MAX_BARE_CHARS = 300  # a text this short, without any marker and without prose, is itself the answer
-_MAX_QUANTITY_CHARS = 400  # of a formula in running text
 
-_DIGITS = r"(?:\d{1,3}(?:(?:,|\{,\}|,\\!)\d{3})+(?!\d)|\d+)"
-_DECIMAL = rf"(?:{_DIGITS}(?:\.\d+)?|\.\d+)"
 _SIGN = r"(?:(?<![\w)}\]])[-−+]\s?)?"
 _NUMBER = re.compile(
-    rf"{_SIGN}[$€£]?(?:(?<=\$)-)?(?:\\[dtc]?frac\s*\{{\s*-?{_DECIMAL}\s*\}}\s*\{{\s*{_DECIMAL}\s*\}}"
+    rf"{_SIGN}[$€£]?(?:(?<=\$)-)?(?:\\[dtc]?frac\s*\{{\s*-?{DECIMAL}\s*\}}\s*\{{\s*{DECIMAL}\s*\}}"
     rf"|(?<![\d.,])\d{{1,9}} \d{{1,9}}/\d{{1,9}}(?![\d/])"
-    rf"|{_DECIMAL}(?:\s?/\s?{_DECIMAL}|[eE][+-]?\d{{1,3}}(?!\w)|\s?(?:[xX*]|\\times|\\cdot)\s?10\s?\^\s?\{{?-?\d{{1,4}}\}}?)?)"
+    rf"|{DECIMAL}(?:\s?/\s?{DECIMAL}|[eE][+-]?\d{{1,3}}(?!\w)|\s?(?:[xX*]|\\times|\\cdot)\s?10\s?\^\s?\{{?-?\d{{1,4}}\}}?)?)"
 )
-_PLAIN = re.compile(rf"[-+]?\s?[$€£]?-?(?:\d{{1,3}}(?: \d{{3}})+|{_DECIMAL})(?:\s?/\s?{_DECIMAL}|[eE][+-]?\d{{1,3}})?")
-_SHORT_UNIT = re.compile(rf"(?P<number>[-+]?{_DECIMAL})\s[A-Za-z]{{1,2}}(?:\^?\d)?(?:\s?/\s?[A-Za-z]{{1,3}})?")
+_PLAIN = re.compile(rf"[-+]?\s?[$€£]?-?(?:\d{{1,3}}(?: \d{{3}})+|{DECIMAL})(?:\s?/\s?{DECIMAL}|[eE][+-]?\d{{1,3}})?")
+_SHORT_UNIT = re.compile(rf"(?P<number>[-+]?{DECIMAL})\s[A-Za-z]{{1,2}}(?:\^?\d)?(?:\s?/\s?[A-Za-z]{{1,3}})?")
 _LETTER = re.compile(r"(?<![A-Za-z'’])([A-J])(?![A-Za-z'’])")
-_EXCLAIMED = re.compile(rf"([$€£]?{_DECIMAL})!+")  # a sentence's end; in a box or a formula it is a factorial
+_EXCLAIMED = re.compile(rf"([$€£]?{DECIMAL})!+")  # a sentence's end; in a box or a formula it is a factorial
 _CALCULATION = re.compile(r"<<[^<>\n]{0,300}>>")  # the calculator annotations of GSM8K
 _LABEL = re.compile(r"\\text[a-z]*\s*\{[^{}]*(?:\bis|\bare|\bbe|\bequals|:|=)\s*\}\s*(?=\S)")
-_PROSE = re.compile(
-    r"(?<![\\A-Za-z])(?:is|are|be|was|were|the|so|we|it|thus|therefore|hence|then|get|gets|have|has|equals?|which|that|this|of"
-    r"|because|since|when|if|there|answer|value|total|with|for|by|he|she|they|you)(?![A-Za-z])",
-    re.IGNORECASE,
-)
-_ANY_TEXT_BOX = re.compile(r"\\(?:text[a-z]*|mbox)\s*\{[^{}]*\}")
-_COMMAND_OR_BOX = re.compile(rf"{TEXT_BOX}|\\[A-Za-z]+")
-_WORD = re.compile(r"(?<![\\A-Za-z])[^\W\d_]{2,}")
-_GOES_ON = re.compile(r"(?:(?:,|;|and|or)\s*)+[$\\\d({-]|[-+=<>\\]")  # after a formula: a list or a longer formula
-_SENTENCE_END = re.compile(r"(?<=[^\s.])(?<!Mr)(?<!Mrs)(?<!Ms)(?<!Dr)(?<!St)\.\s+(?=[A-Z])")
-_CLAUSE = re.compile(r",?\s*(?:\\text\{\s*)?(?:where|for (?:all|any|every|each|some))(?![A-Za-z])")
-_REASON = re.compile(r"[,;:]\s|\s(?:because|since|as|when|where|if|so|and|with)\s")
-_COPULA = re.compile(
-    r"(?<![A-Za-z\\])(?:is|are|be|equals?|was|were|gives?|gets?|makes?|leaves?|therefore|thus|hence|so|es|est|ist|lautet|donc"
-    r"|son|sind|sont)(?![A-Za-z])(?:\s+(?:equal to|given by|exactly|simply|just|only|about|approximately|therefore|thus))?"
-    r"|:(?=\s)|是|为|は",
-    re.IGNORECASE,
-)
-_QUALIFIER = (
-    r"(?:(?:(?:definitely|certainly|strictly)\s+)?(?:not|never|at least|at most|up to|no more than|no less than|more than"
-    r"|less than|fewer than|greater than|over|under|above|below|between)\s+)?"
-)
-_TOKEN = (
-    rf"(?:{_DECIMAL}|\\[A-Za-z]+|\\[{{}}|,;:!% ]|[-+*/^=<>()\[\]{{}}_!|%&~]|[$€£](?=-?[\d.])"
-    r"|(?:sqrt|sin|cos|tan|log|ln|exp|pi)(?![A-Za-z])|[xX](?=\s?10\s?\^)"
-    r"|(?<![A-Za-z])[A-Za-z](?=\s?[-+*/^=<>_)(])|(?<=[-+*/^=(_\d])[A-Za-z](?![A-Za-z])|(?<=[-+*/^=] )[A-Za-z](?![A-Za-z])"
-    r"|(?<=[\d})]),\s?(?=[-\d\\$({])|(?:,\s?)?(?:and|or)\s(?=[-\d\\($]|[a-z]\s?=))"
-)
-_QUANTITY = re.compile(rf"{_QUALIFIER}(?:{_TOKEN}\s?)+", re.IGNORECASE)
-_TAIL = re.compile(r"[ \t-]?(?:[A-Za-z]+[ \t]?){1,4}(?:\d[\d.,]*)?")
 _BOLD = re.compile(r"\*\*([^*\n]{1,300})\*\*")
 
 
@@ -98,8 +76,8 @@ def extract(text: str, kind: AnswerKind, run_on: RunOn = "first") -> str | None:
     if kind == "choice":
         return _choice(text, run_on)
     if kind == "text":
-        return next((clean for _, pointed in marked(text, run_on) if (clean := _clean(pointed))), None) or text
-    text = _CALCULATION.sub("", plain_characters(text))
+        return next((found for _, pointed in marked(text, run_on) if (found := clean(pointed))), None) or text
+    text = _CALCULATION.sub(" ", plain_characters(text))
     return _number(text, run_on) if kind == "number" else _math(text, run_on)
 
 
@@ -147,8 +125,8 @@ def _read(pointed: str) -> str | None:
     if not pointed:
         return None
     pointed = _without_label(pointed)
-    cleaned = _clean(pointed)
-    return cleaned if not _is_prose(cleaned) or _CLAUSE.search(cleaned) else _in_prose(pointed) or cleaned
+    cleaned = clean(pointed)
+    return cleaned if not is_prose(cleaned) or CLAUSE.search(cleaned) else in_prose(pointed) or cleaned
 
 
 def _read_number(pointed: str) -> str | None:
@@ -160,11 +138,11 @@ def _read_number(pointed: str) -> str | None:
     if within:
         pointed = _bare(within)
     pointed = _without_label(pointed)
-    cleaned = _clean(pointed)
-    whole = _plain_or_formula(cleaned) if not _is_prose(cleaned) else None
+    cleaned = clean(pointed)
+    whole = _plain_or_formula(cleaned) if not is_prose(cleaned) else None
     if whole is not None:
         return whole
-    found = _in_prose(pointed)
+    found = in_prose(pointed)
     return None if found is None else (_plain_or_formula(found) or found)
 
 
@@ -176,7 +154,7 @@ def _plain_or_formula(text: str) -> str | None:
     """A number without its unit, else the formula; None where words remain that are neither."""
     if _PLAIN.fullmatch(text):
         return _tidy(text)
-    if len(text) > _MAX_QUANTITY_CHARS * 5 or not re.search(r"[\dA-Za-z]", text):
+    if len(text) > MAX_QUANTITY_CHARS * 5 or not re.search(r"[\dA-Za-z]", text):
         return None
     short = _SHORT_UNIT.fullmatch(text)
     if short:
@@ -185,7 +163,7 @@ def _plain_or_formula(text: str) -> str | None:
     body, _ = split_unit(symbols)
     if parse_number(body) and re.fullmatch(r"[-+]?[\d.,\s/eE+-]+", body):
         return _tidy(re.sub(r"(?<=\d) (?=\d{3}(?!\d))", "", body), keep_spaces=True)
-    if _WORD.search(_COMMAND_OR_BOX.sub(" ", body)) or not re.search(r"\d|\\pi", body):
+    if WORD.search(COMMAND_OR_BOX.sub(" ", body)) or not re.search(r"\d|\\pi", body):
         return None
     return text
 
@@ -199,97 +177,11 @@ def _bare(text: str) -> str:
     return text.strip("*").strip() if not re.search(r"\w\*\*\w", text) else text
 
 
-def _clean(marked_text: str) -> str:
-    """One formula or one sentence of what a marker points at, without its delimiters."""
-    span = next(math_spans(marked_text), None) if marked_text[:1] in ("$", "\\") else None
-    if span is not None and span.start == 0:
-        tail = marked_text[span.end :].strip(" .\n*")
-        if not tail or re.fullmatch(r"\\?%|[A-Za-z]+(?:\^\d)?", tail):
-            return f"{span.content} {tail}".strip()
-        if not _GOES_ON.match(tail) and not _CLAUSE.match(tail):
-            words = _value_words(f"{span.content} ", tail)
-            return f"{span.content} {words}".strip()
-    sentence = _SENTENCE_END.split(marked_text, maxsplit=1)[0]
-    return sentence.strip().rstrip(".").strip("* ").strip()
-
-
-def _in_prose(text: str) -> str | None:
-    """The formula or quantity that a sentence is about: after `is`, `are`, `:` ..., else the last formula, else the first
-    quantity."""
-    sentences = [part for line in text.split("\n")[:50] for part in _SENTENCE_END.split(line)][:50]
-    for sentence in sentences:
-        clause = _REASON.split(sentence, maxsplit=1)[0]
-        if "=" in clause and "$" not in clause and "\\" not in clause:
-            result = _leading(clause.rpartition("=")[2])
-            if result:
-                return result
-        start = _leading(sentence)
-        if start:
-            return start
-        for copula in _COPULA.finditer(sentence):
-            found = _leading(sentence[copula.end() :])
-            if found:
-                return found
-    for sentence in sentences:
-        spans = [span.content for span in math_spans(sentence) if not _is_prose(span.content)]
-        if spans:
-            return spans[-1]
-        found = _first_quantity(sentence)
-        if found:
-            return found
-    return None
-
-
-def _leading(text: str) -> str | None:
-    """The formula or quantity that a text begins with."""
-    text = text.lstrip(" \t*:").removeprefix("a total of ").lstrip()
-    if text[:1] in ("$", "\\"):
-        span = next(math_spans(text[:MAX_TEXT_CHARS]), None)
-        if span is not None and span.start == 0 and not _is_prose(span.content):
-            return _clean(text)
-    match = _QUANTITY.match(text[:_MAX_QUANTITY_CHARS])
-    return _quantity(text, match) if match else None
-
-
-def _first_quantity(text: str) -> str | None:
-    for match in _QUANTITY.finditer(text):
-        found = _quantity(text, match)
-        if found:
-            return found
-    return None
-
-
-def _quantity(text: str, match: re.Match[str]) -> str | None:
-    """The quantity of a match with the words after it that change its value; None where it has no number."""
-    found = match[0].strip()
-    if not re.search(r"\d", found):
-        return None
-    after = text[match.end() : match.end() + 80]
-    found = re.sub(r"[\s,({\[=<>+*/-]+$", "", found) or found
-    if found.count("(") != found.count(")"):
-        found = re.sub(r"\s*\([^()]*$|\)+$", "", found)
-    found = re.sub(r"(?<=\d)!$", "", found)
-    return f"{found} {_value_words(found, after)}".strip()
-
-
-def _value_words(found: str, after: str) -> str:
-    """The words after a quantity that change its value (`million`, `or more`), "" where there are none."""
-    tail = _TAIL.match(after)
-    if not tail:
-        return ""
-    words = tail[0].strip().strip("-").split()
-    for number in range(len(words), 0, -1):
-        candidate = normalise(f"{found.strip()} {' '.join(words[:number])}")
-        if in_symbols(candidate) != candidate:
-            return " ".join(words[:number])
-    return ""
-
-
 def _unmarked_math(text: str) -> str | None:
     short = len(text) <= MAX_BARE_CHARS
-    if short and (not _is_prose(text) or (text[0] in "$\\" and _CLAUSE.search(text))):
-        return _clean(_bare(text)) or None
-    spans = [span.content for span in math_spans(text) if not _is_prose(span.content)]
+    if short and (not is_prose(text) or (text[0] in "$\\" and CLAUSE.search(text))):
+        return clean(_bare(text)) or None
+    spans = [span.content for span in math_spans(text) if not is_prose(span.content)]
     if spans:
         return spans[-1]
     return _bold(text, number=False) or _last_quantity(text) or (text if short else None)
@@ -301,19 +193,10 @@ def _bold(text: str, *, number: bool) -> str | None:
         return None
     line = next((line for line in reversed(text[-MAX_TEXT_CHARS:].split("\n")) if re.search(r"\d", line)), "")
     bold = [match[1].strip() for match in _BOLD.finditer(line)]
-    found = [content for content in bold if not _is_prose(content) and not re.match(r"\d+[.):]$", content)]
+    found = [content for content in bold if not is_prose(content) and not re.match(r"\d+[.):]$", content)]
     if len(found) != 1:
         return None
-    return _read_number(found[0]) if number else _clean(found[0])
-
-
-def _is_prose(text: str) -> bool:
-    plain = _ANY_TEXT_BOX.sub(" ", text) if "{" in text else text
-    if _PROSE.search(plain):
-        return True
-    if len(_WORD.findall(plain)) < 3 or re.match(r"\s*[-+$€£(\[\\{|\d]", plain):
-        return False
-    return len(text) > 60 or _WORD.search(_COMMAND_OR_BOX.sub(" ", in_symbols(normalise(text)))) is not None
+    return _read_number(found[0]) if number else clean(found[0])
 
 
 def _last_quantity(text: str) -> str | None:
@@ -328,7 +211,7 @@ def _last_quantity(text: str) -> str | None:
             whole = _plain_or_formula(last[0].content)
             if whole is not None:
                 return whole
-    words = _value_words(match[0], text[match.end() : match.end() + 80])
+    words = value_words(match[0], text[match.end() : match.end() + 80])
     return _plain_or_formula(f"{match[0]} {words}") if words else _tidy(match[0], keep_spaces="/" in match[0])
 
 

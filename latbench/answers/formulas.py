@@ -1,7 +1,8 @@
 r"""Whether two formulas are equal: constants exactly or to many digits, formulas with symbols at chosen values of them.
 
-Formulas with symbols are equal where they agree at every chosen point at which both are defined over the reals; so `\sqrt{1/n}` equals
-`1/\sqrt{n}`, but `\sqrt{x^2}` does not equal `x`. Formulas that are real only for integers are compared at integers.
+Formulas with symbols are equal where they agree at every chosen point at which both are defined over the reals; so
+`\sqrt{1/n}` equals `1/\sqrt{n}`, but `\sqrt{x^2}` does not equal `x`. Formulas that are real only for integers are
+compared at integers.
 """
 
 from __future__ import annotations

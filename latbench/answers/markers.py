@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from collections.abc import Iterator
 
 from latbench.answers.notation import normalise
@@ -15,6 +16,7 @@ from latbench.task import RunOn
 
 MAX_MARKED_CHARS = 5000  # read after one marker
 MAX_TRIED = 10  # of the places that one marker names, until one of them holds an answer
+MAX_COMPARED_CHARS = 200  # of a box that is compared with its neighbours
 _MAX_BETWEEN_BOXES = 60
 
 _BOX = re.compile(r"\\(?:f?boxed|fbox)(?![A-Za-z])\s*")
@@ -26,17 +28,18 @@ _BETWEEN_BOXES = re.compile(
 _HASHES = re.compile(r"####(?!#)[ \t]*")
 _TAG = re.compile(r"<(answer|final_answer)>", re.IGNORECASE)
 _JSON = re.compile(
-    r"""["'](?:final[_ ]?)?answer["']\s{0,20}:\s{0,20}("(?:[^"\\]|\\.){0,2000}"|'[^'\n]{0,2000}'|\[[^\[\]\n]{0,2000}\]"""
-    r"""|[^\s,}\]"'][^,}\]\n]{0,2000})""",
+    r"""["'](?:final[_ ]?)?answer["']\s{0,20}:\s{0,20}"""
+    r"""("(?:[^"\\]|\\.){0,2000}"|'[^'\n]{0,2000}'|\[[^\[\]\n]{0,2000}\]|[^\s,}\]"'][^,}\]\n]{0,2000})""",
     re.IGNORECASE,
 )
 _NAMES = (
     "answers?|ans|respuesta|r[ée]ponse|antwort|resposta|risposta|antwoord|svar|ответ|відповідь|答案|答え|答|정답|उत्तर"
 )
 _NEGATION = r"\b(?:is|are|was|can|could|must|should|wo|would|ca)(?:n'?t|n't|\s?not)(?: be)?\b"
-_NAME_LIST = [name for name in _NAMES.replace("?", "").replace("[ée]", "é").split("|")] + ["answer", "reponse"]
+_NAME_LIST = [*_NAMES.replace("?", "").replace("[ée]", "é").split("|"), "reponse"]
 _COPULA = (
-    rf"{_NEGATION}|\bis\b|\bare\b|:|=|\bequals\b|\b(?:would|should|must|will|can only) be\b|\bcomes (?:out )?to\b|\bes\b|\best\b|\bist\b"
+    rf"{_NEGATION}|\bis\b|\bare\b|:|=|\bequals\b|\b(?:would|should|must|will|can only) be\b"
+    r"|\bcomes (?:out )?to\b|\bes\b|\best\b|\bist\b"
     r"|\blautet\b|\bé\b|\bè\b|\bär\b|是|为|為|は|은|는"
 )
 _PHRASE = re.compile(
@@ -117,9 +120,11 @@ def last_boxed(text: str) -> str | None:
         if not _BETWEEN_BOXES.fullmatch(gap):
             break
         answers.append(box)
+    if len(answers) == 1:
+        return answers[0][2]
     distinct: dict[str, str] = {}
     for _, _, content in reversed(answers):
-        distinct.setdefault(normalise(content) if len(content) <= MAX_MARKED_CHARS else content, content)
+        distinct.setdefault(normalise(content) if len(content) <= MAX_COMPARED_CHARS else content, content)
     return ", ".join(distinct.values())
 
 
@@ -178,10 +183,8 @@ def _heads_an_answer(line: str) -> bool:
 
 def phrase_within(text: str) -> str | None:
     """What the last `answer is` within a marked text points at."""
-    match = None
-    for match in _PHRASE.finditer(text):
-        pass
-    return text[match.end() :].strip() if match else None
+    last = deque(_PHRASE.finditer(text), maxlen=1)
+    return text[last[0].end() :].strip() if last else None
 
 
 def rest_of_line(text: str, start: int) -> str:

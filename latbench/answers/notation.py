@@ -25,7 +25,8 @@ _SYMBOLS = {
 }  # fmt: skip
 _GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma sigma tau"
 _SYMBOLS |= {chr(0x3B1 + i): name for i, name in enumerate((_GREEK + " upsilon phi chi psi omega").split())}
-_SYMBOLS |= {letter: name for letter, name in zip("ΓΔΘΛΞΠΣΦΨΩ", ["Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Phi", "Psi", "Omega"], strict=True)}  # fmt: skip  # noqa: E501
+_CAPITALS = "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
+_SYMBOLS |= dict(zip("ΓΔΘΛΞΠΣΦΨΩ", _CAPITALS.split(), strict=True))
 _TO_LATEX = str.maketrans(
     {sign: f"\\{name} " for sign, name in _SYMBOLS.items()}
     | {"°": "^\\circ ", "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}", "∛": "\\sqrt[3]"}

@@ -1,4 +1,4 @@
-"""From answer texts to verdicts, for every task: extract by kind, compare, in the shared workers where that may be long."""
+"""From answer texts to verdicts, for every task: extract by kind and compare, in the shared workers where needed."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 r"""Sets of real numbers as unions of intervals: interval notation, inequalities, set-builder notation.
 
-Two texts that describe sets are equal where they describe the same one: `\{x \mid 2 \le x < 5\}`, `[2,5)`, `5 > x \ge 2`.
+Two texts are equal where they describe the same set: `\{x \mid 2 \le x < 5\}`, `[2,5)`, `5 > x \ge 2`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -247,12 +247,12 @@ def _everything_set() -> RealSet:
     return RealSet(intervals=(_everything(),))
 
 
-def _combined(sets: Sequence[RealSet | None], combine: type[object] | object) -> RealSet | None:
+def _combined(sets: Sequence[RealSet | None], combine: Callable[[Sequence[RealSet]], RealSet]) -> RealSet | None:
     known = [part for part in sets if part is not None]
     names = {part.name for part in known if part.name}
     if len(known) < len(sets) or len(names) > 1 or sum(len(part.intervals) for part in known) > MAX_INTERVALS:
         return None
-    result: RealSet = combine(known)  # type: ignore[operator]
+    result = combine(known)
     return RealSet(intervals=result.intervals, name=next(iter(names), None))
 
 

@@ -24,8 +24,8 @@ class Span:
 def math_spans(text: str) -> Iterator[Span]:
     """The formulas of a text in order, in one pass.
 
-    A formula in single dollars ends within its paragraph. `$5` opens a formula only where the next `$` can close one: it
-    has no space before it and no digit after it.
+    A formula in single dollars ends within its paragraph. `$5` opens a formula only where the next `$` can close one:
+    it has no space before it and no digit after it.
     """
     opened: re.Match[str] | None = None
     for token in _DELIMITER.finditer(text):

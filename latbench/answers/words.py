@@ -43,7 +43,11 @@ _PARTS = {
     "ninth": 9, "tenth": 10, "eleventh": 11, "twelfth": 12, "twentieth": 20, "hundredth": 100, "thousandth": 1000,
     "millionth": 1000000,
 }  # fmt: skip
-_QUANTITY = r"(?P<lead>[-+]?\s*[¤€£]?\s*)(?P<number>\\frac\{\d+\}\{\d+\}|[\d.,]*\d(?:\s+\d+\s*/\s*\d+|\s*/\s*\d+|\s*\\frac\{\d+\}\{\d+\})?)"
+_FRACTION = r"\\frac\{\d+\}\{\d+\}"
+_QUANTITY = (
+    r"(?P<lead>[-+]?\s*[¤€£]?\s*)"
+    rf"(?P<number>{_FRACTION}|[\d.,]*\d(?:\s+\d+\s*/\s*\d+|\s*/\s*\d+|\s*{_FRACTION})?)"
+)
 MAX_INNER_CHARS = 60  # of a value within a value, as in `3 million or more`
 _ANY = r"(?P<any>[^A-Za-z]*[\dA-Za-z}].*?)"  # a number or formula
 _REST = r"(?P<rest>(?:\s+[A-Za-z.%]+){0,4}|\s*%|\s*\^\\circ)?"
@@ -68,6 +72,10 @@ def _part(found: re.Match[str]) -> str:
 def _and_part(found: re.Match[str]) -> str:
     top = {"a": "1", "one": "1", "an": "1", "three": "3", "two": "2"}[found["top"].lower()]
     return _with_rest(f"{found['lead']}{found['number']}\\frac{{{top}}}{{{_PARTS[found['part'].lower()]}}}", found)
+
+
+def _raised(found: re.Match[str]) -> str:
+    return f"{found['lead']}{found['number']}^{3 if found['power'].lower() == 'cubed' else 2}"
 
 
 def _relation(sign: str) -> Callable[[re.Match[str]], str]:
@@ -98,9 +106,10 @@ _RULES: list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = [
          lambda f: f"({f['low']},{f['high']})"),
         (r"(?:from )?(?P<low>[-¤\d.,/]+)\s+(?:to|through|until)\s+(?P<high>[-¤\d.,/]+)(?:\s[A-Za-z ]*)?",
          lambda f: f"[{f['low']},{f['high']}]"),
-        (rf"{_QUANTITY}\s+(?P<power>squared|cubed)", lambda f: f"{f['lead']}{f['number']}^{2 + (f['power'].lower() == 'cubed')}"),
+        (rf"{_QUANTITY}\s+(?P<power>squared|cubed)", _raised),
         (rf"{_QUANTITY}\s+factorial", lambda f: f"{f['lead']}{f['number']}!"),
-        (rf"{_QUANTITY}\s*(?:\^\s*\{{?\s*)?(?:st|nd|rd|th)\s*\}}?{_REST}", lambda f: _with_rest(f["lead"] + f["number"], f)),
+        (rf"{_QUANTITY}\s*(?:\^\s*\{{?\s*)?(?:st|nd|rd|th)\s*\}}?{_REST}",
+         lambda f: _with_rest(f["lead"] + f["number"], f)),
     )
 ]  # fmt: skip
 _OPERATIONS = {"plus": "+", "minus": "-", "times": "\\times", "divided by": "/", "over": "/"}

@@ -233,8 +233,8 @@ def _num_cpus() -> int:
 def serve(memory_bytes: int = MEMORY_BYTES, timeout: float = 10.0) -> None:
     """The worker's side: answer JSON lines from stdin until it closes.
 
-    The kernel ends the worker when it has spent its CPU time on one item, also deep inside C code (the default action of
-    SIGPROF). So a worker whose parent was killed ends as well: by the closed pipe, or in the middle of an item.
+    The kernel ends the worker when it has spent its CPU time on one item, also deep inside C code (the default action
+    of SIGPROF). So a worker whose parent was killed ends as well: by the closed pipe, or in the middle of an item.
     """
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not look like a reply

@@ -271,7 +271,11 @@ def unknown_key(key: str, known: Mapping[str, str]) -> str:
     by_leaf: dict[str, str] = {}  # those beside the key first, then those near the root
     for name in sorted(known, key=lambda name: (not beside(name), name.count("."), name)):
         by_leaf.setdefault(name.rpartition(".")[2], name)
-    near = difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.6) or _alike_in_meaning(leaf, by_leaf, known)
+    near = (
+        difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.75)
+        or _alike_in_meaning(leaf, by_leaf, known)
+        or difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.6)
+    )
     siblings = ", ".join(filter(beside, by_leaf.values()))
     hint = f"did you mean {by_leaf[near[0]]!r}?" if near else f"available: {siblings or 'none'}"
     return f"unknown key {key!r}; {hint}"

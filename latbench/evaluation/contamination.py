@@ -12,7 +12,8 @@ from latbench import registry
 from latbench.config import RunConfig
 from latbench.data import DATA_DIR, FileTask, contamination
 from latbench.evaluation.job import EvalJob
-from latbench.runs.train import data_name
+from latbench.runs.run import CHECKPOINT
+from latbench.runs.train import UNTRAINED, data_name
 from latbench.runs.train_questions import Keys, either, num_shared, question_keys
 from latbench.task import Task, TaskConfig
 
@@ -24,11 +25,14 @@ def recomputed(job: EvalJob) -> int | None:
 
     Args:
         job: the evaluation; its run need not be on disk.
-    Returns: None where the run was not trained, or its training data are not at hand.
+    Returns: None where the run was not trained from its configuration alone, or its training data are not at hand.
     """
-    settings, train_data = job.settings, str(job.run.report["train_data"])
+    settings, train_data, own = job.settings, str(job.run.report["train_data"]), job.run.config
+    goes_on = Path(own.model.id).name == CHECKPOINT  # with what another run had learnt
+    if train_data == UNTRAINED or own.imported is not None or goes_on:
+        return None
     trained = question_keys([])
-    for number, config in enumerate(_chain(job.run.config)):
+    for number, config in enumerate(_chain(own)):
         task: Task[Any] = registry.get_task_entry(config.task_name).cls(config.task)
         data = config.train
         if task.disjoint_splits and (config.task_name, data.split) != (settings.task_name, settings.split):

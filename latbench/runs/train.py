@@ -225,7 +225,7 @@ def _leaving_nothing(folder: Path) -> Iterator[None]:
     except ValueError:
         made = sorted(set(folder.rglob("*")) - before, reverse=True) if is_main_process() else []
         files = {path.name for path in made if path.is_file()}
-        if (folder / CONFIG) not in before and files <= {CONFIG, QUESTIONS}:
+        if (folder / CONFIG) not in before and files <= {CONFIG, QUESTIONS, BEGUN}:
             for path in made:
                 path.unlink() if path.is_file() else path.rmdir()
         raise

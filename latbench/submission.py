@@ -148,6 +148,8 @@ def _problems(evaluation: Evaluation, cost: CostFile | None) -> Iterator[str]:
         _refuse_long_texts(manifest.config)
         config = RunConfig.from_stored({key: value for key, value in manifest.config.items() if key != "eval"})
         name = config.base_id if manifest.train_data == UNTRAINED else config.run_id
+        if config.imported is not None:  # into a folder that the user may name
+            name = manifest.run
         run = Run(evaluation.folder.parent / name, config, told={"train_data": manifest.train_data})
         job = EvalJob(run, _settings(manifest, config))
         fresh = job.manifest

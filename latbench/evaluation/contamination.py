@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from latbench import registry
 from latbench.config import RunConfig
-from latbench.data import DATA_DIR, FileTask, contamination
+from latbench.data import DATA_DIR, FileTask
 from latbench.evaluation.job import EvalJob
-from latbench.runs.train import data_name
+from latbench.runs.run import CHECKPOINT
+from latbench.runs.train import UNTRAINED, data_name, training_rows
 from latbench.runs.train_questions import Keys, either, num_shared, question_keys
-from latbench.task import Task, TaskConfig
+from latbench.task import Task
+
+MAX_KNOWN = 8
 
 
 def recomputed(job: EvalJob) -> int | None:
@@ -24,18 +27,21 @@ def recomputed(job: EvalJob) -> int | None:
 
     Args:
         job: the evaluation; its run need not be on disk.
-    Returns: None where the run was not trained, or its training data are not at hand.
+    Returns: None where the run was not trained from its configuration alone, or its training data are not at hand.
     """
-    settings, train_data = job.settings, str(job.run.report["train_data"])
+    settings, train_data, own = job.settings, str(job.run.report["train_data"]), job.run.config
+    goes_on = Path(own.model.id).name == CHECKPOINT  # with what another run had learnt
+    if train_data == UNTRAINED or own.imported is not None or goes_on:
+        return None
     trained = question_keys([])
-    for number, config in enumerate(_chain(job.run.config)):
+    for number, config in enumerate(_chain(own)):
         task: Task[Any] = registry.get_task_entry(config.task_name).cls(config.task)
         data = config.train
         if task.disjoint_splits and (config.task_name, data.split) != (settings.task_name, settings.split):
             continue
         if not _is_at_hand(task, data.split):
             return None
-        keys, name = _rows(config.task_name, config.task, data.split, data.num_examples, data.drop_contaminated)
+        keys, name = _rows(config, task)
         if name == train_data or number > 0:
             trained = either(trained, keys)
         elif config.start is None:  # trained on something else, or on nothing
@@ -50,14 +56,20 @@ def _chain(config: RunConfig) -> Iterator[RunConfig]:
         yield from _chain(config.start)
 
 
-@lru_cache(maxsize=8)
-def _rows(task_name: str, config: TaskConfig, split: str, limit: int | None, drop: bool) -> tuple[Keys, str]:
+_known: dict[str, tuple[Keys, str]] = {}  # the last few training sets, which the results of a folder share
+
+
+def _rows(config: RunConfig, task: Task[Any]) -> tuple[Keys, str]:
     """Questions of the rows that are trained on, and the name of these data in a manifest."""
-    task: Task[Any] = registry.get_task_entry(task_name).cls(config)
-    rows = task.load(split)[:limit]
-    if drop:
-        rows = contamination(rows, task.load("test")).without(rows)
-    return question_keys(rows), data_name(task_name, split, len(rows), task.fingerprint(split).sha256)
+    data = config.train
+    key = json.dumps([config.to_tree()["task"], data.split, data.num_examples, data.drop_contaminated])
+    if key not in _known:
+        rows = training_rows(task, config)
+        if len(_known) == MAX_KNOWN:
+            del _known[next(iter(_known))]
+        name = data_name(config.task_name, data.split, len(rows), task.fingerprint(data.split).sha256)
+        _known[key] = question_keys(rows), name
+    return _known[key]
 
 
 def _is_at_hand(task: Task[Any], split: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from latbench import registry
 from latbench.config import ModelConfig, RunConfig, read_config
 from latbench.config.tree import dump_yaml
-from latbench.data import overlaps
+from latbench.data import ContaminationReport, overlaps
 from latbench.runs import environment
 from latbench.runs.begun import BEGUN, begun_with, check_same, model_hashes, write_begun
 from latbench.runs.lock import LOCK, is_main_process, locked, wait_for_all
@@ -225,7 +225,7 @@ def _leaving_nothing(folder: Path) -> Iterator[None]:
     except ValueError:
         made = sorted(set(folder.rglob("*")) - before, reverse=True) if is_main_process() else []
         files = {path.name for path in made if path.is_file()}
-        if (folder / CONFIG) not in before and files <= {CONFIG, QUESTIONS}:
+        if (folder / CONFIG) not in before and files <= {CONFIG, QUESTIONS, BEGUN}:
             for path in made:
                 path.unlink() if path.is_file() else path.rmdir()
         raise
@@ -319,13 +319,10 @@ def training_examples(task: Task[Any], config: RunConfig) -> tuple[list[Example]
     `train.drop_contaminated` says so.
     """
     split = config.train.split
-    examples = task.load(split)[: config.train.num_examples]
+    every = task.load(split)[: config.train.num_examples]
     found = task.fingerprint(split)
-    tests = {config.task_name: task, **{name: _as_it_comes(name) for name in task.overlaps}}
-    shared = overlaps(examples, tests, required=config.train.drop_contaminated)
-    if config.train.drop_contaminated:
-        for overlap in shared.values():
-            examples = overlap.without(examples)
+    shared = _shared(task, config, every)
+    examples = _without(every, shared) if config.train.drop_contaminated else every
     num_shared = {name: overlap.num_train_overlapping for name, overlap in shared.items()}
     examples = [replace(example, question=task.prompt(example)) for example in examples]  # as in evaluation
     return examples, {
@@ -335,6 +332,30 @@ def training_examples(task: Task[Any], config: RunConfig) -> tuple[list[Example]
         "dropped": config.train.drop_contaminated,
         **({"overlaps": num_shared} if num_shared else {}),
     }
+
+
+def training_rows(task: Task[Any], config: RunConfig) -> list[Example]:
+    """The rows to train on, as they stand in the data.
+
+    Args:
+        task: that the run is trained on.
+        config: of the run.
+    Raises: ValueError: the data are not at hand.
+    """
+    every = task.load(config.train.split)[: config.train.num_examples]
+    return _without(every, _shared(task, config, every)) if config.train.drop_contaminated else every
+
+
+def _shared(task: Task[Any], config: RunConfig, rows: list[Example]) -> dict[str, ContaminationReport]:
+    """Overlaps of training rows with the test splits of the task and of those that it names, by name."""
+    tests = {config.task_name: task, **{name: _as_it_comes(name) for name in task.overlaps}}
+    return overlaps(rows, tests, required=config.train.drop_contaminated)
+
+
+def _without(rows: list[Example], shared: Mapping[str, ContaminationReport]) -> list[Example]:
+    for overlap in shared.values():
+        rows = overlap.without(rows)
+    return rows
 
 
 def data_name(task_name: str, split: str, num_examples: int, sha256: str) -> str:
@@ -395,7 +416,8 @@ def _drop_resume_points(folder: Path) -> None:
 def _check_free(folder: Path, config: RunConfig, resume: bool) -> None:
     """Refuse to write over another run, or into a folder that holds something else."""
     # a run that failed before its first step (no data, no model) has left nothing to lose
-    before_training = {LOCK, CONFIG, BEGUN, *(temporary(folder / name).name for name in (CONFIG, BEGUN))}
+    written = (CONFIG, BEGUN, QUESTIONS)
+    before_training = {LOCK, *written, *(temporary(folder / name).name for name in written)}
     present = [path.name for path in folder.iterdir() if path.name not in before_training]
     if not present:
         return

@@ -59,6 +59,7 @@ def test_a_model_that_is_the_checkpoint_of_a_run_has_seen_what_the_run_saw(own: 
     config = parse(given, preset="none", overrides=[f"model.id={own.folder / 'checkpoint'}"])
     job = EvalJob.of(base_run(config, runs_dir=tmp_path / "base"), "synth", limit=5)
     assert read_manifest(evaluate(job)).contaminated == 5
+    assert check_evaluation(job.folder).problems == []
 
 
 def test_eval_compare_and_check_say_it(own: Run, run: Run, capsys: pytest.CaptureFixture[str]) -> None:

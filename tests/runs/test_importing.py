@@ -15,6 +15,7 @@ from release_writers import codi, gpt2
 from latbench.cli import main
 from latbench.evaluation.records import read_evaluation
 from latbench.runs.run import load_run
+from latbench.submission import check
 
 LIMIT = ["--tasks", "synth", "--limit", "3"]
 
@@ -80,6 +81,17 @@ def test_evaluation_and_measures_take_it(run: Path) -> None:
     assert main(["inspect", str(run), "--tasks", "synth", "--limit", "1"]) == 0
     assert main(["leaderboard", str(run.parent)]) == 0
     assert main(["eval", "--run", str(run), *LIMIT, *settings]) == 0
+
+
+@pytest.mark.parametrize("out", [(), ("--out", "mine")], ids=["its own name", "a name of the user's"])
+def test_its_results_pass_the_check(
+    source: Path, tmp_path: Path, out: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(import_command(source, tmp_path / "runs", *out)) == 0
+    (run,) = (path.parent for path in tmp_path.rglob("train.json"))
+    assert main(["eval", "--run", str(run), *LIMIT]) == 0
+    assert check([run]).problems == []
 
 
 def test_lm_eval_takes_it(run: Path) -> None:

@@ -226,7 +226,8 @@ def _fault(record: Record, name: str, value: object) -> str:
 
 def _impossible(record: Record, config: GenerateConfig) -> str | None:
     """Why no decoding gives these counts."""
-    emitted = (record.num_reasoning_tokens or 0) + record.num_answer_tokens
+    num_reasoning_tokens = record.num_reasoning_tokens or 0
+    emitted = num_reasoning_tokens + record.num_answer_tokens
     least = record.num_latents + emitted - 1  # the last token need not be fed
     if record.decode_steps < least:
         return f"{record.decode_steps} decode steps for {least} latents and tokens at least"
@@ -237,7 +238,7 @@ def _impossible(record: Record, config: GenerateConfig) -> str | None:
         if count > cap:
             return f"{count} {what}, where at most {cap} were asked for"
     in_text = record.num_answer_tokens if record.reasoning else emitted  # a chain without think tokens is in the text
-    for text, count in ((record.reasoning, record.num_reasoning_tokens), (record.text, in_text)):
+    for text, count in ((record.reasoning, num_reasoning_tokens), (record.text, in_text)):
         if text and not count:
             return f"{text[:20]!r} in no token"
     return None

@@ -45,7 +45,7 @@ def hub_row(hub: Mapping[str, Any], index: int) -> Row:
 @register_task("gsm_symbolic", config=GsmSymbolicConfig)
 class GsmSymbolic(FileTask[GsmSymbolicConfig]):
     kind = "number"
-    hub: ClassVar = HubSource(
+    hub: ClassVar[HubSource] = HubSource(
         id="apple/GSM-Symbolic",
         name="main",
         revision="93b5b3758d9d9841ffe81d6cd2ae2b030685b078",
@@ -59,5 +59,5 @@ class GsmSymbolic(FileTask[GsmSymbolicConfig]):
         main, variant = self.sources[split], self.config.variant
         if variant == "main":
             return main
-        hub = replace(main.hub, name=variant)
+        hub = replace(self.hub, name=variant)
         return replace(main, file=f"gsm_symbolic_{variant}.jsonl.gz", num_rows=NUM_ROWS[variant], hub=hub)

@@ -67,9 +67,7 @@ LAYOUTS: dict[str, LayoutSpec] = {
     # prompt <open> steps joined by newline <close> answer EOS
     "default": LayoutSpec(markers=True),
     # Coconut's plain-text baselines: question newline, each step with a newline, `### ` answer EOS
-    "coconut": LayoutSpec(
-        markers=False, question_suffix="\n", joiner_after_last=True, close="###", answer_prefix=" "
-    ),
+    "coconut": LayoutSpec(markers=False, question_suffix="\n", joiner_after_last=True, close="###", answer_prefix=" "),
     # question newline <open> steps, each with a newline <close> `### ` answer (Coconut's own, arXiv:2412.06769;
     # facebookresearch/coconut@27273cb dataset.py)
     "hash_answer": LayoutSpec(markers=True, question_suffix="\n", joiner_after_last=True, answer_prefix="### "),

@@ -132,7 +132,9 @@ class TensorFiles:
                 f"{folder} lacks {len(absent)} of {len(shards)} shards ({', '.join(absent[:5])}), which {index.name} "
                 "names; copy them there"
             )
-        files = cls._of(str(folder), (index, *(folder / shard for shard in shards)), [_open(folder / s) for s in shards])
+        files = cls._of(
+            str(folder), (index, *(folder / shard for shard in shards)), [_open(folder / s) for s in shards]
+        )
         found = {name: file.path.name for name, file in files.by_name.items()}
         wrong = sorted(name for name in {*places, *found} if places.get(name) != found.get(name))
         if wrong:
@@ -184,7 +186,7 @@ def _open_torch(path: Path) -> _File:
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded, inner = loaded["state_dict"], "state_dict"
     if not isinstance(loaded, Mapping) or not loaded:
-        raise ValueError(f"{path} holds no state dictionary but a {type(loaded).__name__}; give the file of the weights")
+        raise ValueError(f"{path} holds a {type(loaded).__name__}, no state dictionary; give the file of the weights")
     other = [str(name) for name, value in loaded.items() if not isinstance(value, Tensor) or not isinstance(name, str)]
     if other:
         raise ValueError(f"{path} holds {len(other)} entries that are no tensors ({', '.join(other[:5])}); {CONVERT}")

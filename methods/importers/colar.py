@@ -126,7 +126,8 @@ def latent_head(assembly: Assembly, prefix: str, scale: float | None, origin: st
     settings = {
         "method.head_size": Setting(source.shape(f"{prefix}fc.0.weight")[0], f"shape of {prefix}fc.0.weight"),
         "method.latent_loss": Setting(
-            "soft_mse" if spread else "mse", f"{prefix}log_std is {'there' if spread else 'absent: it is deterministic'}"
+            "soft_mse" if spread else "mse",
+            f"{prefix}log_std is {'there' if spread else 'absent: it is deterministic'}",
         ),
     }
     if scale is not None:

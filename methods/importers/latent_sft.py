@@ -24,7 +24,9 @@ class LatentSFTImporter(Importer):
     """A Hugging Face folder, known by its name."""
 
     name = "latent_sft"
-    looks_for = "a folder of a Llama or Qwen2 model whose name says Latent-SFT or Latent-GRPO, such as *-Latent-SFT-Top10"
+    looks_for = (
+        "a folder of a Llama or Qwen2 model whose name says Latent-SFT or Latent-GRPO, such as *-Latent-SFT-Top10"
+    )
 
     def recognises(self, source: Source) -> bool:
         """See Importer."""
@@ -64,7 +66,7 @@ class LatentSFTImporter(Importer):
             assembly=assembly,
             required={} if top_k else {"method.top_k": "entries of a superposition; 10 in all releases"},
             notes=(
-                f"{OPEN_MARKER} is ids {open_ids}, {CLOSE_MARKER} is ids {close_ids}; the first of these ends the thought",
+                f"{OPEN_MARKER} is ids {open_ids}, {CLOSE_MARKER} is ids {close_ids}; its first ends the thought",
                 "the authors' two evaluators word the prompt differently: model.layout=boxed with "
                 "model.chat_template=true is the other one for Llama, model.layout=boxed or boxed_system for Qwen2",
                 "latents and answer have a budget each here; in the authors' server they share one",

@@ -49,7 +49,9 @@ class LatentTTSImporter(Importer):
         """See Importer."""
         methods = [METHODS[name] for name in source.architectures if name in METHODS]
         if not methods:
-            raise ValueError(f"config.json of {source.name} names none of {', '.join(METHODS)}; it is of another format")
+            raise ValueError(
+                f"config.json of {source.name} names none of {', '.join(METHODS)}; it is of another format"
+            )
         config, tokenizer, generation = folder_model(source)
         assembly = Assembly(source)
         assembly.drop_buffers()

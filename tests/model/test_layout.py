@@ -11,8 +11,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from latbench.model.backbone import Backbone
 from latbench.config import ModelConfig
+from latbench.model.backbone import Backbone
 from latbench.model.layout import IGNORE_INDEX, LAYOUTS, Batch, Layout, pad, sequence_batch
 from latbench.task import Example
 

@@ -49,7 +49,9 @@ def test_the_command_says_what_it_found(source: Path, tmp_path: Path, capsys: py
     (folder,) = tmp_path.iterdir()
     assert out.out == f"{folder}: codi on base, layout answer_sentence\n"
     assert "format codi: 51 tensors, 5 files" in out.err
-    assert "dropped: codi.base_model.model.lm_head.weight (equals codi.base_model.model.transformer.wte.weight)" in out.err
+    assert (
+        "dropped: codi.base_model.model.lm_head.weight (equals codi.base_model.model.transformer.wte.weight)" in out.err
+    )
     assert "method.num_latents=6 (default of the authors' test script; the file does not store it)" in out.err
     assert "generate.max_new_tokens=4 (given on the command line)" in out.err
     assert main(import_command(source, tmp_path, "--json")) == 0  # a second time there is nothing left to do

@@ -60,7 +60,9 @@ def gpt2(folder: Path, *, seed: int = 0) -> GPT2LMHeadModel:
     return model
 
 
-def llama(folder: Path, *, rows: int | None = None, seed: int = 0, tied: bool = True, **config: Any) -> LlamaForCausalLM:
+def llama(
+    folder: Path, *, rows: int | None = None, seed: int = 0, tied: bool = True, **config: Any
+) -> LlamaForCausalLM:
     """A Llama with its tokenizer."""
     torch.manual_seed(seed)
     tokenizer = byte_tokenizer(llama=True)
@@ -91,7 +93,9 @@ def project(prj: nn.ModuleDict, hidden: Tensor) -> Tensor:
     return prj["ln"](prj["3"](nn.functional.gelu(prj["1"](hidden))))
 
 
-def codi(base: Any, *, rank: int = 4, alpha: float = 1.0, extra: int = 3) -> tuple[dict[str, Tensor], Any, nn.ModuleDict]:
+def codi(
+    base: Any, *, rank: int = 4, alpha: float = 1.0, extra: int = 3
+) -> tuple[dict[str, Tensor], Any, nn.ModuleDict]:
     """The wrapper's state dictionary with a bfloat16 base and float32 adapters, the adapted model, its projection."""
     torch.manual_seed(2)
     base.resize_token_embeddings(base.config.vocab_size + extra, mean_resizing=False)

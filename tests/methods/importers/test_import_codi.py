@@ -151,7 +151,9 @@ def test_a_base_of_other_shapes_is_refused(release: Release, tmp_path: Path) -> 
     model.config.n_layer = 3
     model.config.save_pretrained(tmp_path / "other")
     release.base = tmp_path / "other"
-    with pytest.raises(ValueError, match=r"12 tensors are missing: .*h\.2.* and 7 more; check that .*other is its base"):
+    with pytest.raises(
+        ValueError, match=r"12 tensors are missing: .*h\.2.* and 7 more; check that .*other is its base"
+    ):
         run_of(release, tmp_path)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from latbench.cli.console import note, print_json, say
-from latbench.cli.options import RUNS, JsonOption, RunsOption, SetOption, TaskOption
+from latbench.cli.options import RUNS, JsonOption, RunsOption, SetOption
 from latbench.config import tree
 
 commands = typer.Typer()
@@ -23,7 +23,7 @@ def import_release(
         str | None, typer.Option("--base", help="Its base model, folder or id, where the release has adapters alone.")
     ] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="Commit of a Hugging Face id.")] = None,
-    task: TaskOption = None,
+    task: Annotated[str | None, typer.Option("--task", help="The run's own task; gsm8k by default.")] = None,
     settings: SetOption = None,
     runs_dir: RunsOption = RUNS,
     as_json: JsonOption = False,

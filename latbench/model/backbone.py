@@ -135,6 +135,7 @@ class Backbone(nn.Module):
         num_rows = model.get_output_embeddings().weight.shape[0]
         never = getattr(model.generation_config, "suppress_tokens", None) or []
         suppressed = sorted({token for token in never if type(token) is int and 0 <= token < num_rows})
+        self.suppressed: Tensor
         self.register_buffer("suppressed", torch.tensor(suppressed, dtype=torch.long), persistent=False)
         self.takes_blocks = config.attention == "sdpa" and takes_blocks(model)
         if self.takes_blocks:

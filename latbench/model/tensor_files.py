@@ -186,9 +186,7 @@ def _open_torch(path: Path) -> _File:
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded, inner = loaded["state_dict"], "state_dict"
     if not isinstance(loaded, Mapping) or not loaded:
-        raise ValueError(
-            f"{path} holds no state dictionary but a {type(loaded).__name__}; give the file of the weights"
-        )
+        raise ValueError(f"{path} holds a {type(loaded).__name__}, no state dictionary; give the file of the weights")
     other = [str(name) for name, value in loaded.items() if not isinstance(value, Tensor) or not isinstance(name, str)]
     if other:
         raise ValueError(f"{path} holds {len(other)} entries that are no tensors ({', '.join(other[:5])}); {CONVERT}")

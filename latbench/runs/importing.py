@@ -10,9 +10,7 @@ can run code, and no more than one file of the run's weights is in memory at a t
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -23,21 +21,19 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
-from huggingface_hub import snapshot_download, split_torch_state_dict_into_shards
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from latbench import registry
-from latbench.config import TINY, ImportConfig, RunConfig, parse, tree
-from latbench.data.hub import hub_reachable
-from latbench.importer import Base, Importer, Piece, Recipe, Source
+from latbench.config import ImportConfig, RunConfig, parse, tree
+from latbench.importer import Base, Importer, Piece, Recipe, Setting, Source
 from latbench.model.backbone import Backbone
 from latbench.model.loading import resolve_device
-from latbench.model.source import TEXTS
-from latbench.model.tensor_files import INDEX, TensorFiles
+from latbench.model.source import INDEX
 from latbench.model.weights import Account, fresh_model, is_finite
 from latbench.runs import environment
+from latbench.runs.import_files import files_read, identity_of, lasting, model_name, open_base, open_source
 from latbench.training import checkpoint
 from latbench.training.cost import TrainReport
 from latbench.util.files import sha256_of
@@ -45,14 +41,11 @@ from latbench.util.files import sha256_of
 if TYPE_CHECKING:
     from latbench.method import Method
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+GIVEN = "given on the command line"
 SHARD_BYTES = 500_000_000
 """Most bytes of a file of the run's weights, unless one tensor has more."""
-TEXT_FILES = (*TEXTS, "adapter_config.json", "pccot_args.json")
-"""What is read of a model folder beside its weights."""
 BLOCK = 1 << 22
 """Numbers that are compared at once."""
-WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "*.ckpt", "checkpoint_*", "*" + INDEX)
 
 
 @dataclass(frozen=True)
@@ -90,25 +83,25 @@ def plan_import(
     importer = _importer(found, format)
     own = _tree(settings or {})
     options = tree.merge(
-        {"source": _lasting(source), "revision": found.revision, "format": importer.name}, own.pop("imported", {})
+        {"source": lasting(source), "revision": found.revision, "format": importer.name}, own.pop("imported", {})
     )
     checked, errors = tree.validate("imported", ImportConfig, options)
     if errors:
         raise ValueError("\n".join(errors))
-    below = _base(importer, found, base)
+    below = open_base(importer, found, base)
     recipe = importer.read(found, below, checked)
     if missing := [f"{key} ({why})" for key, why in recipe.required.items() if tree.get(own, key) is None]:
         keys = " ".join(f"--set {key}=..." for key in recipe.required)
         raise ValueError(f"{source} does not store {', nor '.join(missing)}; say it with {keys}")
     values = {key: setting.value for key, setting in recipe.settings.items()}
-    lower = {"task.name": "gsm8k", "model.id": _model_name(source if below is None else below.id), **values}
+    lower = {"task.name": "gsm8k", "model.id": model_name(source if below is None else below.id), **values}
     given = tree.merge(tree.merge(_tree(lower), {"method": {"name": recipe.method}}), own)
     imported = replace(
         checked,
-        base=None if below is None else _lasting(below.id),
+        base=None if below is None else lasting(below.id),
         base_revision=None if below is None else below.revision,
         settings=_plain(values),
-        sha256=_identity(_files(found, below, recipe)),
+        sha256=identity_of(files_read(found, below, recipe)),
     )
     plan = ImportPlan(parse({**given, "imported": asdict(imported)}), recipe, found, below)
     _account(plan)
@@ -126,12 +119,12 @@ def import_weights(config: RunConfig, folder: Path) -> dict[str, Any]:
     start, asked = time.monotonic(), config.imported
     found = open_source(asked.source, asked.revision)
     importer = _importer(found, asked.format)
-    below = _base(importer, found, asked.base, asked.base_revision)
+    below = open_base(importer, found, asked.base, asked.base_revision)
     plan = ImportPlan(config, importer.read(found, below, asked), found, below)
-    files = _files(found, below, plan.recipe)
-    if asked.sha256 and _identity(files) != asked.sha256:
+    files = files_read(found, below, plan.recipe)
+    if asked.sha256 and identity_of(files) != asked.sha256:
         raise ValueError(
-            f"{asked.source} holds other files than those that were imported (sha256 {_identity(files)[:12]}, was "
+            f"{asked.source} holds other files than those that were imported (sha256 {identity_of(files)[:12]}, was "
             f"{asked.sha256[:12]}); give those, or import these anew"
         )
     method = _account(plan)
@@ -157,32 +150,12 @@ def import_weights(config: RunConfig, folder: Path) -> dict[str, Any]:
     }
 
 
-def open_source(name: str, revision: str | None = None) -> Source:
-    """The files of a released checkpoint. Raises: ValueError: not at hand, or no weights are there."""
-    path, commit = _located(name, revision, what="SOURCE", patterns=(*TEXT_FILES, "hparams.yaml", *WEIGHT_FILES))
-    if path.is_dir() and not _has_weights(path):
-        inside = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix in ("", ".bin", ".pt", ".ckpt"))
-        single = [p for p in inside if p.suffix in (".pt", ".ckpt") or p.name.startswith("checkpoint_")]
-        if len(single) != 1:
-            choice = f"; give one of its files, such as {single[0]}" if single else ""
-            looked = "*.safetensors, pytorch_model.bin, their shards, *.pt, *.ckpt, checkpoint_N"
-            raise ValueError(f"{name} holds {len(single) or 'no'} files of weights (looked for {looked}){choice}")
-        path = single[0]
-    return Source(name, path, TensorFiles.open(path), commit)
-
-
 def provenance(plan: ImportPlan, files: Mapping[str, Path]) -> dict[str, Any]:
     """What the run says of its source: hashes, what was dropped and why, where each setting came from."""
     asked, own = plan.config.imported, plan.config.to_tree()
     assert asked is not None
-    settings = {
-        key: {
-            "value": value,
-            "origin": setting.origin if value == _plain(setting.value) else "given on the command line",
-        }
-        for key, setting in plan.recipe.settings.items()
-        for value in (tree.get(own, key),)
-    }
+    settings = dict.fromkeys(plan.recipe.required, Setting(None, GIVEN)) | dict(plan.recipe.settings)
+    said = {key: (tree.get(own, key), setting) for key, setting in settings.items()}
     return {
         "format": asked.format,
         "source": asked.source,
@@ -193,7 +166,10 @@ def provenance(plan: ImportPlan, files: Mapping[str, Path]) -> dict[str, Any]:
         },
         "num_tensors": len(plan.source.names),
         "dropped": plan.recipe.assembly.dropped,
-        "settings": settings,
+        "settings": {
+            key: {"value": value, "origin": setting.origin if value == _plain(setting.value) else GIVEN}
+            for key, (value, setting) in said.items()
+        },
         "notes": list(plan.recipe.notes),
     }
 
@@ -214,71 +190,9 @@ def sentences(found: Mapping[str, Any]) -> Iterable[str]:
     yield from found["notes"]
 
 
-# where things are
-
-
-def _located(name: str, revision: str | None, *, what: str, patterns: Iterable[str]) -> tuple[Path, str | None]:
-    """Path of what a user named, and the commit of a Hub id; its files are fetched or taken from the cache."""
-    path = Path(name).expanduser()
-    if path.exists():
-        return path, None
-    if not HUB_ID.fullmatch(name):
-        raise ValueError(f"{what} {name!r} is neither a file, nor a folder, nor a Hugging Face id")
-    try:
-        fetched = Path(
-            snapshot_download(
-                name, revision=revision, allow_patterns=list(patterns), local_files_only=not hub_reachable()
-            )
-        )
-    except (OSError, ValueError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        reason = " ".join(str(error).split("\n")[0].split())
-        raise ValueError(
-            f"{what} {name!r} is no path here, and not to be had from the Hub or its cache ({reason}); give a folder "
-            "with its files, or the id with network"
-        ) from None
-    return fetched, fetched.name
-
-
-def _has_weights(folder: Path) -> bool:
-    return any(folder.glob("*model*.safetensors")) or any(folder.glob("*model*.bin")) or any(folder.glob("*" + INDEX))
-
-
-def _lasting(name: str) -> str:
-    """A path that means the same from every folder; a Hub id as it is."""
-    return str(Path(name).expanduser().resolve()) if Path(name).expanduser().exists() else name
-
-
-def _model_name(name: str) -> str:
-    """What tables call a model: a Hub id, or a folder's name, wherever the folder lies."""
-    path = Path(name).expanduser()
-    short = path.resolve().name if path.exists() else name
-    return f"{short}_" if short == TINY else short
-
-
-def _base(importer: Importer, source: Source, given: str | None, revision: str | None = None) -> Base | None:
-    """The base model that a format needs. Raises: ValueError: it is not at hand."""
-    usual = importer.base_id(source)
-    if usual is None:
-        if given is not None:
-            raise ValueError(
-                f"format {importer.name!r} takes no base model, so --base {given} says nothing; leave it out"
-            )
-        return None
-    if given is None and not usual:
-        raise ValueError(f"{source.name} does not say of which base model it is; give it with --base ID_OR_PATH")
-    name = given or usual
-    texts = (*TEXT_FILES, "*.safetensors", "*" + INDEX) if importer.needs_base_weights else TEXT_FILES
-    try:
-        path, commit = _located(name, revision, what="the base model", patterns=texts)
-    except ValueError as error:
-        hint = "" if given else f" {source.name} needs {usual} as its base: give it with --base ID_OR_PATH."
-        raise ValueError(f"{error}.{hint}" if hint else str(error)) from None
-    return Base(name, path, commit)
-
-
 def _importer(source: Source, format: str | None) -> Importer:
     """The importer of that name, or the one that knows the source. Raises: ValueError: none, or several."""
-    known = registry.importers()
+    known: dict[str, Importer] = registry.importers()
     if format is not None:
         if format not in known:
             raise registry.unknown("format", format, known)
@@ -289,30 +203,6 @@ def _importer(source: Source, format: str | None) -> Importer:
     looked = "; ".join(f"{name}: {importer.looks_for}" for name, importer in known.items())
     state = f"of several formats ({', '.join(found)})" if found else "of no known format"
     raise ValueError(f"{source.name} is {state}; choose one with --format. Looked for {looked}")
-
-
-def _files(source: Source, base: Base | None, recipe: Recipe) -> dict[str, Path]:
-    """Files that the run is made of, by the name they have in its provenance."""
-    read = [*source.tensors.files, *recipe.files]
-    if source.path.is_dir():
-        read += [source.folder / name for name in TEXT_FILES if (source.folder / name).is_file()]
-    named = {path.name: path for path in read}
-    if base is not None:
-        named |= {f"base/{name}": base.folder / name for name in TEXT_FILES if (base.folder / name).is_file()}
-        if any(piece_files is not source.tensors for piece_files in _part_files(recipe)):
-            named |= {f"base/{path.name}": path for path in base.tensors.files}
-    return named
-
-
-def _part_files(recipe: Recipe) -> list[TensorFiles]:
-    pieces = (*recipe.assembly.pieces.values(), *recipe.assembly.heads.values())
-    return [files for piece in pieces for files, _ in piece.parts]
-
-
-def _identity(files: Mapping[str, Path]) -> str:
-    """One hash of all files, whatever folder they lie in."""
-    lines = sorted(f"{name} {sha256_of(path)}" for name, path in files.items())
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _tree(settings: Mapping[str, Any]) -> tree.Tree:
@@ -391,7 +281,7 @@ def _write(plan: ImportPlan, method: Method[Any], folder: Path) -> None:
         _save({name: pieces[name] for name in names}, folder / file, dtype, plan.source.name)
     if shards.is_sharded:
         index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
-        (folder / f"{checkpoint.WEIGHTS}{INDEX}").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+        (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     if recipe.assembly.heads:
         _save(
             recipe.assembly.heads,

@@ -1,8 +1,8 @@
 """Adaptive latent reasoning's merged folders (Lapisbird/Llama-adaLR-*; arXiv:2511.21581,
 apning/adaptive-latent-reasoning@4e7d7dd).
 
-    _base_model.<name>                                     a Llama, its table padded to a multiple of 128 rows (modeling.py:169)
-    recurrent_filter.input_layer, .output_layer, .norm     projection of a latent (modeling_utils.py:75-92)
+    _base_model.<name>                                    a Llama, its table padded to 128 x n rows (modeling.py:169)
+    recurrent_filter.input_layer, .output_layer, .norm    projection of a latent (modeling_utils.py:75-92)
 
 `config.json` has the rest under `_inserted_LatentThinkingModelSettings`. A state is projected and fed back, as in
 `codi`; what is new is that two rows of the LM head decide after each latent whether another one follows. No method here

@@ -35,7 +35,7 @@ BASES = {768: "openai-community/gpt2", 2048: "meta-llama/Llama-3.2-1B-Instruct"}
 """Usual base model by its width."""
 UNSAID = {
     "method.latents_per_step": "c_thought of the run's yaml file; 2 for GSM8K, 1 for ProsQA",
-    "method.max_stage": "the stage that was reached, min((N - 1) // epochs_per_stage, max_latent_stage) for checkpoint_N",
+    "method.max_stage": "the stage reached, min((N - 1) // epochs_per_stage, max_latent_stage) for checkpoint_N",
 }
 
 

@@ -66,7 +66,7 @@ class LatentSFTImporter(Importer):
             assembly=assembly,
             required={} if top_k else {"method.top_k": "entries of a superposition; 10 in all releases"},
             notes=(
-                f"{OPEN_MARKER} is ids {open_ids}, {CLOSE_MARKER} is ids {close_ids}; the first of these ends the thought",
+                f"{OPEN_MARKER} is ids {open_ids}, {CLOSE_MARKER} is ids {close_ids}; its first ends the thought",
                 "the authors' two evaluators word the prompt differently: model.layout=boxed with "
                 "model.chat_template=true is the other one for Llama, model.layout=boxed or boxed_system for Qwen2",
                 "latents and answer have a budget each here; in the authors' server they share one",

@@ -29,7 +29,7 @@ from latbench.importer import (
     Setting,
     Source,
     read_json,
-    source_tokenizer,
+    read_tokenizer,
     stored_dtype,
     with_rows,
 )
@@ -70,7 +70,7 @@ class PccotImporter(Importer):
             )
         if source.config.get("use_projection"):
             raise ValueError(
-                f"{source.name} has a projection (use_projection), whose names no release shows; it is left"
+                f"{source.name} has a projection (use_projection), which no release has; it cannot be imported"
             )
         if odd := [key for key, usual in PLAIN.items() if (adapter.get(key) or usual) != usual]:
             raise ValueError(f"{ADAPTER} of {source.name} sets {', '.join(odd)}; merge the adapter with PEFT first")
@@ -79,7 +79,7 @@ class PccotImporter(Importer):
         alpha = number(adapter, "lora_alpha", source.folder / ADAPTER)
         rank = assembly.adapt_base(base, PREFIX, ".weight", alpha, GPT2_CONV)
         config = with_rows(base.config, replace_rows(assembly, base, adapter))
-        tokenizer = source_tokenizer(source)
+        tokenizer = read_tokenizer(source.folder, source.name)
         bot, eot, latent = (number(arguments, f"{name}_token_id", source.folder / ARGUMENTS) for name in TOKENS)
         start, end = (str(tokenizer.convert_ids_to_tokens(id)) for id in (bot, eot))
         settings = {
@@ -126,15 +126,14 @@ def replace_rows(assembly: Assembly, base: Base, adapter: dict[str, Any]) -> int
     """
     source, (rows, width) = assembly.source, base.tensors.shapes[base.weights[f"{TABLE}.weight"]]
     indices = adapter.get("trainable_token_indices")
-    where = indices.get("wte") if isinstance(indices, dict) else None
-    trained = source.shape(ROWS)
-    whole = isinstance(where, list) and all(isinstance(row, int) and row >= 0 for row in where)
-    total = max([rows - 1, *where]) + 1 if whole else 0
-    added = range(rows, rows + trained[0])[: max(total - rows, 0)]
-    if not whole or trained != (len(where), width) or len(added) != total - rows or not {*added} <= {*where}:
+    given = indices.get("wte") if isinstance(indices, dict) else None
+    where = [row for row in given if isinstance(row, int) and row >= 0] if isinstance(given, list) else []
+    trained, total = source.shape(ROWS), max([rows - 1, *where]) + 1
+    added = {*where} - {*range(rows)}
+    if trained != (len(where), width) or where != given or len(added) != total - rows:
         raise ValueError(
             f"{source.name}: {ROWS} {trained} does not give every row that was added to the base's {rows} x {width} "
-            f"(trainable_token_indices: {where}); fetch it anew"
+            f"(trainable_token_indices: {given}); fetch it anew"
         )
     index = torch.tensor(where)
 

@@ -98,7 +98,7 @@ def test_the_base_of_hparams_gives_the_scale_and_must_be_at_hand(tmp_path: Path)
     file, _, _ = written(tmp_path / "unsaid", llama(tmp_path / "base"))
     with pytest.raises(ValueError, match="does not say of which base model"):
         plan_import(str(file))
-    with pytest.raises(ValueError, match="does not store method.embedding_scale"):
+    with pytest.raises(ValueError, match=r"does not store method.embedding_scale"):
         plan_import(str(file), base=str(tmp_path / "base"))
 
 

@@ -116,10 +116,10 @@ def test_an_untied_model_of_qwen_keeps_its_head_and_shards_are_joined(tmp_path: 
 def test_a_folder_whose_name_says_nothing_needs_format_and_size(tmp_path: Path) -> None:
     llama(tmp_path / "some-llama")
     with pytest.raises(
-        ValueError, match="no known format; choose one with --format. Looked for .*latent_sft: a folder"
+        ValueError, match=r"no known format; choose one with --format. Looked for .*latent_sft: a folder"
     ):
         run_of(tmp_path, "some-llama")
-    with pytest.raises(ValueError, match="does not store method.top_k"):
+    with pytest.raises(ValueError, match=r"does not store method.top_k"):
         run_of(tmp_path, "some-llama", format="latent_sft")
     run = run_of(tmp_path, "some-llama", format="latent_sft", method__top_k=7)
     assert run.method.config.top_k == 7
@@ -166,8 +166,8 @@ def test_something_that_is_no_source_is_refused(tmp_path: Path) -> None:
         plan_import(str(tmp_path / "empty"))
     with pytest.raises(ValueError, match="not to be had from the Hub or its cache"):
         plan_import("nobody/nothing-at-all")
+    llama(tmp_path / NAME)
     with pytest.raises(ValueError, match="unknown format 'cody'; did you mean 'codi'"):
-        llama(tmp_path / NAME)
         plan_import(str(tmp_path / NAME), format="cody")
     with pytest.raises(ValueError, match="takes no base model"):
         plan_import(str(tmp_path / NAME), base="gpt2")

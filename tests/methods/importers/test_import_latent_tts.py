@@ -74,9 +74,9 @@ def test_codi(projects: bool, tmp_path: Path) -> None:
 def test_the_folder_is_no_plain_model(tmp_path: Path) -> None:
     gpt2_with_tokens(tmp_path / "tts")
     named(tmp_path / "tts", "CODIGPT2", {"projector.1.weight": torch.ones(6, 16)})
-    with pytest.raises(ValueError, match="projector.1.weight"):
+    with pytest.raises(ValueError, match=r"projector.1.weight"):
         Backbone.load(ModelConfig(id=str(tmp_path / "tts"), device="cpu"))
-    with pytest.raises(ValueError, match="lacks projector.1.bias"):
+    with pytest.raises(ValueError, match=r"lacks projector.1.bias"):
         imported(tmp_path / "tts", tmp_path / "runs")
 
 

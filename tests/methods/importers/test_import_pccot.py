@@ -1,5 +1,5 @@
-"""PCCoT's adapter folders: rows of the table are replaced in the order of their indices; only the sequential limit of its
-latents is decoded here."""
+"""PCCoT's adapter folders: rows of the table are replaced in the order of their indices; of its latents only the
+sequential limit is decoded here."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def written(tmp_path: Path, *, passes: int = 4, indices: list[int] = INDICES) ->
         trainable_token_indices={"wte": indices}, base_model_name_or_path=str(tmp_path / "base"),
     )  # fmt: skip
     model = get_peft_model(base, config).eval()
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = torch.randn(parameter.shape) * 0.5
     folder = tmp_path / "pccot"

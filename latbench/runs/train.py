@@ -9,8 +9,8 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,10 +123,13 @@ def _train(run: Run, resume: bool) -> dict[str, Any]:
     start = None if config.start is None else _train_start(folder.parent, config, run.trust_remote_code)
     if start is not None:
         data["data"] = _data_of_both(start, data["data"])
-    source = config.model if start is None else _as_left_by(start, config.model)
-    now = begun_with(examples, data["data"], model_hashes(source))
+    with _told_of(start):
+        source = config.model if start is None else _as_left_by(start, config.model)
+        now = begun_with(examples, data["data"], model_hashes(source))
     begun = check_same(folder, now) or now
-    method = registry.get_method(config.method_name).cls(_backbone(run, source), config.method)
+    with _told_of(start):
+        backbone = _backbone(run, source)
+    method = registry.get_method(config.method_name).cls(backbone, config.method)
     if not method.stages() and start is None:
         raise _NothingToTrain(
             f"method {config.method_name!r} needs no training; "
@@ -184,16 +187,22 @@ def _backbone(run: Run, source: ModelConfig) -> Backbone:
     from latbench.model.backbone import Backbone
 
     config = run.config
-    try:
-        backbone = Backbone.load(
-            source, seed=config.seed, name=config.model.name, trust_remote_code=run.trust_remote_code
-        )
-    except ValueError as error:
-        if config.start is None:
-            raise
-        raise ValueError(f"start: {error}; or remove {Path(source.id).parent} to train it anew") from None
+    backbone = Backbone.load(
+        source, seed=config.seed, name=config.model.name, trust_remote_code=run.trust_remote_code
+    )
     backbone.config = config.model  # goes into the checkpoint: the recipe, not the place it was read from
     return backbone
+
+
+@contextmanager
+def _told_of(start: Run | None) -> Iterator[None]:
+    """Around what reads the checkpoint of a start: an error says whose it is, and how to make it anew."""
+    try:
+        yield
+    except ValueError as error:
+        if start is None:
+            raise
+        raise ValueError(f"start: {error}; or remove {start.folder} to train it anew") from None
 
 
 def _costs(report: TrainReport, start: Run | None) -> dict[str, Any]:

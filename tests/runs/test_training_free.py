@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from made_runs import SMALL
-from tests.runs.test_runs_start import equal
-from tests.runs.test_runs_sweep import InProcess, ignore
+from tests.runs.test_start import equal
+from tests.sweep.test_sweep import InProcess, ignore
 
 from latbench.cli import main
 from latbench.cli.listing import runs as list_runs

@@ -25,7 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from latbench import registry
 from latbench.config import LoraConfig, ModelConfig
 from latbench.model.layout import CLOSE_MARKER, OPEN_MARKER
-from latbench.model.source import ModelFileError, check_config, local_folder, unchanged, weight_files
+from latbench.model.source import ModelFileError, check_config, local_folder, not_loaded, unchanged, weight_files
 from latbench.model.weights import fresh_model, load_model
 from latbench.task import Task
 
@@ -69,28 +69,19 @@ def from_hub(
         trust_remote_code: run Python files that lie beside the model; this call's caller decides, never a file.
     Raises: ValueError: not at hand, damaged, or weights that do not fit the architecture.
     """
+    folder = local_folder(config.id, config.revision, weights=config.weights == "pretrained", code=trust_remote_code)
     try:
-        folder = local_folder(
-            config.id, config.revision, weights=config.weights == "pretrained", code=trust_remote_code
-        )
         with unchanged(folder):
             return _from_folder(folder, config, seed, device, trust_remote_code)
     except ModelFileError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        raise ValueError(_refusal(config.id, error)) from None
-
-
-def _refusal(model_id: str, error: Exception) -> str:
-    reason = " ".join(str(error).split("\n")[0].split())
-    if "trust_remote_code" in str(error):  # of transformers
-        return (
-            f"model.id {model_id!r} comes with code of its own, which nothing but this call can allow to run; "
-            "read it, and pass --trust-remote-code"
-        )
-    return (
-        f"model.id {model_id!r} could not be loaded ({reason}); give a local folder, or a Hugging Face id with network"
-    )
+        if "trust_remote_code" in str(error):  # of transformers
+            raise ModelFileError(
+                f"model.id {config.id!r} comes with code of its own, which nothing but this call can allow to run; "
+                "read it, and pass --trust-remote-code"
+            ) from None
+        raise ModelFileError(not_loaded(config.id, error)) from None
 
 
 def _from_folder(

@@ -54,17 +54,30 @@ def local_folder(model_id: str, revision: str | None, *, weights: bool, code: bo
     Args:
         weights: with its safetensors files.
         code: with its Python files, for a call that trusts them.
-    Raises: OSError, ValueError: neither a folder nor an id that can be had.
+    Raises: ModelFileError: neither a folder nor an id that can be had.
     """
     folder = Path(model_id)
     if folder.is_dir():
         return folder
     texts = [*TEXTS, INDEX, ADAPTER, *([CODE] if code else [])]
-    folder = Path(snapshot_download(model_id, revision=revision, allow_patterns=texts))
-    if weights:
-        names = _shards(folder) if (folder / INDEX).is_file() else [WEIGHTS]
-        folder = Path(snapshot_download(model_id, revision=folder.name, allow_patterns=names))
+    try:
+        folder = Path(snapshot_download(model_id, revision=revision, allow_patterns=texts))
+        if weights:
+            names = _shards(folder) if (folder / INDEX).is_file() else [WEIGHTS]
+            folder = Path(snapshot_download(model_id, revision=folder.name, allow_patterns=names))
+    except ModelFileError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ModelFileError(not_loaded(model_id, error)) from None
     return folder
+
+
+def not_loaded(model_id: str, error: Exception) -> str:
+    """A sentence on a model that cannot be loaded."""
+    reason = " ".join(str(error).split("\n")[0].split())
+    return (
+        f"model.id {model_id!r} could not be loaded ({reason}); give a local folder, or a Hugging Face id with network"
+    )
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -143,7 +156,7 @@ def check_config(folder: Path) -> dict[str, Any]:
 def file_hashes(model_id: str, revision: str | None, *, weights: bool) -> dict[str, str]:
     """SHA-256 of each file that a load of a model reads, by name; of a checkpoint of ours, also what it says of itself.
 
-    Raises: OSError, ValueError: the model is not at hand; ModelFileError: it has no safetensors weights.
+    Raises: ModelFileError: the model is not at hand, or has no safetensors weights.
     """
     folder = local_folder(model_id, revision, weights=weights)
     files = [folder / name for name in (*TEXTS, CHECKPOINT_INFO) if (folder / name).is_file()]

@@ -84,7 +84,11 @@ class Account:
             "no floating-point numbers": self.not_float,
             "not finite (NaN or infinity)": self.not_finite,
         }
-        found = [f"{len(names)} tensors are {kind}: {listed(names)}" for kind, names in kinds.items() if names]
+        found = [
+            f"{'1 tensor is' if len(names) == 1 else f'{len(names)} tensors are'} {kind}: {listed(names)}"
+            for kind, names in kinds.items()
+            if names
+        ]
         if found:
             raise ModelFileError(f"{what} does not fit: {'; '.join(found)}; {way_out}")
 

@@ -14,7 +14,7 @@ from latbench.task import Example
 from latbench.util.files import write_whole
 
 BEGUN = "begun.json"
-COMPARED = {"data": "training data", "examples": "training examples", "model": "model", "versions": "versions"}
+COMPARED = {"data": "training data", "examples": "training examples", "model": "model files", "versions": "versions"}
 SCORING_ALONE = ("python", "math-verify", "sympy")  # of `environment.versions`: they change no weight
 
 
@@ -78,7 +78,7 @@ def check_same(folder: Path, now: Mapping[str, Any]) -> dict[str, Any] | None:
         ]
         if changed:
             raise ValueError(
-                f"{folder} was begun with another {what} ({'; '.join(changed[:3])}); continue it with what it was begun "
+                f"{folder} was begun with other {what} ({'; '.join(changed[:3])}); continue it with what it was begun "
                 "with, or remove the folder to train anew"
             )
     return before

@@ -159,10 +159,13 @@ def _train(run: Run, resume: bool) -> dict[str, Any]:
             gc.collect()  # the model makes place for the one that the start trains
         start = _train_start(folder.parent, config, run.trust_remote_code)
         data["data"] = _data_of_both(start, data["data"])
-    source = config.model if start is None else _as_left_by(start, config.model)
-    now = begun_with(examples, data["data"], model_hashes(source))
+    with _told_of(start):
+        source = config.model if start is None else _as_left_by(start, config.model)
+        now = begun_with(examples, data["data"], model_hashes(source))
     begun = check_same(folder, now) or now
-    method = registry.get_method(config.method_name).cls(_backbone(run, source), config.method)
+    with _told_of(start):
+        backbone = _backbone(run, source)
+    method = registry.get_method(config.method_name).cls(backbone, config.method)
     if not method.stages() and start is None:
         raise _NothingToTrain(
             f"method {config.method_name!r} needs no training; "
@@ -250,14 +253,7 @@ def _backbone(run: Run, source: ModelConfig) -> Backbone:
     from latbench.model.backbone import Backbone
 
     config = run.config
-    try:
-        backbone = Backbone.load(
-            source, seed=config.seed, name=config.model.name, trust_remote_code=run.trust_remote_code
-        )
-    except ValueError as error:
-        if config.start is None:
-            raise
-        raise ValueError(f"start: {error}; or remove {Path(source.id).parent} to train it anew") from None
+    backbone = Backbone.load(source, seed=config.seed, name=config.model.name, trust_remote_code=run.trust_remote_code)
     backbone.config = config.model  # goes into the checkpoint: the recipe, not the place it was read from
     return backbone
 
@@ -283,6 +279,17 @@ def _trained_parts(config: RunConfig, start: Run | None) -> Path | None:
             f"{config.model.layout!r}; set model.layout={info['layout']}"
         )
     return folder if info["method"] == config.method_name else None
+
+
+@contextmanager
+def _told_of(start: Run | None) -> Iterator[None]:
+    """Around what reads the checkpoint of a start: an error says whose it is, and how to make it anew."""
+    try:
+        yield
+    except ValueError as error:
+        if start is None:
+            raise
+        raise ValueError(f"start: {error}; or remove {start.folder} to train it anew") from None
 
 
 def _costs(report: TrainReport, start: Run | None) -> dict[str, Any]:

@@ -140,6 +140,68 @@ def test_files_that_are_no_tree_are_refused(tmp_path: Path) -> None:
             tree.read_yaml(path)
 
 
+def bomb(levels: int) -> str:
+    lines = ["a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8, 9]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, levels)]
+    return "\n".join(lines)
+
+
+def merged(levels: int) -> str:
+    lines = ["a0: &a0 {x: 1}"]
+    lines += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, levels)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (bomb(9), r"holds \d{9} values with its aliases written out, more than 20000"),
+        (merged(9), r"values with its aliases written out, more than 20000"),
+        ("a: &a [*a]", "a part of it contains itself"),
+        ("a: &a {b: {c: *a}}", "a part of it contains itself"),
+        ("a: " + "[" * 60 + "]" * 60, "lie 61 deep in each other, more than 50"),
+        ("a: " + "[" * 5000 + "]" * 5000, "lie too deep in each other"),
+        (
+            "a0: &a0 [1]\n" + "\n".join(f"a{n}: &a{n} [*a{n - 1}]" for n in range(1, 99)),
+            "deep in each other, more than 50",
+        ),
+        ("a: 2020-99-99", "is not YAML: month must be"),
+        ("a: 0x" + "f" * 9000 + "\nb: !!int " + "9" * 9000, "is not YAML"),
+        ("1: 2", "line 1 has a key that is no text; put it in quotes"),
+        ("a: b\n? [c]\n: d", "line 2 has a key that is no text"),
+        ("a: b\n" * 300_000, "has 1500000 bytes, more than a configuration may"),
+    ],
+)
+def test_files_that_ask_for_too_much_are_refused(tmp_path: Path, content: str, reason: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=reason) as caught:
+        tree.read_yaml(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_aliases_within_bounds_are_read(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: [*a, *a]\n")
+    read = tree.read_yaml(tmp_path / "config.yaml")
+    assert read == {"a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}, "c": [{"x": 1, "y": 2}] * 2}
+
+
+def test_an_override_is_bounded_alike() -> None:
+    with pytest.raises(ValueError, match="--set a: .* is not YAML"):
+        tree.parse_overrides(["a=" + "[" * 60 + "]" * 60])
+
+
+def test_no_setting_allows_code_to_be_run() -> None:
+    (sentence,) = errors(COT, "model.trust_remote_code=true")
+    assert "no setting" in sentence
+    assert "--trust-remote-code" in sentence
+    old = {**COT, "model": {"trust_remote_code": False}}  # as earlier versions wrote it
+    assert parse(old) == parse(COT)
+    assert "trust_remote_code" not in parse(COT).to_tree()["model"]
+    assert identity(parse(COT).to_tree())["model.trust_remote_code"] is False  # committed run ids stay
+
+
 def test_setting_ignores_seed_and_what_changes_no_result() -> None:
     base = parse(COT)
     same = ["seed=5", "model.device=cpu", "train.save_every=7", "train.log_every=7", "generate.batch_size=3"]

@@ -201,7 +201,7 @@ def rerun(
 ) -> None:
     """Repeat a result from its manifest and compare the records."""
     from latbench.evaluation.rerun import rerun as repeat
-    from latbench.report.formats import interval_text
+    from latbench.report.columns import interval_text
 
     use_data_dir(data_dir)
     found = repeat(result, runs_dir=runs_dir)

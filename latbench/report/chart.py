@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import ceil, floor, inf, log, log10
 
 from latbench.evaluation.statistics import Interval
-from latbench.report.formats import interval_text
-from latbench.report.table import Cell
+from latbench.report.columns import interval_text
+from latbench.report.rows import Cell
 
 WIDTH, HEIGHT = 720, 400  # of the view box
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 44  # margins
@@ -84,11 +84,11 @@ def chart(cells: Sequence[Cell]) -> Chart | None:
     def y(accuracy: float) -> float:
         return round(HEIGHT - BOTTOM - 8 - (HEIGHT - TOP - BOTTOM - 16) * (accuracy - bottom) / (top - bottom), 1)
 
-    methods = sorted({cell.rows[0].method for cell in cells})
+    methods = sorted({cell.identity.method for cell in cells})
     front = pareto_front(drawn)
 
     def point(cell: Cell) -> Point:
-        length, accuracy, index = _length(cell), cell.accuracy, methods.index(cell.rows[0].method)
+        length, accuracy, index = _length(cell), cell.accuracy, methods.index(cell.identity.method)
         return Point(
             x=x(length.value),
             y=y(100 * accuracy.value),

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from latbench.report.formats import NOTHING, Table, plain, report_sections
+from latbench.report.columns import plain
 from latbench.report.reported import LEGEND as REPORTED_LEGEND
 from latbench.report.reported import TITLE, Reported, reported_tables
-from latbench.report.table import Row
+from latbench.report.sections import NOTHING, Section
+from latbench.report.table import Table
 
 HEAD = """\
 % Leaderboard of latbench; preamble: \\usepackage{booktabs,graphicx}
@@ -33,14 +34,14 @@ _SPECIAL = {
 }
 
 
-def to_latex(rows: Sequence[Row], reported: Sequence[Reported] = ()) -> str:
+def to_latex(sections: Sequence[Section], reported: Sequence[Reported] = ()) -> str:
     r"""One `table*` environment per table, labelled `tab:latbench-1` and so on.
 
     Args:
         reported: published numbers, in tables of their own whose captions say so.
     """
     environments: list[str] = []
-    for section in report_sections(rows):
+    for section in sections:
         for number, table in enumerate(section.tables):
             caption = f"{section.title}. {section.facts}" if not number else f"{section.title}. {table.title}"
             environments.append(_environment(table, caption, len(environments) + 1))
@@ -58,7 +59,7 @@ def latex_text(text: str) -> str:
 
 
 def _environment(table: Table, caption: str, number: int) -> str:
-    sides = "".join("l" if table.is_text(name) else "r" for name in table.headings)
+    sides = "".join("l" if head.is_text else "r" for head in table.heads)
     lines = [_line(line) for line in (table.headings, *table.lines)]
     return "\n".join(
         [

@@ -15,14 +15,16 @@ import pytest
 import torch
 
 from latbench.decoding.trace import LatentTrace
+from latbench.evaluation.asked import asked
 from latbench.evaluation.metrics import summarise
 from latbench.evaluation.records import RECORDS, TRACE, TRACE_HEADER, Evaluation
 from latbench.measures.latents import stored_latents
-from latbench.report.browse import MAX_RECORDS, Choice, browsable, choice, write_latents
+from latbench.measures.shown_latents import MAX_RECORDS, choice, write_latents
+from latbench.report.browse import Choice, browsable
 from latbench.report.chart import chart, pareto_front
 from latbench.report.leaderboard import leaderboard
 from latbench.report.page import _sort_key
-from latbench.report.table import cells, rows
+from latbench.report.rows import cells, rows
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
@@ -93,7 +95,7 @@ def board(make: Any, record: Any, tmp_path: Path) -> Path:
 
 
 def written(folder: Path, **options: Any) -> Path:
-    leaderboard([folder], ["html"], folder / "out", **options)
+    leaderboard([folder], ["html"], folder / "out", asked=asked, **options)
     return folder / "out" / "leaderboard.html"
 
 
@@ -257,7 +259,7 @@ def test_latent_steps_are_those_of_the_stored_trace(make: Any, record: Any) -> N
     run = make([record("a", num_latents=2), record("b", num_latents=2)])
     assert stored_latents(run.folder, run.manifest) is None
     write_trace(run, [[(5, 0.75), (2, 0.25)], [(1, 0.5), (7, 0.125)]])
-    (shown,) = browsable([summarise(run)], {run.folder: Choice.of(run.records)})
+    (shown,) = browsable(rows([summarise(run)]), {run.folder: Choice.of(run.records)})
     assert [row["steps"] for row in shown.records] == [
         [[1.0, [["#5", 0.75], ["#2", 0.25]]], [2.0, [["#1", 0.5], ["#7", 0.125]]]]
     ] * 2  # ids, since there is no tokenizer at hand
@@ -291,7 +293,7 @@ def test_a_trace_of_other_answers_or_a_damaged_one_is_not_shown(make: Any, recor
     run = make([record("a", num_latents=1)])
     write_trace(run, [[(5, 0.75), (2, 0.25)]])
     (run.folder / "trace" / "chunk-00000.safetensors").write_bytes(b"nothing")
-    (shown,) = browsable([summarise(run)], {run.folder: Choice.of(run.records)})
+    (shown,) = browsable(rows([summarise(run)]), {run.folder: Choice.of(run.records)})
     assert "steps" not in shown.records[0]
     header = run.folder / "trace" / "trace.json"
     header.write_text(header.read_text().replace('"run0"', '"run1"'))
@@ -320,10 +322,10 @@ def test_the_front_holds_what_no_cell_beats(make: Any, record: Any) -> None:
         return summarise(make(records, run=run, setting=run))
 
     made = cells(rows([summary("short", 2, 0), summary("best", 9, 8), summary("beaten", 8, 9), summary("tie", 9, 9)]))
-    assert [cell.rows[0].run for cell in pareto_front(made)] == ["short", "best"]
+    assert [cell.rows[0].manifest.run for cell in pareto_front(made)] == ["short", "best"]
     picture = chart(made)
     assert picture is not None
-    by_run = {cell.rows[0].run: point for cell, point in zip(made, picture.points, strict=True)}
+    by_run = {cell.rows[0].manifest.run: point for cell, point in zip(made, picture.points, strict=True)}
     assert by_run["short"].x < by_run["best"].x < by_run["tie"].x
     assert by_run["short"].y > by_run["beaten"].y > by_run["best"].y  # y points down
     assert [by_run[name].on_front for name in ("short", "best", "beaten", "tie")] == [True, True, False, False]

@@ -82,7 +82,7 @@ def check_evaluation(folder: Path) -> Checked:
         if not problems:
             evaluation = read_evaluation(folder, MAX_UNPACKED)
             problems = list(_faults(evaluation))
-            caveats = [] if problems else caveats_of(summarise(evaluation))
+            caveats = [] if problems else [found.sentence for found in caveats_of(summarise(evaluation))]
     except (ValueError, OSError) as error:
         problems.append(str(error))
     named = ([text if str(folder) in text else f"{folder}: {text}" for text in part] for part in (problems, caveats))

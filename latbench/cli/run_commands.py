@@ -149,7 +149,7 @@ def evaluate(
     for folder, summary in zip(folders, summaries, strict=True):
         say(f"{folder}: accuracy {summary.accuracy.value:.4f} on {summary.n} questions")
         for caveat in caveats(summary):
-            note(f"{folder}: {caveat}")
+            note(f"{folder}: {caveat.sentence}")
 
 
 @commands.command()

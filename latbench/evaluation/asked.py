@@ -7,8 +7,8 @@ import os
 from latbench import registry
 from latbench.config import GenerateConfig, tree
 from latbench.data import DATA_DIR, FileTask
-from latbench.evaluation.plan import EvalConfig, questions
 from latbench.evaluation.manifest import questions_hash
+from latbench.evaluation.plan import EvalConfig, questions
 from latbench.evaluation.records import Manifest
 from latbench.task import Example
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 
 from latbench.config import stable_hash
-from latbench.evaluation.records import Evaluation, Manifest, Record
+from latbench.evaluation.records import COUNTS, Evaluation, Manifest, Record
 from latbench.evaluation.statistics import Interval, mean_interval, ratio_of_means, wilson_interval
 
 
@@ -31,6 +31,8 @@ class Summary:
             with a Wilson interval at n trials (the samples of a question are not independent trials).
         chain_length: mean #L (latent steps plus explicit reasoning tokens, without markers, answer and EOS), first over
             samples; t-interval over questions.
+        means: of the counts of a record (num_latents, num_prompt_tokens ...), by field, over the answers that were
+            decoded; empty where none was.
         answer_tokens: mean answer tokens without EOS.
         decode_steps: mean forward passes after the prompt, forced markers included.
         lengths, gold_lengths: by question, #L (mean over samples), and tokens of the gold chain under the run's
@@ -56,6 +58,7 @@ class Summary:
     maj_at_k: Interval
     chain_length: Interval | None
     lengths: Mapping[str, float]
+    means: Mapping[str, float]
     answer_tokens: float | None
     decode_steps: float | None
     gold_lengths: Mapping[str, float]
@@ -110,6 +113,7 @@ def summarise(evaluation: Evaluation) -> Summary:
         maj_at_k=wilson_interval(fsum(map(maj_at_k, questions.values())), n),
         chain_length=mean_interval(list(lengths.values())).clipped(low=0) if lengths else None,
         lengths=lengths,
+        means={name: fmean(getattr(record, name) for record in decoded) for name in COUNTS} if decoded else {},
         answer_tokens=_mean([record.num_answer_tokens for record in decoded]),
         decode_steps=_mean([record.decode_steps for record in decoded]),
         gold_lengths=gold,
@@ -127,17 +131,44 @@ def summarise(evaluation: Evaluation) -> Summary:
     )
 
 
-def caveats(summary: Summary) -> list[str]:
-    """What is known against the numbers of an evaluation, one sentence each."""
-    known = {
-        f"{summary.contaminated} training rows ask one of its questions": bool(summary.contaminated),
-        f"{100 * summary.no_answer:.1f} % of its answers have none that could be read": summary.no_answer > 0,
-        f"{100 * summary.truncated:.1f} % of its answers end at a cap": summary.truncated > 0,
-        f"{100 * summary.timeout:.1f} % of its answers were not checked in time": summary.timeout > 0,
-        f"{100 * summary.prompt_too_long:.1f} % of its prompts exceed the context": summary.prompt_too_long > 0,
-        "it was computed in less than 32 bits, where another batch size can change answers": summary.mixed_precision,
-    }
-    return [sentence for sentence, holds in known.items() if holds]
+@dataclass(frozen=True, kw_only=True)
+class Caveat:
+    """Something that is known against the numbers of an evaluation."""
+
+    name: str
+    """In a few words, for a table."""
+    sentence: str
+    """For a reader."""
+    share: float | None = None
+    """Of the answers that it holds for; None: it holds for the whole evaluation."""
+
+
+def caveats(summary: Summary) -> list[Caveat]:
+    """What is known against the numbers of an evaluation."""
+    rows, damaged = summary.contaminated, summary.num_bad_lines
+    whole = [
+        (bool(rows), f"contaminated ({rows} rows)", f"{rows} training rows ask one of its questions"),
+        (
+            summary.mixed_precision,
+            "mixed precision",
+            "it was computed in less than 32 bits, where another batch size can change answers",
+        ),
+        (damaged > 0, f"damaged ({damaged} lines)", f"{damaged} lines of its records could not be read"),
+    ]
+    shares = [
+        (summary.no_answer, "no answer", "of its answers have none that could be read"),
+        (summary.truncated, "truncated", "of its answers end at a cap"),
+        (summary.timeout, "timeout", "of its answers were not checked in time"),
+        (summary.prompt_too_long, "too long", "of its prompts exceed the context"),
+    ]
+    return [
+        *(Caveat(name=name, sentence=sentence) for holds, name, sentence in whole if holds),
+        *(
+            Caveat(name=name, sentence=f"{100 * share:.1f} % {sentence}", share=share)
+            for share, name, sentence in shares
+            if share > 0
+        ),
+    ]
 
 
 def _trained_in_bfloat16(config: object) -> bool:

@@ -367,4 +367,6 @@ _SCHEMAS: Mapping[type, tuple[Mapping[str, tuple[type, ...]], frozenset[str]]] =
 _SHOWN = ("task", "split", "method", "variant", "setting", "backbone", "layout", "train_data", "run")
 _STATUSES = frozenset(get_args(Status))
 _STOP_REASONS = frozenset(get_args(StopReason))
-_counts = attrgetter(*(name for name, kinds in _SCHEMAS[Record][0].items() if kinds == (int,) and name != "seed"))
+_WHOLE = tuple(name for name, kinds in _SCHEMAS[Record][0].items() if kinds == (int,) and name != "seed")
+_counts = attrgetter(*_WHOLE)
+COUNTS = tuple(name for name in _WHOLE if name not in ("sample", "chunk"))  # fields of a record of which means are made

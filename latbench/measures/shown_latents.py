@@ -8,7 +8,7 @@ from pathlib import Path
 
 from latbench.evaluation.records import Record, read_evaluation, records_path
 from latbench.measures.files import LatentsFile, LatentStep, MeasureHeader, write_measure
-from latbench.measures.latents import stored_latents
+from latbench.util.text import encodable
 
 MAX_RECORDS = 50  # of a run
 MAX_STEPS, TOP = 32, 5  # latent steps of an answer, tokens of a step
@@ -32,6 +32,8 @@ def write_latents(folder: Path, decode: Callable[[int], str]) -> Path | None:
     Returns: the file; None where records or trace are not complete.
     Raises: ValueError: the trace is damaged. OSError: it cannot be written.
     """
+    from latbench.measures.latents import stored_latents  # here: it imports numpy, which a table does without
+
     if records_path(folder) is None:
         return None
     evaluation = read_evaluation(folder)
@@ -49,8 +51,3 @@ def rounded(step: LatentStep) -> LatentStep:
     """A step in the digits that a page shows, its texts fit to be encoded."""
     tokens = tuple((encodable(text), round(weight, 3)) for text, weight in step.tokens)
     return LatentStep(entropy=round(step.entropy, 2), tokens=tokens)
-
-
-def encodable(text: str) -> str:
-    """The text with lone surrogates as escapes, such as `\\udce9`."""
-    return text.encode(errors="backslashreplace").decode()

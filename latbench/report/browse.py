@@ -7,14 +7,17 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from latbench.evaluation.records import Manifest, Record, read_evaluation
 from latbench.measures.files import LatentsFile
-from latbench.measures.latents import StoredLatents, stored_latents
-from latbench.measures.shown_latents import MAX_STEPS, TOP, choice, encodable, rounded
+from latbench.measures.shown_latents import MAX_STEPS, TOP, choice, rounded
 from latbench.report.rows import Row
 from latbench.task import Example
+from latbench.util.text import encodable
+
+if TYPE_CHECKING:
+    from latbench.measures.latents import StoredLatents
 
 PAGE_BYTES = 1_200_000  # of all records on the page with their questions
 MIN_RUNS = 20  # that share these
@@ -71,6 +74,8 @@ def browsable(rows: Sequence[Row], choices: Mapping[Path, Choice], asked: Asked 
 
 def _browsable(row: Row, chosen: Choice, questions: Mapping[str, tuple[str, str]], budget: int) -> Browsable:
     """One run's records and their questions, until they have more bytes than `budget`."""
+    from latbench.measures.latents import stored_latents  # here: it imports numpy, which a table does without
+
     latents = row.measures.latents or stored_latents(row.summary.folder, row.manifest)
     shown: list[Json] = []
     used: dict[str, tuple[str, str]] = {}
@@ -89,6 +94,8 @@ def _browsable(row: Row, chosen: Choice, questions: Mapping[str, tuple[str, str]
 
 def record_chunks(row: Row, asked: Asked) -> Iterator[Json]:
     """All records of a run with their questions, uncut, `CHUNK` at a time."""
+    from latbench.measures.latents import stored_latents
+
     folder, manifest = row.summary.folder, row.manifest
     records = read_evaluation(folder).records
     texts = _Questions(asked).of(manifest)

@@ -10,14 +10,18 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import fsum, inf
+from statistics import median
 from typing import Any, Generic, TypeVar
 
+from latbench.evaluation.metrics import Caveat, caveats
 from latbench.evaluation.statistics import Interval, over_seeds
 from latbench.report.rows import Cell, Row
+from latbench.util.text import plain
 
 T = TypeVar("T")
 Show = Callable[[Sequence[Any]], str]
 DASH = "–"
+WORTH_SAYING = 0.01  # share of answers from which a rate stands beside the accuracy, and not in its own column alone
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,13 @@ class Column(Generic[T]):
     csv: str = ""
     """Its name in the CSV, which has one line per run and the value of an interval; "" leaves it out there."""
     legend: str = ""
-    """What it means, as a sentence of the legend."""
+    """What it means: a part of the legend, and what the head of the page's column says."""
     is_text: bool = False
     """Whether it holds words (aligned left), not figures."""
     when: Callable[[Sequence[T]], bool] = lambda items: True
     """Whether a table with these items shows it."""
+    if_known: bool = False
+    """Whether a table shows it only where some item has a value."""
     after: str = ""
     """The heading that it follows in the tables; "" keeps its place."""
     each: bool = False
@@ -46,10 +52,12 @@ class Column(Generic[T]):
     def text(self, items: Iterable[T]) -> str:
         """The text of a line; a dash where no item has a value."""
         values = [value for item in items if (value := self.of(item)) is not None]
-        return plain(self.show(values)) if values else DASH
+        return (plain(self.show(values)) if values else "") or DASH
 
-    def spread(self, items: Sequence[T]) -> list[Column[T]]:
-        """This column, or one for each key, in order."""
+    def shown(self, items: Sequence[T]) -> list[Column[T]]:
+        """What a table with these items shows of it: nothing, itself, or a column for each key, in order."""
+        if not self.when(items) or (self.if_known and all(self.of(item) is None for item in items)):
+            return []
         if not self.each:
             return [self]
         keys = sorted({key for item in items for key in self.of(item)})
@@ -81,11 +89,6 @@ def differs(of: Callable[[T], Any]) -> Callable[[Sequence[T]], bool]:
     return lambda items: len({value for item in items if (value := of(item)) is not None}) > 1
 
 
-def known(of: Callable[[T], Any]) -> Callable[[Sequence[T]], bool]:
-    """Whether some item has a value."""
-    return lambda items: any(of(item) is not None for item in items)
-
-
 def _sampled(rows: Sequence[Row]) -> bool:
     return any(row.summary.samples > 1 for row in rows)
 
@@ -96,6 +99,22 @@ def _low(of: Callable[[Row], Interval | None]) -> Callable[[Row], float | None]:
 
 def _high(of: Callable[[Row], Interval | None]) -> Callable[[Row], float | None]:
     return lambda row: None if (found := of(row)) is None else found.high
+
+
+def _latent_share(row: Row) -> float | None:
+    length = row.summary.chain_length
+    return row.summary.means["num_latents"] / length.value if length and length.value else None
+
+
+def _caveats_text(every: Sequence[Sequence[Caveat]]) -> str:
+    """The caveats of several seeds, rates as their means; those that hold for few answers are left to their columns."""
+    shares: dict[str, list[float | None]] = {}
+    for found in every:
+        for caveat in found:
+            shares.setdefault(caveat.name, []).append(caveat.share)
+    rates = {name: fsum(share or 0 for share in found) / len(every) for name, found in shares.items()}
+    texts = {name: name if None in shares[name] else f"{name} {100 * rates[name]:.1f} %" for name in shares}
+    return "; ".join(text for name, text in texts.items() if None in shares[name] or rates[name] >= WORTH_SAYING)
 
 
 METHOD: Column[Row] = Column("method", lambda row: row.identity.method, csv="method", is_text=True)
@@ -113,56 +132,77 @@ IDENTITY: tuple[Column[Row], ...] = (  # what tells lines apart; also the first 
     METHOD, VARIANT, SETTING, *SHARED,
 )  # fmt: skip
 
-# The order is that of the CSV. Readers find columns of the CSV by name and by place: names and order stay, a new column
-# goes to the end. Where it stands in the tables is the matter of `after`.
+# The order is that of the CSV, whose readers find columns by name and by place: names and order stay, a new column goes
+# to the end. Where a column stands in the tables is the matter of `after`.
 COLUMNS: tuple[Column[Row], ...] = (
     Column("", lambda row: row.manifest.run, csv="run"),
     Column("", lambda row: row.manifest.seed, csv="seed"),
-    Column("seeds", lambda row: row, count),
+    Column("seeds", lambda row: row, count, legend="runs that differ in the seed alone; figures are their means."),
     Column("", lambda row: row.summary.n, csv="n"),
     Column(
         "accuracy", lambda row: row.summary.accuracy, interval(100, high=1), csv="accuracy",
-        legend="Accuracy (%) is pass@1; it, pass@k (unbiased, of so many of the k answers to a question) and maj@k (of "
-        "all k) have a 95 % interval: Wilson's for a single run, Student's t over seeds for several, which has no "
+        legend="% of questions answered correctly (pass@1). Brackets hold 95 % intervals: for a single run over "
+        "questions (Wilson's for shares, Student's t for means), for several over seeds (Student's t), which has no "
         "width where they all agree and then says nothing of other questions.",
     ),
     Column("", _low(lambda row: row.summary.accuracy), csv="accuracy_low"),
     Column("", _high(lambda row: row.summary.accuracy), csv="accuracy_high"),
     Column(
         "#L", lambda row: row.summary.chain_length, interval(), csv="chain_length",
-        legend="#L is the chain length: latent steps plus explicit reasoning tokens, without markers, answer and EOS. "
-        "Its 95 % interval is Student's t, over questions for a single run, over seeds for several.",
+        legend="chain length: latent steps plus explicit reasoning tokens per answer, without markers, answer and EOS.",
     ),
     Column(
         "compression", lambda row: row.compression, interval(digits=2), csv="compression",
-        legend="Compression is the mean #L of the reference named with each table / mean #L; its 95 % interval is "
-        "Student's t, over questions (each with its own reference) for a single run, over seeds for several; a dash "
-        "stands where #L is 0 or there is no reference.",
+        legend="mean #L of the reference named with each table / mean #L, each question with its own reference; a dash "
+        "where #L is 0 or there is no reference.",
     ),
     Column(
         "answer tokens", lambda row: row.summary.answer_tokens, mean(".1f"), csv="answer_tokens",
-        legend="Answer tokens and decode steps are means per answer.",
+        legend="tokens of an answer after its chain, without EOS.",
     ),
-    Column("decode steps", lambda row: row.summary.decode_steps, mean(".1f"), csv="decode_steps"),
+    Column(
+        "decode steps", lambda row: row.summary.decode_steps, mean(".1f"), csv="decode_steps",
+        legend="forward passes per answer after the prompt, forced markers included.",
+    ),
     Column(
         "no answer", lambda row: row.summary.no_answer, percent(), csv="no_answer",
-        legend="No answer, timeout (of the checker), truncated (at a cap) and too long (prompt beyond the context: "
-        "counted as wrong, left out of lengths) are % of answers.",
+        legend="% of answers in which none was found.",
     ),
-    Column("timeout", lambda row: row.summary.timeout, percent(), csv="timeout"),
-    Column("truncated", lambda row: row.summary.truncated, percent(), csv="truncated"),
-    Column("answers/s", lambda row: row.summary.answers_per_second, mean(".1f"), csv="answers_per_second"),
-    Column("train FLOPs", lambda row: row.summary.train_flops, mean(".2e"), csv="train_flops"),
+    Column(
+        "timeout", lambda row: row.summary.timeout, percent(), csv="timeout",
+        legend="% of answers on which the checker ran out of time.",
+    ),
+    Column(
+        "truncated", lambda row: row.summary.truncated, percent(), csv="truncated",
+        legend="% of answers that were cut at a cap.",
+    ),
+    Column(
+        "answers/s", lambda row: row.summary.answers_per_second, mean(".1f"), csv="answers_per_second",
+        legend="answers per second of the whole evaluation, on the machine that made it.",
+    ),
+    Column(
+        "train FLOPs", lambda row: row.summary.train_flops, mean(".2e"), csv="train_flops",
+        legend="floating-point operations of training, those of the run that a run starts from included; what a method "
+        "prepares between its stages, such as soft labels, is left out.",
+    ),
     Column("", lambda row: row.summary.train_tokens, csv="train_tokens"),
     Column("", lambda row: row.summary.train_seconds, csv="train_seconds"),
     Column(
         "passes", lambda row: row.summary.train_passes, mean(".3g"), csv="train_passes", after="answers/s",
-        legend="Passes (over the training examples) and training FLOPs include those of the run that a run starts "
-        "from; what a method prepares between its stages, such as soft labels, is left out.",
+        legend="passes over the training examples, those of the run that a run starts from included.",
     ),
-    Column("too long", lambda row: row.summary.prompt_too_long, percent(), csv="prompt_too_long", after="truncated"),
-    Column("k", lambda row: row.summary.samples, csv="samples", when=_sampled, after="accuracy"),
-    Column("maj@k", lambda row: row.summary.maj_at_k, interval(100, high=1), csv="maj_at_k", when=_sampled, after="k"),
+    Column(
+        "too long", lambda row: row.summary.prompt_too_long, percent(), csv="prompt_too_long", after="truncated",
+        legend="% of answers to questions longer than the context: counted as wrong, left out of lengths.",
+    ),
+    Column(
+        "k", lambda row: row.summary.samples, csv="samples", when=_sampled, after="accuracy",
+        legend="answers to each question.",
+    ),
+    Column(
+        "maj@k", lambda row: row.summary.maj_at_k, interval(100, high=1), csv="maj_at_k", when=_sampled, after="k",
+        legend="% of questions that the majority of all k answers gets right.",
+    ),
     Column("", _low(lambda row: row.summary.maj_at_k), csv="maj_at_k_low"),
     Column("", _high(lambda row: row.summary.maj_at_k), csv="maj_at_k_high"),
     Column("", _low(lambda row: row.summary.chain_length), csv="chain_length_low"),
@@ -176,8 +216,30 @@ COLUMNS: tuple[Column[Row], ...] = (
     Column(
         "pass@{}", lambda row: {k: chance for k, chance in row.summary.pass_at.items() if k > 1},
         interval(100, high=1), when=_sampled, after="k", each=True,
+        legend="% of questions of which one of so many answers is right, without bias from all k.",
     ),
     Column("", lambda row: row.manifest.diagnostics, csv="diagnostics"),
+    Column("", lambda row: _caveats_text([caveats(row.summary)]), csv="caveats"),
+    Column(
+        "caveats", lambda row: caveats(row.summary), _caveats_text, after="accuracy", is_text=True,
+        when=lambda rows: any(map(_caveats_text, ([caveats(row.summary)] for row in rows))),
+        legend="what is known against the numbers of a line: contaminated (training rows ask questions of the test "
+        "set), mixed precision (less than 32 bits in training or in answering), damaged (lines that cannot be read), "
+        "and each rate of failed answers that reaches 1 %.",
+    ),
+    Column(
+        "prompt tokens", lambda row: row.summary.means.get("num_prompt_tokens"), mean(".1f"), csv="prompt_tokens",
+        after="compression", legend="tokens of a question's prompt.",
+    ),
+    Column(
+        "latent share", _latent_share, percent(), csv="latent_share", after="#L",
+        legend="% of #L that are latent steps.",
+    ),
+    Column(
+        "answers/s, batch 1", lambda row: (cost := row.measures.cost) and 1 / median(cost.seconds_single), mean(".1f"),
+        csv="answers_per_second_batch_1", after="answers/s", if_known=True,
+        legend="answers per second one by one, from `latbench cost`.",
+    ),
 )  # fmt: skip
 
 
@@ -212,8 +274,12 @@ def _at(of: Callable[[T], Mapping[Any, Any]], key: Any) -> Callable[[T], Any]:
 
 def legend() -> str:
     """What the columns mean, as a Markdown list."""
-    sentences = [column.legend for column in _in_order(COLUMNS) if column.legend]
-    return "\n".join(textwrap.fill(f"- {text}", 120, subsequent_indent="  ") for text in sentences)
+    return "\n".join(textwrap.fill(f"- {text}", 120, subsequent_indent="  ") for text in meanings())
+
+
+def meanings() -> list[str]:
+    """What each column means, as `heading: meaning`, in the order of the tables."""
+    return [f"{column.heading.format('k')}: {column.legend}" for column in _in_order(COLUMNS) if column.legend]
 
 
 def _in_order(columns: Sequence[Column[T]]) -> list[Column[T]]:
@@ -237,8 +303,3 @@ def interval_text(interval: Interval | None, scale: float = 1, digits: int = 1) 
 def number_text(value: float | None, spec: str) -> str:
     """A number in a format such as .2f, what rounds to zero without a sign; a dash for None."""
     return DASH if value is None else format(value, "z" + spec)
-
-
-def plain(text: str) -> str:
-    """One line that can be encoded."""
-    return " ".join(text.encode(errors="backslashreplace").decode().split())

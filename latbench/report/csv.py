@@ -1,4 +1,8 @@
-"""The rows as CSV: one line per run, every column that has a name there."""
+"""The rows as CSV: one line per run, every column that has a name there.
+
+A spreadsheet takes a cell that begins with one of `=`, `+`, `-` and `@` for a formula and runs it; such a text, which a
+submission may hold, gets an apostrophe before it (OWASP, "CSV Injection").
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,9 @@ from collections.abc import Mapping, Sequence
 from latbench.evaluation.statistics import Interval
 from latbench.report.columns import COLUMNS, IDENTITY
 from latbench.report.rows import Row
+from latbench.util.text import plain
+
+_FORMULA = ("=", "+", "-", "@")
 
 
 def to_csv(rows: Sequence[Row]) -> str:
@@ -27,4 +34,7 @@ def _field(value: object) -> object:
         found = {name: one.value if isinstance(one, Interval) else one for name, one in value.items()}
         return json.dumps(found) if found else ""
     number = value.value if isinstance(value, Interval) else value
+    if isinstance(number, str):
+        text = plain(number)
+        return f"'{text}" if text.startswith(_FORMULA) else text
     return f"{number:.6g}" if isinstance(number, float) else number

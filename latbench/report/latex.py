@@ -7,18 +7,17 @@ an engine that reads UTF-8 (any since 2018).
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 
-from latbench.report.columns import plain
+from latbench.report.columns import meanings
 from latbench.report.reported import LEGEND as REPORTED_LEGEND
 from latbench.report.reported import TITLE, Reported, reported_tables
 from latbench.report.sections import NOTHING, Section
 from latbench.report.table import Table
+from latbench.util.text import plain
 
-HEAD = """\
-% Leaderboard of latbench; preamble: \\usepackage{booktabs,graphicx}
-% Accuracy (%) is pass@1, in brackets its 95 % interval: Wilson's for a single run, Student's t over seeds for several;
-% #L is latent steps plus explicit reasoning tokens; compression is the mean #L of the reference / mean #L."""
+HEAD = "% Leaderboard of latbench; preamble: \\usepackage{booktabs,graphicx}"
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -50,7 +49,8 @@ def to_latex(sections: Sequence[Section], reported: Sequence[Reported] = ()) -> 
     for number, table in enumerate(reported_tables(reported)):
         legend = f" {REPORTED_LEGEND}" if not number else ""
         environments.append(_environment(table, f"{TITLE}: {table.title}.{legend}", len(environments) + 1))
-    return "\n\n".join([HEAD, *environments]) + "\n"
+    legend = [textwrap.fill(text, 120, initial_indent="% ", subsequent_indent="%   ") for text in meanings()]
+    return "\n\n".join(["\n".join([HEAD, *legend]), *environments]) + "\n"
 
 
 def latex_text(text: str) -> str:

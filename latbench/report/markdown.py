@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from latbench.report.columns import legend, plain
+from latbench.report.columns import legend
 from latbench.report.sections import NOTHING, Section
 from latbench.report.table import Table
+from latbench.util.text import plain
 
 
 def to_markdown(sections: Sequence[Section]) -> str:

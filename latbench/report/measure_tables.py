@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from latbench.evaluation.statistics import Interval
 from latbench.measures.files import CostFile, Effect, Graph, Measures, ParallelismFile, Paths, Rate, effects
-from latbench.report.columns import Column, Show, count, differs, interval, known, mean, number_text
+from latbench.report.columns import Column, Show, count, differs, interval, mean, number_text
 from latbench.report.table import Head, Line, Table, table
 
 T = TypeVar("T")
@@ -128,11 +128,7 @@ def _ecr(k: int) -> list[Column[_Latents]]:
 
 def _some(of: Callable[[_Latents], Any], heading: str, show: Show) -> Column[_Latents]:
     """A column that stands where some line has a value."""
-    return Column(heading, of, show, when=known(of))
-
-
-def _has_paths(items: Sequence[_Latents]) -> bool:
-    return any(latents.paths for latents in items)
+    return Column(heading, of, show, if_known=True)
 
 
 def _paths_column(heading: str, show: Show) -> Column[_Latents]:
@@ -315,9 +311,9 @@ def _cost(names: Sequence[Head], cells: Sequence[Measured]) -> Table:
     ]
     circumstances = "; ".join(dict.fromkeys(_circumstances(line.items[0]) for line in lines))
     title = (
-        "Cost of an answer: floating-point operations by the formula of runs/cost.py; milliseconds at batch 1 and at "
-        f"full batch, medians of rounds ({circumstances}); ratios to the reference, which took turns with the run; "
-        "peak memory of the evaluation's process. Means over seeds."
+        "Cost of an answer: floating-point operations by the formula of measures/answer_cost.py; milliseconds at batch "
+        f"1 and at full batch, medians of rounds ({circumstances}); ratios to the reference, which took turns with the "
+        "run; peak memory of the evaluation's process. Means over seeds."
     )
     return table(title, names, _COST, lines)
 

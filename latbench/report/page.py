@@ -13,7 +13,7 @@ from typing import Any
 
 from latbench.report.browse import Asked, Browsable, Choice, browsable, record_chunks, script_text
 from latbench.report.chart import HEIGHT, WIDTH, chart
-from latbench.report.columns import legend
+from latbench.report.columns import meanings
 from latbench.report.reported import LEGEND as REPORTED_LEGEND
 from latbench.report.reported import TITLE as REPORTED_TITLE
 from latbench.report.reported import Reported, reported_tables
@@ -54,7 +54,7 @@ def to_html(
     return environment.get_template("page.html").render(
         sections=[(section, chart(section.cells)) for section in sections],
         tabs=_tabs(sections),
-        legend=[item.removeprefix("- ") for item in legend().replace("\n  ", " ").splitlines()],
+        legend=meanings(),
         nothing=NOTHING,
         reported=reported_tables(reported),
         reported_title=REPORTED_TITLE,

@@ -9,6 +9,7 @@ from latbench.report.columns import SHARED, Column, diagnostics, leaderboard_col
 from latbench.report.measure_tables import Measured, measure_tables
 from latbench.report.rows import Cell, Row, cells, comparable
 from latbench.report.table import Line, Table, head, table
+from latbench.util.text import plain
 
 NOTHING = "No complete evaluation."
 
@@ -43,7 +44,7 @@ def _section(section: Sequence[Cell]) -> Section:
     shared = [column for column in SHARED if column not in telling]
     common = "".join(f" {column.heading.capitalize()}: {column.of(section[0].rows[0])}." for column in shared)
     facts = f"{n} questions (test set {test_set}). Reference for compression: {_references(section)}.{common}"
-    return Section(title=f"{task} / {split}", facts=facts, tables=tuple(tables), cells=tuple(section))
+    return Section(title=plain(f"{task} / {split}"), facts=plain(facts), tables=tuple(tables), cells=tuple(section))
 
 
 def _table(title: str, section: Sequence[Cell], columns: Sequence[Column[Row]]) -> Table:

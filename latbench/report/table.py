@@ -58,7 +58,7 @@ def table(title: str, names: Sequence[Head], columns: Sequence[Column[T]], lines
         lines: from top to bottom.
     """
     items = list(chain.from_iterable(line.items for line in lines))
-    shown = [one for column in columns if column.when(items) for one in column.spread(items)]
+    shown = [one for column in columns for one in column.shown(items)]
     return Table(
         title=title,
         heads=(*names, *map(head, shown)),

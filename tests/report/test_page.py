@@ -55,10 +55,11 @@ def data(page: str) -> Any:
 
 def write_trace(run: Evaluation, steps: list[list[tuple[int, float]]]) -> None:
     """A trace of one chunk: each record has these latent steps, as (token id, weight)."""
-    from latbench.measures import trace as stored
+    from latbench.measures import trace
+    from latbench.measures.latents import HEADER, TraceHeader, chunk_path
 
     count = len(run.records)
-    header = stored.TraceHeader(
+    header = TraceHeader(
         run=run.manifest.run, setting=run.manifest.setting, questions_sha256=run.manifest.questions_sha256, n=count,
         samples=1, chunk=count, top_k=2, git_commit=None, versions={},
     )  # fmt: skip
@@ -75,8 +76,8 @@ def write_trace(run: Evaluation, steps: list[list[tuple[int, float]]]) -> None:
 
     folder = run.folder / TRACE
     folder.mkdir()
-    stored._write_chunk(stored._chunk_path(folder, 0), stored._tensors([Answer()] * count), header)  # type: ignore[list-item]
-    (folder / TRACE_HEADER).write_text(stored._HEADER.dump_json(header).decode())
+    trace._write_chunk(chunk_path(folder, 0), trace._tensors([Answer()] * count), header)  # type: ignore[list-item]
+    (folder / TRACE_HEADER).write_text(HEADER.dump_json(header).decode())
 
 
 @pytest.fixture
@@ -226,6 +227,17 @@ def test_the_page_needs_nothing_from_outside_and_is_the_same_again(board: Path) 
     assert page == written(board).read_text(encoding="utf-8")
 
 
+def test_a_lone_surrogate_anywhere_is_shown_as_an_escape(make: Any, record: Any, tmp_path: Path) -> None:
+    lone = "\udce9"
+    make([record("alone", text=lone, extracted=lone, gold=lone, reasoning=lone)], variant=f"v{lone}")
+    for name in ("train_data", "backbone", "setting", "method", "layout"):
+        make([record("a")], run=name, **{name: name + lone})
+    runs = [run for section in data(written(tmp_path).read_text(encoding="utf-8")) for run in section["runs"]]
+    (shown,) = [one for run in runs for one in run["records"] if one["id"] == "alone"]
+    assert shown["text"] == "\\udce9"
+    assert leaderboard([tmp_path], ["md", "csv", "latex"], tmp_path / "out").paths
+
+
 def test_templates_ship_with_the_package() -> None:
     root = Path(__file__).parents[2]
     patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["latbench"]
@@ -278,7 +290,7 @@ def test_the_page_has_the_same_latent_steps_where_the_trace_is_gone(make: Any, r
     assert written(tmp_path).read_text(encoding="utf-8") == traced
     path.write_text(path.read_text().replace('"run0"', '"run1"'))
     (notice,) = leaderboard([tmp_path]).notices
-    assert "latents.json is of another run (run1, its records run0); remove it, or measure again with" in notice
+    assert "latents.json is of another run (run1, now run0); remove it, or measure again with" in notice
 
 
 def test_nothing_is_written_of_an_evaluation_without_records_or_trace(make: Any, record: Any) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from latbench.evaluation.metrics import Summary, summarise
 from latbench.evaluation.statistics import Interval, mean_interval, wilson_interval
+from latbench.measures.files import Measures
 from latbench.report.columns import COLUMNS, DASH, IDENTITY, Column, interval_text, mean, number_text
 from latbench.report.csv import to_csv
 from latbench.report.latex import to_latex
@@ -60,6 +63,9 @@ def run(make: Any, record: Any) -> Any:
         return summarise(make(records, run=name, **changes))
 
     return summary
+
+
+EXACT = {"model": {"dtype": "float32"}}
 
 
 def markdown(rows: list[Row]) -> str:
@@ -200,7 +206,7 @@ def test_hostile_names_stay_inside_their_cell(run: Any) -> None:
 def test_a_new_metric_is_one_column_in_every_format(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     column: Column[Row] = Column(
         "longest", lambda row: max(row.summary.lengths.values()), mean(".1f"), csv="longest", after="#L",
-        legend="Longest is the longest chain.",
+        legend="tokens of the longest chain.",
     )  # fmt: skip
     before = to_csv([]).strip()
     monkeypatch.setattr("latbench.report.columns.COLUMNS", (*COLUMNS, column))
@@ -212,11 +218,56 @@ def test_a_new_metric_is_one_column_in_every_format(run: Any, monkeypatch: pytes
     header, _, line = table_lines(text)
     place = header.index("longest")
     assert (header[place - 1], line[place]) == ("#L", "7.5")
-    assert "- Longest is the longest chain." in text
+    assert "- longest: tokens of the longest chain." in text
     (section,) = report_sections(made)
     latex = to_latex([section])
     assert " & longest & " in latex
-    assert section.tables[0].heads[place] == Head("longest", is_text=False, legend="Longest is the longest chain.")
+    assert section.tables[0].heads[place] == Head("longest", is_text=False, legend="tokens of the longest chain.")
+
+
+def test_a_cell_that_a_spreadsheet_would_run_is_told_to_be_text(run: Any) -> None:
+    for hostile in ("=1+1", "+1", "-2+3", "@SUM(A1)", "\t=1", "\n=1", " =1", "\r=1"):
+        made = to_csv(rows([run(f"r{ord(hostile[0])}{ord(hostile[-1])}{len(hostile)}", variant=hostile)]))
+        (line,) = csv.DictReader(io.StringIO(made, newline=""))
+        assert line["variant"] == f"'{hostile.strip()}"
+    (line,) = csv.DictReader(io.StringIO(to_csv(rows([run("whole", variant="a=-1 \udce9")]))))
+    assert line["variant"] == "a=-1 \\udce9"
+    assert not any(value.startswith("'") for value in line.values())
+
+
+def test_share_of_latents_prompt_tokens_and_speed_at_batch_1(make: Any, record: Any) -> None:
+    made = make(
+        [record(f"q{i}", num_latents=3 * i, num_reasoning_tokens=2, num_prompt_tokens=9 + i) for i in (0, 1, 2)]
+    )
+    cost: Any = SimpleNamespace(seconds_single=[0.5, 0.25, 4.0])
+    (row,) = [replace(row, measures=Measures(cost=cost)) for row in rows([summarise(made)])]
+    (line,) = csv.DictReader(io.StringIO(to_csv([row])))
+    last = [float(line[name]) for name in ("prompt_tokens", "latent_share", "answers_per_second_batch_1")]
+    assert last == [10, 0.6, 2]
+    header, _, shown = table_lines(markdown([replace(row, measures=Measures())]))
+    assert "answers/s, batch 1" not in header, "nobody has measured it"
+    assert dict(zip(header, shown, strict=True))["latent share"] == "60.0"
+
+
+def test_what_is_known_against_a_number_stands_beside_it(make: Any, record: Any) -> None:
+    tested: Any = {"config": {"model": {"dtype": "bfloat16"}}, "contaminated": 12}
+    half = make([record("q0"), record("q1", stop_reason="length")], run="cut", **tested)
+    whole = make([record("q0"), record("q1")], run="whole", seed=1, **tested)
+    bad = rows([summarise(half), summarise(whole)])
+    header, _, line = table_lines(markdown(bad))
+    place = header.index("caveats")
+    assert header[place - 1] == "accuracy"
+    assert line[place] == "contaminated (12 rows); mixed precision; truncated 25.0 %"
+    by_run = {row["run"]: row["caveats"] for row in csv.DictReader(io.StringIO(to_csv(bad)))}
+    assert by_run == {
+        "cut": "contaminated (12 rows); mixed precision; truncated 50.0 %",
+        "whole": "contaminated (12 rows); mixed precision",
+    }
+    answers = [record(f"p{i}", stop_reason="length" if i == 0 else "eos") for i in range(101)]
+    good = make(answers, run="good", config=EXACT)
+    header, _, line = table_lines(markdown(rows([summarise(good)])))
+    assert "caveats" not in header
+    assert dict(zip(header, line, strict=True))["truncated"] == "1.0", "below one percent: in its column alone"
 
 
 def test_names_of_csv_columns_are_told_once() -> None:

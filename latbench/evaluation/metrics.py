@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import comb, fsum
+from operator import attrgetter
 from pathlib import Path
-from statistics import fmean
 
 from latbench.config import stable_hash
 from latbench.evaluation.records import COUNTS, Evaluation, Manifest, Record
@@ -85,16 +85,15 @@ def summarise(evaluation: Evaluation) -> Summary:
     manifest, records = evaluation.manifest, evaluation.records
     questions = by_question(records)
     n, samples = len(questions), len(records) // len(questions)
-    num_correct = [sum(record.status == "correct" for record in answers) for answers in questions.values()]
+    num_correct = [sum([record.status == "correct" for record in answers]) for answers in questions.values()]
+    statuses, stops = Counter(record.status for record in records), Counter(record.stop_reason for record in records)
     decoded = [record for record in records if record.stop_reason != "prompt_too_long"]
-    answered = by_question(decoded)
-    lengths = {question: fmean(one.chain_length for one in answers) for question, answers in answered.items()}
+    answered = questions if len(decoded) == len(records) else by_question(decoded)
+    lengths = {name: sum([one.chain_length for one in answers]) / len(answers) for name, answers in answered.items()}
     gold = {question: float(answers[0].gold_chain_length) for question, answers in answered.items()}
     gold = {question: length for question, length in gold.items() if length > 0}  # of some questions none is known
+    means = {name: sum(map(attrgetter(name), decoded)) / len(decoded) for name in COUNTS} if decoded else {}
     seconds, answers = manifest.evaluation.get("seconds"), manifest.evaluation.get("answers")
-
-    def share(condition: Callable[[Record], bool]) -> float:
-        return sum(map(condition, records)) / len(records)
 
     return Summary(
         folder=evaluation.folder,
@@ -113,14 +112,14 @@ def summarise(evaluation: Evaluation) -> Summary:
         maj_at_k=wilson_interval(fsum(map(maj_at_k, questions.values())), n),
         chain_length=mean_interval(list(lengths.values())).clipped(low=0) if lengths else None,
         lengths=lengths,
-        means={name: fmean(getattr(record, name) for record in decoded) for name in COUNTS} if decoded else {},
-        answer_tokens=_mean([record.num_answer_tokens for record in decoded]),
-        decode_steps=_mean([record.decode_steps for record in decoded]),
+        means=means,
+        answer_tokens=means.get("num_answer_tokens"),
+        decode_steps=means.get("decode_steps"),
         gold_lengths=gold,
-        no_answer=share(lambda record: record.status == "no_answer"),
-        timeout=share(lambda record: record.status == "timeout"),
-        truncated=share(lambda record: record.stop_reason == "length"),
-        prompt_too_long=share(lambda record: record.stop_reason == "prompt_too_long"),
+        no_answer=statuses["no_answer"] / len(records),
+        timeout=statuses["timeout"] / len(records),
+        truncated=stops["length"] / len(records),
+        prompt_too_long=stops["prompt_too_long"] / len(records),
         answers_per_second=answers / seconds if answers and seconds else None,
         train_flops=manifest.train.get("flops"),
         train_tokens=manifest.train.get("tokens_seen"),
@@ -203,11 +202,12 @@ def problem(evaluation: Evaluation) -> str | None:
 
 def readable(evaluation: Evaluation) -> Evaluation:
     """An evaluation that was complete before some of its lines were lost, as one of the questions that lost none."""
-    manifest, counts = evaluation.manifest, Counter(record.id for record in evaluation.records)
-    if not (counts and manifest.complete and evaluation.num_bad_lines and len(evaluation.records) < manifest.n):
+    manifest, records = evaluation.manifest, evaluation.records
+    if not (records and manifest.complete and evaluation.num_bad_lines and len(records) < manifest.n):
         return evaluation
+    counts = Counter(record.id for record in records)
     samples = max(counts.values())
-    whole = [record for record in evaluation.records if counts[record.id] == samples]
+    whole = [record for record in records if counts[record.id] == samples]
     lost = manifest.n - len(whole)
     return replace(evaluation, records=whole, manifest=replace(manifest, n=len(whole)), num_lost=lost)
 
@@ -244,6 +244,8 @@ def maj_at_k(answers: Sequence[Record]) -> float:
     extracted text is. Missing answers do not vote. A tie is broken at random, so that the credit is the expected one:
     1 / (number of tied candidates) where the correct one is among them.
     """
+    if len(answers) == 1:
+        return float(answers[0].status == "correct" and answers[0].extracted is not None)
     votes = Counter(
         (record.status == "correct", "" if record.status == "correct" else record.extracted)
         for record in answers
@@ -264,7 +266,3 @@ def compression(reference: Mapping[str, float], own: Mapping[str, float]) -> Int
     asked = [question for question in own if question in reference]
     found = ratio_of_means([reference[question] for question in asked], [own[question] for question in asked])
     return found.clipped(low=0) if found is not None and found.value > 0 else None
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return fsum(values) / len(values) if values else None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from latbench.evaluation.metrics import Summary, problem, readable, summarise
+from latbench.evaluation.metrics import Summary, readable, summarise
 from latbench.evaluation.records import MANIFEST, Evaluation, read_evaluation, records_path
 from latbench.measures.files import Measures, read_measures
 from latbench.registry import unknown
@@ -197,14 +197,15 @@ def load(folders: Sequence[Path], look: Callable[[Evaluation], None] | None = No
             if evaluation is not stored:
                 notice += f"; what is left, {len(evaluation.records)} records, has a table of its own"
             notices.append(notice)
-        if reason := problem(evaluation):
-            notices.append(f"left out: {folder}: {reason}")
-        else:
-            measures[folder], unusable = read_measures(evaluation)
-            notices += unusable
+        try:
             summaries.append(summarise(evaluation))
-            if look is not None:
-                look(evaluation)
+        except ValueError as error:
+            notices.append(f"left out: {error}")
+            continue
+        measures[folder], unusable = read_measures(evaluation)
+        notices += unusable
+        if look is not None:
+            look(evaluation)
     return Loaded(rows=rows(_without_repeats(summaries, notices), measures), folders=found, notices=notices)
 
 

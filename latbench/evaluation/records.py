@@ -180,7 +180,8 @@ def parse_record(line: str) -> Record:
         raise ValueError("not a record: nested too deeply") from None
     if record.status not in _STATUSES or record.stop_reason not in _STOP_REASONS:
         raise ValueError("not a record: unknown status or stop_reason")
-    if min(_counts(record)) < 0 or max(_counts(record)) > MAX_COUNT:
+    counts = _counts(record)
+    if min(counts) < 0 or max(counts) > MAX_COUNT:
         raise ValueError("not a record: a count is negative or too large")
     if not is_encodable(record.id):
         raise ValueError("not a record: its id is no text that can be encoded")

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from latbench import registry
 from latbench.config import TINY, GenerateConfig, RunConfig, tree
+from latbench.evaluation.asked import asked, asked_config
 from latbench.evaluation.contamination import recomputed
 from latbench.evaluation.job import EvalJob
-from latbench.evaluation.metrics import CONTAMINATED, problem
+from latbench.evaluation.metrics import caveats as caveats_of
+from latbench.evaluation.metrics import problem, summarise
 from latbench.evaluation.plan import EvalConfig
 from latbench.evaluation.records import TRACE, Evaluation, Manifest, Record, read_evaluation, records_path
 from latbench.measures.files import COST, CostFile, read_measures
-from latbench.report.browse import asked_config
 from latbench.report.leaderboard import FORMATS, LeaderboardResult, find_evaluations, leaderboard
 from latbench.report.page import RECORD_FILES
 from latbench.report.reported import TITLE
@@ -82,8 +83,7 @@ def check_evaluation(folder: Path) -> Checked:
         if not problems:
             evaluation = read_evaluation(folder, MAX_UNPACKED)
             problems = list(_faults(evaluation))
-            contaminated = evaluation.manifest.contaminated
-            caveats = [CONTAMINATED.format(contaminated)] if contaminated and not problems else []
+            caveats = [] if problems else [found.sentence for found in caveats_of(summarise(evaluation))]
     except (ValueError, OSError) as error:
         problems.append(str(error))
     named = ([text if str(folder) in text else f"{folder}: {text}" for text in part] for part in (problems, caveats))
@@ -126,7 +126,9 @@ def check_tables(folder: Path) -> list[str]:
     for name, path in there.items():
         options = (TITLE in texts[name] and name != "html", name == "html" and f'"{RECORD_FILES}"' in texts[name])
         if options not in boards:
-            boards[options] = leaderboard([folder], list(there), reported=options[0], all_records=options[1])
+            boards[options] = leaderboard(
+                [folder], list(there), reported=options[0], all_records=options[1], asked=asked
+            )
         if boards[options].text_by_format[name] != texts[name]:
             problems.append(
                 f"{path} is not what these records give; write it again with --format {name} --out {folder}"

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from latbench.config import RunConfig, parse
+from latbench.evaluation.asked import asked
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import (
     MANIFEST,
@@ -52,7 +53,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, record: Any) -> Path:
     append_records(
         folder / RECORDS, [_answered(record, backbone, *pair) for pair in zip(examples, answers, strict=True)]
     )
-    leaderboard([top], ["md", "csv", "latex", "html"], top)
+    leaderboard([top], ["md", "csv", "latex", "html"], top, asked=asked)
     return top
 
 
@@ -185,7 +186,7 @@ def test_tables_of_other_records_are_refused(submission: Path, suffix: str) -> N
 
 
 def test_tables_with_published_numbers_or_files_beside_the_page_pass_as_well(submission: Path) -> None:
-    leaderboard([submission], ["md", "latex", "html"], submission, reported=True, all_records=True)
+    leaderboard([submission], ["md", "latex", "html"], submission, reported=True, all_records=True, asked=asked)
     assert check([submission]).problems == []
 
 

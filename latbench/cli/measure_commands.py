@@ -58,9 +58,9 @@ def trace(
     Those of the records that the page shows go into latents.json as well, where the run has been evaluated.
     """
     from latbench.measures.latents import StoredTrace
+    from latbench.measures.shown_latents import write_latents
     from latbench.measures.trace import NoLatentStepsError
     from latbench.measures.trace import trace as trace_run
-    from latbench.report.browse import write_latents
 
     use_data_dir(data_dir)
     target = load_run(find_run(run, runs_dir), device=device, trust_remote_code=trust)
@@ -139,7 +139,8 @@ def parallelism(
     """Measure how much of explicit chains a run's latent steps hold, from its stored trace."""
     from latbench.measures.files import Measures
     from latbench.measures.parallelism import parallelism as measure
-    from latbench.report.measure_tables import measure_text
+    from latbench.report.markdown import markdown_tables
+    from latbench.report.measure_tables import tables_of_run
 
     use_data_dir(data_dir)
     target = load_run(find_run(run, runs_dir), trust_remote_code=trust)
@@ -148,7 +149,7 @@ def parallelism(
     if as_json:
         print_json({"file": path, **asdict(found)})
         return
-    say(measure_text(Measures(parallelism=found)).rstrip("\n"))
+    say(markdown_tables(tables_of_run(Measures(parallelism=found))))
     if found.paths is None:
         note("no question has two known paths, so there is no N_eff; sample them from a cot run with `latbench paths`")
     note(f"written: {path}")
@@ -205,7 +206,8 @@ def reliance(
     from latbench.measures.files import Measures, effects
     from latbench.measures.reliance import DEFAULT
     from latbench.measures.reliance import reliance as measure
-    from latbench.report.measure_tables import measure_text
+    from latbench.report.markdown import markdown_tables
+    from latbench.report.measure_tables import tables_of_run
 
     use_data_dir(data_dir)
     target = load_run(find_run(run, runs_dir), device=device, trust_remote_code=trust)
@@ -215,7 +217,7 @@ def reliance(
     if as_json:
         print_json({"file": path, **asdict(found), "effects": [asdict(effect) for effect in effects(found)]})
         return
-    say(measure_text(Measures(reliance=found)).rstrip("\n"))
+    say(markdown_tables(tables_of_run(Measures(reliance=found))))
     note(f"written: {path}")
 
 
@@ -239,8 +241,9 @@ def cost(
     """Measure what an answer costs: operations, and time at batch 1 and full batch, runs taking turns."""
     from latbench.measures.answer_cost import cost as measure
     from latbench.measures.files import Measures
-    from latbench.report.formats import markdown_table
+    from latbench.report.markdown import markdown_tables
     from latbench.report.measure_tables import Measured, measure_tables
+    from latbench.report.table import Head
 
     use_data_dir(data_dir)
     names: Sequence[str | None] = runs or [None]
@@ -249,9 +252,8 @@ def cost(
     if as_json:
         print_json({"costs": [{"file": path, **asdict(one)} for path, one in found]})
         return
-    lines = [Measured({"run": one.header.run}, [Measures(cost=one)]) for _, one in found]
-    for table in measure_tables(lines):
-        say(f"{table.title}\n\n{markdown_table(table)}")
+    lines = [Measured((one.header.run,), [Measures(cost=one)]) for _, one in found]
+    say(markdown_tables(measure_tables([Head("run", is_text=True)], lines)))
     note("written: " + ", ".join(str(path) for path, _ in found))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from latbench import registry
 from latbench.config import RunConfig, parse, tree
+from latbench.evaluation.asked import asked
 from latbench.evaluation.evaluate import evaluate
 from latbench.evaluation.job import EvalJob
 from latbench.report.leaderboard import LeaderboardResult, leaderboard
@@ -66,7 +67,7 @@ def quickstart(configs: Sequence[RunConfig], *, runs_dir: Path, out: Path, limit
     for config in configs:
         run = train(config, runs_dir=runs_dir, resume=True)
         folders.append(evaluate(EvalJob.of(run, config.task_name, limit=limit)))
-    board = leaderboard(folders, ("md", "html"), out)
+    board = leaderboard(folders, ("md", "html"), out, asked=asked)
     pictures = [out / f"accuracy_vs_length{suffix}" for suffix in SUFFIXES]
     for picture in pictures:
         plot(board.cells, picture)

@@ -40,6 +40,7 @@ def leaderboard(
     as_json: JsonOption = False,
 ) -> None:
     """Print or write the tables and the page, from records alone; or check a submission."""
+    from latbench.evaluation.asked import asked
     from latbench.report import leaderboard as report
     from latbench.report import plot as picture
 
@@ -55,7 +56,9 @@ def leaderboard(
         raise ValueError("--all-records writes files beside the page; add --format html --out DIR")
     if plot is not None:
         picture.refuse_format(plot)  # before a table is written
-    board = report.leaderboard(folders or [RUNS], names, out, only=only, reported=reported, all_records=all_records)
+    board = report.leaderboard(
+        folders or [RUNS], names, out, only=only, reported=reported, all_records=all_records, asked=asked
+    )
     if plot is not None:
         picture.plot(board.cells, plot)
         note(f"written: {plot}")
@@ -74,13 +77,14 @@ def _check_submission(
 ) -> None:
     """Say what does not recompute, also of the files in `out`, and fail where there is anything."""
     from latbench import submission as check
+    from latbench.evaluation.asked import asked
     from latbench.report.leaderboard import FORMATS
     from latbench.report.leaderboard import leaderboard as report
 
     checked = check.check(folders)
     problems = checked.problems
     if out is not None:
-        texts = report(folders, formats, reported=reported).text_by_format
+        texts = report(folders, formats, reported=reported, asked=asked).text_by_format
         problems += stale_files({out / FORMATS[name].file_name: text for name, text in texts.items()})
     problems = list(dict.fromkeys(problems))
     if as_json:

@@ -155,7 +155,7 @@ def evaluate(
     for folder, summary in zip(folders, summaries, strict=True):
         say(f"{folder}: accuracy {summary.accuracy.value:.4f} on {summary.n} questions")
         for caveat in caveats(summary):
-            note(f"{folder}: {caveat}")
+            note(f"{folder}: {caveat.sentence}")
 
 
 @commands.command()
@@ -210,7 +210,7 @@ def rerun(
 ) -> None:
     """Repeat a result from its manifest and compare the records."""
     from latbench.evaluation.rerun import rerun as repeat
-    from latbench.report.formats import interval_text
+    from latbench.report.columns import interval_text
 
     use_data_dir(data_dir)
     found = repeat(result, runs_dir=runs_dir, trust_remote_code=trust)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import comb, fsum
+from operator import attrgetter
 from pathlib import Path
-from statistics import fmean
 
 from latbench.config import stable_hash
-from latbench.evaluation.records import Evaluation, Manifest, Record
+from latbench.evaluation.records import COUNTS, Evaluation, Manifest, Record
 from latbench.evaluation.statistics import Interval, mean_interval, ratio_of_means, wilson_interval
 
 CONTAMINATED = "{} training rows ask one of its questions"
@@ -34,6 +34,8 @@ class Summary:
         chain_length: mean #L (latent steps plus explicit reasoning tokens, without markers, answer and EOS), first over
             samples; t-interval over questions. Of the answers whose chain is known; None where none is.
         unknown_length: share of the decoded answers whose chain is unknown.
+        means: of the counts of a record (num_latents, num_prompt_tokens ...), by field, over the answers that were
+            decoded; empty where none was.
         answer_tokens: mean answer tokens without EOS.
         decode_steps: mean forward passes after the prompt, forced markers included.
         lengths, gold_lengths: by question, #L (mean over samples), and tokens of the gold chain under the run's
@@ -60,6 +62,7 @@ class Summary:
     chain_length: Interval | None
     unknown_length: float
     lengths: Mapping[str, float]
+    means: Mapping[str, float]
     answer_tokens: float | None
     decode_steps: float | None
     gold_lengths: Mapping[str, float]
@@ -86,20 +89,19 @@ def summarise(evaluation: Evaluation) -> Summary:
     manifest, records = evaluation.manifest, evaluation.records
     questions = by_question(records)
     n, samples = len(questions), len(records) // len(questions)
-    num_correct = [sum(record.status == "correct" for record in answers) for answers in questions.values()]
+    num_correct = [sum([record.status == "correct" for record in answers]) for answers in questions.values()]
+    statuses, stops = Counter(record.status for record in records), Counter(record.stop_reason for record in records)
     decoded = [record for record in records if record.stop_reason != "prompt_too_long"]
-    answered = by_question(decoded)
+    answered = questions if len(decoded) == len(records) else by_question(decoded)
     known = {
         question: [one.chain_length for one in answers if one.chain_length is not None]
         for question, answers in answered.items()
     }
-    lengths = {question: fmean(found) for question, found in known.items() if found}
+    lengths = {question: sum(found) / len(found) for question, found in known.items() if found}
     gold = {question: float(answers[0].gold_chain_length) for question, answers in answered.items()}
     gold = {question: length for question, length in gold.items() if length > 0}  # of some questions none is known
+    means = {name: sum(map(attrgetter(name), decoded)) / len(decoded) for name in COUNTS} if decoded else {}
     seconds, answers = manifest.evaluation.get("seconds"), manifest.evaluation.get("answers")
-
-    def share(condition: Callable[[Record], bool]) -> float:
-        return sum(map(condition, records)) / len(records)
 
     return Summary(
         folder=evaluation.folder,
@@ -119,13 +121,14 @@ def summarise(evaluation: Evaluation) -> Summary:
         chain_length=mean_interval(list(lengths.values())).clipped(low=0) if lengths else None,
         unknown_length=1 - sum(map(len, known.values())) / len(decoded) if decoded else 0.0,
         lengths=lengths,
-        answer_tokens=_mean([record.num_answer_tokens for record in decoded]),
-        decode_steps=_mean([record.decode_steps for record in decoded]),
+        means=means,
+        answer_tokens=means.get("num_answer_tokens"),
+        decode_steps=means.get("decode_steps"),
         gold_lengths=gold,
-        no_answer=share(lambda record: record.status == "no_answer"),
-        timeout=share(lambda record: record.status == "timeout"),
-        truncated=share(lambda record: record.stop_reason == "length"),
-        prompt_too_long=share(lambda record: record.stop_reason == "prompt_too_long"),
+        no_answer=statuses["no_answer"] / len(records),
+        timeout=statuses["timeout"] / len(records),
+        truncated=stops["length"] / len(records),
+        prompt_too_long=stops["prompt_too_long"] / len(records),
         answers_per_second=answers / seconds if answers and seconds else None,
         train_flops=manifest.train.get("flops"),
         train_tokens=manifest.train.get("tokens_seen"),
@@ -136,19 +139,45 @@ def summarise(evaluation: Evaluation) -> Summary:
     )
 
 
-def caveats(summary: Summary) -> list[str]:
-    """What is known against the numbers of an evaluation, one sentence each."""
-    rounded = summary.manifest.is_rounded
-    known = {
-        CONTAMINATED.format(summary.contaminated): bool(summary.contaminated),
-        f"{100 * summary.no_answer:.1f} % of its answers have none that could be read": summary.no_answer > 0,
-        f"{100 * summary.truncated:.1f} % of its answers end at a cap": summary.truncated > 0,
-        f"{100 * summary.timeout:.1f} % of its answers were not checked in time": summary.timeout > 0,
-        f"{100 * summary.prompt_too_long:.1f} % of its prompts exceed the context": summary.prompt_too_long > 0,
-        "its weights have less than 32 bits, with which another batch size can change answers": rounded,
-        "it was trained in bfloat16": summary.mixed_precision and not rounded,
-    }
-    return [sentence for sentence, holds in known.items() if holds]
+@dataclass(frozen=True, kw_only=True)
+class Caveat:
+    """Something that is known against the numbers of an evaluation."""
+
+    name: str
+    """In a few words, for a table."""
+    sentence: str
+    """For a reader."""
+    share: float | None = None
+    """Of the answers that it holds for; None: it holds for the whole evaluation."""
+
+
+def caveats(summary: Summary) -> list[Caveat]:
+    """What is known against the numbers of an evaluation."""
+    rows, damaged, rounded = summary.contaminated, summary.num_bad_lines, summary.manifest.is_rounded
+    whole = [
+        (bool(rows), f"contaminated ({rows} rows)", CONTAMINATED.format(rows)),
+        (
+            rounded,
+            "mixed precision",
+            "its weights have less than 32 bits, with which another batch size can change answers",
+        ),
+        (summary.mixed_precision and not rounded, "mixed precision", "it was trained in bfloat16"),
+        (damaged > 0, f"damaged ({damaged} lines)", f"{damaged} lines of its records could not be read"),
+    ]
+    shares = [
+        (summary.no_answer, "no answer", "of its answers have none that could be read"),
+        (summary.truncated, "truncated", "of its answers end at a cap"),
+        (summary.timeout, "timeout", "of its answers were not checked in time"),
+        (summary.prompt_too_long, "too long", "of its prompts exceed the context"),
+    ]
+    return [
+        *(Caveat(name=name, sentence=sentence) for holds, name, sentence in whole if holds),
+        *(
+            Caveat(name=name, sentence=f"{100 * share:.1f} % {sentence}", share=share)
+            for share, name, sentence in shares
+            if share > 0
+        ),
+    ]
 
 
 def _trained_in_bfloat16(config: object) -> bool:
@@ -183,11 +212,12 @@ def problem(evaluation: Evaluation) -> str | None:
 
 def readable(evaluation: Evaluation) -> Evaluation:
     """An evaluation that was complete before some of its lines were lost, as one of the questions that lost none."""
-    manifest, counts = evaluation.manifest, Counter(record.id for record in evaluation.records)
-    if not (counts and manifest.complete and evaluation.num_bad_lines and len(evaluation.records) < manifest.n):
+    manifest, records = evaluation.manifest, evaluation.records
+    if not (records and manifest.complete and evaluation.num_bad_lines and len(records) < manifest.n):
         return evaluation
+    counts = Counter(record.id for record in records)
     samples = max(counts.values())
-    whole = [record for record in evaluation.records if counts[record.id] == samples]
+    whole = [record for record in records if counts[record.id] == samples]
     lost = manifest.n - len(whole)
     return replace(evaluation, records=whole, manifest=replace(manifest, n=len(whole)), num_lost=lost)
 
@@ -224,6 +254,8 @@ def maj_at_k(answers: Sequence[Record]) -> float:
     extracted text is. Missing answers do not vote. A tie is broken at random, so that the credit is the expected one:
     1 / (number of tied candidates) where the correct one is among them.
     """
+    if len(answers) == 1:
+        return float(answers[0].status == "correct" and answers[0].extracted is not None)
     votes = Counter(
         (record.status == "correct", "" if record.status == "correct" else record.extracted)
         for record in answers
@@ -244,7 +276,3 @@ def compression(reference: Mapping[str, float], own: Mapping[str, float]) -> Int
     asked = [question for question in own if question in reference]
     found = ratio_of_means([reference[question] for question in asked], [own[question] for question in asked])
     return found.clipped(low=0) if found is not None and found.value > 0 else None
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return fsum(values) / len(values) if values else None

@@ -176,7 +176,7 @@ def parse_record(line: str) -> Record:
     Raises: ValueError: not JSON, or fields missing, unknown, of the wrong kind or out of range.
     """
     try:
-        record = _from_row(Record, json.loads(line))
+        record = _from_row(Record, _decode(line))
     except RecursionError:  # thousands of nested brackets
         raise ValueError("not a record: nested too deeply") from None
     if record.status not in _STATUSES or record.stop_reason not in _STOP_REASONS:
@@ -337,12 +337,16 @@ def _from_row(cls: type[T], row: Any) -> T:
 
     Raises: ValueError: they are not.
     """
+    if isinstance(row, dict) and (cls, tuple(row), tuple(map(type, row.values()))) in _ACCEPTED:
+        return cls(**row)
     kinds, required = _SCHEMAS[cls]
     if not isinstance(row, dict) or not required <= row.keys() <= kinds.keys():
         raise ValueError(f"fields differ from those of a {cls.__name__.lower()}")
     for name, value in row.items():
         if type(value) not in kinds[name]:
             raise ValueError(f"{name} is of the wrong kind")
+    if len(_ACCEPTED) < _MOST_ACCEPTED:
+        _ACCEPTED.add((cls, tuple(row), tuple(map(type, row.values()))))
     return cls(**row)
 
 
@@ -367,6 +371,12 @@ _SCHEMAS: Mapping[type, tuple[Mapping[str, tuple[type, ...]], frozenset[str]]] =
     cls: _schema(cls) for cls in (Record, Manifest, Fingerprint)
 }
 _SHOWN = ("task", "split", "method", "variant", "setting", "backbone", "layout", "train_data", "run")
+_decode = json.JSONDecoder().decode
+# names and kinds of rows that were found to fit: nearly all lines of a file are alike
+_ACCEPTED: set[tuple[type, tuple[str, ...], tuple[type, ...]]] = set()
+_MOST_ACCEPTED = 1000
 _STATUSES = frozenset(get_args(Status))
 _STOP_REASONS = frozenset(get_args(StopReason))
-_counts = attrgetter(*(name for name, kinds in _SCHEMAS[Record][0].items() if kinds == (int,) and name != "seed"))
+_WHOLE = tuple(name for name, kinds in _SCHEMAS[Record][0].items() if kinds == (int,) and name != "seed")
+_counts = attrgetter(*_WHOLE)
+COUNTS = tuple(name for name in _WHOLE if name not in ("sample", "chunk"))  # fields of a record of which means are made

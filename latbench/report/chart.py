@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from math import ceil, floor, inf, log, log10
 
 from latbench.evaluation.statistics import Interval
-from latbench.report.formats import interval_text
-from latbench.report.table import Cell
+from latbench.report.columns import interval_text
+from latbench.report.rows import Cell
+from latbench.util.text import plain
 
 WIDTH, HEIGHT = 720, 400  # of the view box
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 44  # margins
@@ -84,11 +85,11 @@ def chart(cells: Sequence[Cell]) -> Chart | None:
     def y(accuracy: float) -> float:
         return round(HEIGHT - BOTTOM - 8 - (HEIGHT - TOP - BOTTOM - 16) * (accuracy - bottom) / (top - bottom), 1)
 
-    methods = sorted({cell.rows[0].method for cell in cells})
+    methods = sorted({cell.identity.method for cell in cells})
     front = pareto_front(drawn)
 
     def point(cell: Cell) -> Point:
-        length, accuracy, index = _length(cell), cell.accuracy, methods.index(cell.rows[0].method)
+        length, accuracy, index = _length(cell), cell.accuracy, methods.index(cell.identity.method)
         return Point(
             x=x(length.value),
             y=y(100 * accuracy.value),
@@ -96,7 +97,7 @@ def chart(cells: Sequence[Cell]) -> Chart | None:
             across=(x(length.low), x(length.high)) if length.high < inf else None,
             colour=index % NUM_COLOURS,
             marker=MARKERS[index % len(MARKERS)],
-            label=cell.label,
+            label=plain(cell.label),
             tip=_tip(cell, cell in front),
             on_front=cell in front,
         )
@@ -106,7 +107,7 @@ def chart(cells: Sequence[Cell]) -> Chart | None:
         front=tuple((x(_length(cell).value), y(100 * cell.accuracy.value)) for cell in front),
         x_ticks=tuple((x(mark), f"{mark:g}") for mark in x_marks if mark <= longest),
         y_ticks=tuple((y(mark), f"{mark:g}") for mark in y_marks if mark <= top),
-        legend=tuple((i % NUM_COLOURS, MARKERS[i % len(MARKERS)], method) for i, method in enumerate(methods)),
+        legend=tuple((i % NUM_COLOURS, MARKERS[i % len(MARKERS)], plain(method)) for i, method in enumerate(methods)),
         is_log=is_log,
     )
 
@@ -115,7 +116,7 @@ def _tip(cell: Cell, on_front: bool) -> str:
     accuracy, length = cell.accuracy, _length(cell)
     seeds = f"{len(cell.rows)} seeds" if len(cell.rows) > 1 else "1 seed"
     parts = [
-        cell.label,
+        plain(cell.label),
         f"accuracy {interval_text(accuracy, 100)} %",
         f"#L {interval_text(length)}",
         seeds + (", on the Pareto front" if on_front else ""),

@@ -7,17 +7,17 @@ an engine that reads UTF-8 (any since 2018).
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 
-from latbench.report.formats import NOTHING, Table, plain, report_sections
+from latbench.report.columns import meanings
 from latbench.report.reported import LEGEND as REPORTED_LEGEND
 from latbench.report.reported import TITLE, Reported, reported_tables
-from latbench.report.table import Row
+from latbench.report.sections import NOTHING, Section
+from latbench.report.table import Table
+from latbench.util.text import plain
 
-HEAD = """\
-% Leaderboard of latbench; preamble: \\usepackage{booktabs,graphicx}
-% Accuracy (%) is pass@1, in brackets its 95 % interval: Wilson's for a single run, Student's t over seeds for several;
-% #L is latent steps plus explicit reasoning tokens; compression is the mean #L of the reference / mean #L."""
+HEAD = "% Leaderboard of latbench; preamble: \\usepackage{booktabs,graphicx}"
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -33,14 +33,14 @@ _SPECIAL = {
 }
 
 
-def to_latex(rows: Sequence[Row], reported: Sequence[Reported] = ()) -> str:
+def to_latex(sections: Sequence[Section], reported: Sequence[Reported] = ()) -> str:
     r"""One `table*` environment per table, labelled `tab:latbench-1` and so on.
 
     Args:
         reported: published numbers, in tables of their own whose captions say so.
     """
     environments: list[str] = []
-    for section in report_sections(rows):
+    for section in sections:
         for number, table in enumerate(section.tables):
             caption = f"{section.title}. {section.facts}" if not number else f"{section.title}. {table.title}"
             environments.append(_environment(table, caption, len(environments) + 1))
@@ -49,7 +49,8 @@ def to_latex(rows: Sequence[Row], reported: Sequence[Reported] = ()) -> str:
     for number, table in enumerate(reported_tables(reported)):
         legend = f" {REPORTED_LEGEND}" if not number else ""
         environments.append(_environment(table, f"{TITLE}: {table.title}.{legend}", len(environments) + 1))
-    return "\n\n".join([HEAD, *environments]) + "\n"
+    legend = [textwrap.fill(text, 120, initial_indent="% ", subsequent_indent="%   ") for text in meanings()]
+    return "\n\n".join(["\n".join([HEAD, *legend]), *environments]) + "\n"
 
 
 def latex_text(text: str) -> str:
@@ -58,7 +59,7 @@ def latex_text(text: str) -> str:
 
 
 def _environment(table: Table, caption: str, number: int) -> str:
-    sides = "".join("l" if table.is_text(name) else "r" for name in table.headings)
+    sides = "".join("l" if head.is_text else "r" for head in table.heads)
     lines = [_line(line) for line in (table.headings, *table.lines)]
     return "\n".join(
         [

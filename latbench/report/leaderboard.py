@@ -7,42 +7,41 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-from latbench.evaluation.metrics import Summary, problem, readable, summarise
+from latbench.evaluation.metrics import Summary, readable, summarise
 from latbench.evaluation.records import MANIFEST, Evaluation, read_evaluation, records_path
 from latbench.measures.files import Measures, read_measures
 from latbench.registry import unknown
-from latbench.report.browse import Choice
-from latbench.report.formats import to_csv, to_markdown
+from latbench.report.browse import Asked, Choice, nothing_at_hand
+from latbench.report.csv import to_csv
 from latbench.report.latex import to_latex
+from latbench.report.markdown import to_markdown
 from latbench.report.page import record_files, to_html
 from latbench.report.reported import Reported, find_reported, read_reported, reported_markdown
-from latbench.report.table import Cell, Row, cells, identity, rows
+from latbench.report.rows import Cell, Identity, Row, cells, rows
+from latbench.report.sections import Section, report_sections
 from latbench.util.files import write_whole
-
-Item = TypeVar("Item", Row, Summary)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """What a format shows.
-
-    Args:
-        summaries: of the runs of the rows, with the folders of their records.
-        choices, measures: what the page may show of these, and what was measured of them, by folder.
-        published: numbers of papers, for the page, which shows them on demand; reported: for the other formats, which
-            show what is asked for.
-        all_records: every record stands in files beside the page.
-    """
+    """What a format shows."""
 
     rows: Sequence[Row]
-    summaries: Sequence[Summary]
+    runs: Sequence[Row]
+    """The same in the order in which their folders were found."""
+    sections: Sequence[Section]
+    """Their tables."""
     choices: Mapping[Path, Choice]
-    measures: Mapping[Path, Measures]
+    """What the page may show of their records, by folder."""
+    asked: Asked
+    """The examples of an evaluation, for the page."""
     published: Sequence[Reported]
+    """Numbers of papers, for the page, which shows them on demand."""
     reported: Sequence[Reported]
+    """Numbers of papers, for the other formats, which show what is asked for."""
     all_records: bool
+    """Whether every record stands in files beside the page."""
 
 
 @dataclass(frozen=True)
@@ -59,44 +58,36 @@ class Format:
 
 
 def _markdown(board: Board) -> str:
-    measured = to_markdown(board.rows)
+    measured = to_markdown(board.sections)
     return f"{measured}\n{reported_markdown(board.reported)}" if board.reported else measured
 
 
 def _page(board: Board) -> str:
     return to_html(
-        board.rows,
-        board.summaries,
-        board.choices,
-        board.published,
-        measures=board.measures,
-        all_records=board.all_records,
+        board.runs, board.sections, board.choices, board.asked, board.published, all_records=board.all_records
     )
 
 
 FORMATS: Mapping[str, Format] = {
     "md": Format("md", _markdown),
     "csv": Format("csv", lambda board: to_csv(board.rows)),
-    "latex": Format("tex", lambda board: to_latex(board.rows, board.reported)),
+    "latex": Format("tex", lambda board: to_latex(board.sections, board.reported)),
     "html": Format("html", _page),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeaderboardResult:
-    """What the command prints and draws.
-
-    Args:
-        text_by_format: the tables.
-        notices: one sentence each on what was left out or could not be read.
-        cells: for a plot.
-        paths: the files written.
-    """
+    """What the command prints and draws."""
 
     text_by_format: Mapping[str, str]
+    """The tables."""
     notices: tuple[str, ...]
+    """One sentence each on what was left out or could not be read."""
     cells: tuple[Cell, ...]
+    """The lines of the tables, for a picture."""
     paths: tuple[Path, ...]
+    """The files written."""
 
 
 def leaderboard(
@@ -107,14 +98,18 @@ def leaderboard(
     only: str | None = None,
     reported: bool = False,
     all_records: bool = False,
+    asked: Asked = nothing_at_hand,
 ) -> LeaderboardResult:
     """Tables of all evaluations under the folders; what cannot be counted is left out and named in a notice.
 
     Args:
+        folders: are searched for evaluations.
+        formats: names among `FORMATS`.
         out: folder for `leaderboard.<suffix>`; None writes nothing.
         only: regular expression, searched for in "<task> <method> <variant>" of a row; rows without it are left out.
         reported: with the numbers that papers report (`reported.find_reported`), in a part of their own.
         all_records: write every record beside the page, not the page's choice alone.
+        asked: the examples of an evaluation, whose questions the page shows; none by default.
     Raises: ValueError: unknown format, missing folder, no evaluation, none that `only` fits, no reported numbers, or
         `out` cannot be written.
     """
@@ -126,20 +121,19 @@ def leaderboard(
     def choose(evaluation: Evaluation) -> None:
         choices[evaluation.folder] = Choice.of(evaluation.records)
 
-    loaded = load(folders, choose if "html" in formats else None)
-    summaries, measures = loaded.summaries, loaded.measures
-    table = rows(summaries, measures)
-    if only is not None:
-        table, summaries = _fitting(table, only), _fitting(summaries, only)
+    found = load(folders, choose if "html" in formats else None)
+    board_rows = found.rows if only is None else _fitting(found.rows, only)
+    runs = sorted(board_rows, key=lambda row: found.folders.index(row.summary.folder))
     path = find_reported(folders)
     if reported and path is None:
         raise ValueError("no reported.csv in the folders given; name one that has it, such as results/ of the checkout")
     published = read_reported(path) if path is not None and (reported or "html" in formats) else []
     board = Board(
-        rows=table,
-        summaries=summaries,
+        rows=board_rows,
+        runs=runs,
+        sections=report_sections(board_rows),
         choices=choices,
-        measures=measures,
+        asked=asked,
         published=published,
         reported=published if reported else (),
         all_records=all_records,
@@ -149,41 +143,38 @@ def leaderboard(
     if out is not None:
         paths = _write(((FORMATS[name].file_name, text) for name, text in texts.items()), out)
         if all_records and "html" in formats:
-            _write(record_files(summaries, measures), out)
+            _write(record_files(runs, asked), out)
     return LeaderboardResult(
-        text_by_format=texts, notices=tuple(loaded.notices), cells=tuple(cells(table)), paths=paths
+        text_by_format=texts, notices=tuple(found.notices), cells=tuple(cells(board_rows)), paths=paths
     )
 
 
-def _fitting(items: Sequence[Item], only: str) -> list[Item]:
+def _fitting(rows: Sequence[Row], only: str) -> list[Row]:
     try:
         wanted = re.compile(only)
     except re.error as error:
         raise ValueError(f"--only {only!r} is no regular expression: {error}") from None
-    names = [f"{task} {method} {variant}".strip() for task, _, method, variant, *_ in map(identity, items)]
-    if kept := [item for item, name in zip(items, names, strict=True) if wanted.search(name)]:
+    names = [f"{row.identity.task} {row.identity.method} {row.identity.variant}".strip() for row in rows]
+    if kept := [row for row, name in zip(rows, names, strict=True) if wanted.search(name)]:
         return kept
-    raise ValueError(f"--only {only!r} fits none of {len(items)} rows; the first is {names[0]!r}")
+    raise ValueError(f"--only {only!r} fits none of {len(rows)} rows; the first is {names[0]!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """What stands under some folders.
+    """The rows of all evaluations under some folders, and a sentence on each that could not be used."""
 
-    Args:
-        summaries: of the evaluations that count; measures: what was measured of each beyond its records, by folder.
-        notices: one sentence each on what was left out or could not be read.
-    """
-
-    summaries: Sequence[Summary]
-    measures: Mapping[Path, Measures]
-    notices: Sequence[str]
+    rows: list[Row]
+    folders: list[Path]
+    """Of the evaluations, in the order in which they were found."""
+    notices: list[str]
 
 
 def load(folders: Sequence[Path], look: Callable[[Evaluation], None] | None = None) -> Loaded:
-    """Summaries and measures of all evaluations under the folders, with one evaluation in memory at a time.
+    """Read all evaluations under the folders, one in memory at a time.
 
     Args:
+        folders: are searched at any depth.
         look: called with each evaluation that counts.
     Raises: ValueError: a folder does not exist, or there is no evaluation in any.
     """
@@ -206,15 +197,16 @@ def load(folders: Sequence[Path], look: Callable[[Evaluation], None] | None = No
             if evaluation is not stored:
                 notice += f"; what is left, {len(evaluation.records)} records, has a table of its own"
             notices.append(notice)
-        if reason := problem(evaluation):
-            notices.append(f"left out: {folder}: {reason}")
-        else:
-            measures[folder], unusable = read_measures(evaluation)
-            notices += unusable
+        try:
             summaries.append(summarise(evaluation))
-            if look is not None:
-                look(evaluation)
-    return Loaded(summaries=_without_repeats(summaries, notices), measures=measures, notices=notices)
+        except ValueError as error:
+            notices.append(f"left out: {error}")
+            continue
+        measures[folder], unusable = read_measures(evaluation)
+        notices += unusable
+        if look is not None:
+            look(evaluation)
+    return Loaded(rows=rows(_without_repeats(summaries, notices), measures), folders=found, notices=notices)
 
 
 def find_evaluations(folders: Iterable[Path]) -> Iterator[Path]:
@@ -239,7 +231,8 @@ def _without_repeats(summaries: Sequence[Summary], notices: list[str]) -> list[S
     """One summary per cell and seed: a repeat or a copy would pass for another seed and narrow the interval."""
     kept: dict[object, Summary] = {}
     for summary in summaries:
-        first = kept.setdefault((identity(summary), summary.manifest.seed, summary.test_set, summary.samples), summary)
+        key = (Identity.of(summary.manifest), summary.manifest.seed, summary.test_set, summary.samples)
+        first = kept.setdefault(key, summary)
         if first is not summary:
             notices.append(f"left out: {summary.folder}: it has the setting and the seed of {first.folder}")
     return list(kept.values())

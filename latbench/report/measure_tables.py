@@ -3,198 +3,247 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from math import fsum, inf
+from math import fsum
 from statistics import median
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from latbench.evaluation.statistics import Interval, over_seeds
+from latbench.evaluation.statistics import Interval
 from latbench.measures.files import CostFile, Effect, Graph, Measures, ParallelismFile, Paths, Rate, effects
-from latbench.report.formats import DASH, Table, interval_text, markdown_table, number_text
+from latbench.report.columns import Column, Show, count, differs, interval, mean, number_text
+from latbench.report.table import Head, Line, Table, table
 
 T = TypeVar("T")
 INTERVALS = "Intervals (95 %) are over questions for one run, over seeds for several."
-RELIANCE_TITLE = """\
-Latent reliance: accuracy (%) on the first answer to each question with the latents replaced, their number that of the
-untouched run (cut: the close marker comes after so many). Change: points against the untouched run, 95 % intervals;
-p: exact McNemar on the same questions, the largest of the seeds."""
+RELIANCE_TITLE = (
+    "Latent reliance: accuracy (%) on the first answer to each question with the latents replaced, their number that "
+    "of the untouched run (cut: the close marker comes after so many). Change: points against the untouched run, 95 % "
+    "intervals; p: exact McNemar on the same questions, the largest of the seeds."
+)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One cell: what tells it from others, by heading, and the measures of each of its seeds."""
+    """One cell: what tells it from the others, and the measures of each of its seeds."""
 
-    names: Mapping[str, str]
+    names: tuple[str, ...]
     seeds: Sequence[Measures]
 
-    @property
-    def parallelism(self) -> list[ParallelismFile]:
-        """Of the seeds that have it."""
-        return [one.parallelism for one in self.seeds if one.parallelism is not None]
+    def lines(self, items: Sequence[T], alike: Callable[[T], Any]) -> list[Line[T]]:
+        """A line for all that was measured alike: nothing else may be averaged."""
+        groups: dict[Any, list[T]] = {}
+        for item in items:
+            groups.setdefault(alike(item), []).append(item)
+        return [Line(self.names, group) for group in groups.values()]
 
 
-def measure_tables(cells: Sequence[Measured]) -> list[Table]:
-    """Tables of the cells that were measured; a kind that no cell has is left out."""
-    made = [_compression(cells), _graphs(cells), _reliance(cells), _cost(cells)]
-    return [table for table in made if table.lines]
+def measure_tables(names: Sequence[Head], cells: Sequence[Measured]) -> list[Table]:
+    """Tables of the cells that were measured; a kind that no cell has is left out.
+
+    Args:
+        names: heads of what tells the cells apart.
+        cells: in the order of the lines.
+    """
+    made = [_compression(names, cells), _graphs(names, cells), _reliance(names, cells), _cost(names, cells)]
+    return [one for one in made if one.lines]
 
 
-def measure_text(found: Measures) -> str:
-    """The tables of one run, as plain text."""
-    tables = measure_tables([Measured({}, [found])])
-    return "\n\n".join(part for table in tables for part in (table.title, markdown_table(table))) + "\n"
+def tables_of_run(found: Measures) -> list[Table]:
+    """The tables of one run."""
+    return measure_tables([], [Measured((), [found])])
 
 
-@dataclass(frozen=True)
-class _Line:
-    """Latents of one kind in one cell: the run's own, or labels, which have no paths."""
-
-    cell: Measured
-    found: Sequence[ParallelismFile]
-    labels: bool
-
-    def rates(self, k: int) -> list[Rate]:
-        every = [rate for one in self.found for rate in (one.label_ecr if self.labels else one.ecr)]
-        return [rate for rate in every if rate.k == k]
-
-    @property
-    def kind(self) -> str:
-        return "labels" if self.labels else ", ".join(dict.fromkeys(one.read_through for one in self.found))
-
-    @property
-    def tokens(self) -> list[float]:
-        every = [one.label_tokens_per_latent if self.labels else one.tokens_per_latent for one in self.found]
-        return [value for value in every if value is not None]
-
-    def distances(self, name: str) -> list[Interval]:
-        every = [] if self.labels else [getattr(one, name) for one in self.found]
-        return [interval for interval in every if interval is not None]
-
-    @property
-    def paths(self) -> list[Paths]:
-        return [] if self.labels else [one.paths for one in self.found if one.paths is not None]
-
-    @property
-    def label_distances(self) -> list[list[float]]:
-        return [] if self.labels else [one.label_distance for one in self.found if one.label_distance]
-
-    @property
-    def label_references(self) -> list[Paths]:
-        return [] if self.labels else [one.label_references for one in self.found if one.label_references is not None]
+# Compression and parallelism
 
 
-def _compression(cells: Sequence[Measured]) -> Table:
-    found = [(cell, cell.parallelism) for cell in cells]
-    lines = [
-        _Line(cell, files, labels)
-        for cell, every in found
-        for labels in (False, True)
-        for files in _alike([one for one in every if one.label_ecr or not labels], partial(_paths_known, labels=labels))
+@dataclass(frozen=True, kw_only=True)
+class _Latents:
+    """The latents of one kind in one run: its own, or the labels of its training, of which no paths are known."""
+
+    kind: str
+    ecr: Sequence[Rate]
+    tokens: float | None
+    between: Interval | None = None
+    centre: Interval | None = None
+    label_distance: Sequence[float] | None = None
+    paths: Paths | None = None
+    label_references: Paths | None = None
+
+    def rate(self, k: int) -> Rate | None:
+        return next((rate for rate in self.ecr if rate.k == k), None)
+
+
+def _own(found: ParallelismFile) -> _Latents:
+    return _Latents(
+        kind=found.read_through,
+        ecr=found.ecr,
+        tokens=found.tokens_per_latent,
+        between=found.between_latents,
+        centre=found.from_centre,
+        label_distance=found.label_distance or None,
+        paths=found.paths,
+        label_references=found.label_references,
+    )
+
+
+def _labels(found: ParallelismFile) -> _Latents:
+    return _Latents(kind="labels", ecr=found.label_ecr, tokens=found.label_tokens_per_latent)
+
+
+def _paths_known(latents: _Latents) -> str | None:
+    return f"{latents.paths.source}, at most {latents.paths.cap}" if latents.paths else None
+
+
+def _kinds(values: Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(values))
+
+
+def _chances(rates: Sequence[Rate]) -> str:
+    anywhere, in_place = _mean([rate.chance for rate in rates]), _mean([rate.chance_in_place for rate in rates])
+    return f"{number_text(anywhere, '.2f')} / {number_text(in_place, '.2f')}"
+
+
+def _num_paths(found: Sequence[Paths]) -> str:
+    most = max(paths.max_paths for paths in found)
+    return f"2 to {most}, mean {number_text(_mean([paths.mean_paths for paths in found]), '.2f')}"
+
+
+def _over_paths(value: Callable[[Paths], Interval]) -> Show:
+    """An effective number of paths: at least one, at most all."""
+
+    def show(found: Sequence[Paths]) -> str:
+        most = max(paths.max_paths for paths in found)
+        return interval(digits=2, low=1, high=most)([value(paths) for paths in found])
+
+    return show
+
+
+def _ecr(k: int) -> list[Column[_Latents]]:
+    return [
+        Column(f"ECR@{k}", lambda latents: (rate := latents.rate(k)) and rate.value, interval(digits=2)),
+        Column(f"chance@{k}", lambda latents: latents.rate(k), _chances),
     ]
-    ks = sorted({rate.k for line in lines for one in line.found for rate in (*one.ecr, *one.label_ecr)})
-    columns: dict[str, Callable[[_Line], str]] = {
-        **_leading(cells, lambda line: line.cell),
-        "read from": lambda line: line.kind,
-        "seeds": lambda line: str(len(line.found)),
-        "r": lambda line: number_text(_mean(line.tokens), ".2f"),
-    }
-    for k in ks:
-        columns[f"ECR@{k}"] = lambda line, k=k: _over_seeds([rate.value for rate in line.rates(k)])  # type: ignore[misc]
-        columns[f"chance@{k}"] = lambda line, k=k: _chances(line.rates(k))  # type: ignore[misc]
-    for name, heading in (("between_latents", "between latents"), ("from_centre", "from centre")):
-        if any(line.distances(name) for line in lines):
-            columns[heading] = lambda line, name=name: _over_seeds(line.distances(name))  # type: ignore[misc]
-    if any(line.label_distances for line in lines):
-        columns["apart from labels, by step"] = lambda line: _means_by_step(line.label_distances)
-    if any(line.paths for line in lines):
-        known = [line for line in lines if line.paths]
-        columns |= _telling_apart("paths", known, lambda line: _paths_known(line.found[0], labels=line.labels))
-        columns |= {
-            "M": lambda line: _num_paths(line.paths),
-            "N_eff": lambda line: _over_paths(line.paths, [paths.n_eff for paths in line.paths]),
-            "N_eff random": lambda line: _over_paths(line.paths, [paths.n_eff_random for paths in line.paths]),
-            "ratio": lambda line: _over_seeds([paths.ratio for paths in line.paths], digits=3),
-        }
-    if any(line.label_references for line in lines):
-        columns |= {
-            "N_eff, labels": lambda line: _over_paths(line.label_references, [p.n_eff for p in line.label_references]),
-            "ratio, labels": lambda line: _over_seeds([paths.ratio for paths in line.label_references], digits=3),
-        }
-    return _table(_compression_title(lines), lines, columns)
 
 
-def _compression_title(lines: Sequence[_Line]) -> str:
-    every = [paths for line in lines for paths in line.paths]
-    sources = "; ".join(dict.fromkeys(f"{one.source}, {one.num_questions} questions" for one in every))
-    paths = (
+def _some(of: Callable[[_Latents], Any], heading: str, show: Show) -> Column[_Latents]:
+    """A column that stands where some line has a value."""
+    return Column(heading, of, show, if_known=True)
+
+
+def _paths_column(heading: str, show: Show) -> Column[_Latents]:
+    return _some(lambda latents: latents.paths, heading, show)
+
+
+_BEFORE_ECR: tuple[Column[_Latents], ...] = (
+    Column("read from", lambda latents: latents.kind, _kinds, is_text=True),
+    Column("seeds", lambda latents: latents, count),
+    Column("r", lambda latents: latents.tokens, mean(".2f")),
+)
+_AFTER_ECR: tuple[Column[_Latents], ...] = (
+    _some(lambda latents: latents.between, "between latents", interval(digits=2)),
+    _some(lambda latents: latents.centre, "from centre", interval(digits=2)),
+    _some(
+        lambda latents: latents.label_distance,
+        "apart from labels, by step",
+        lambda rows: _first_steps(_means(rows, ".2f")),
+    ),
+    Column("paths", _paths_known, is_text=True, when=differs(_paths_known)),
+    _paths_column("M", _num_paths),
+    _paths_column("N_eff", _over_paths(lambda paths: paths.n_eff)),
+    _paths_column("N_eff random", _over_paths(lambda paths: paths.n_eff_random)),
+    _some(lambda latents: latents.paths and latents.paths.ratio, "ratio", interval(digits=3)),
+    _some(lambda latents: latents.label_references, "N_eff, labels", _over_paths(lambda paths: paths.n_eff)),
+    _some(
+        lambda latents: latents.label_references and latents.label_references.ratio, "ratio, labels", interval(digits=3)
+    ),
+)
+
+
+def _compression(names: Sequence[Head], cells: Sequence[Measured]) -> Table:
+    lines: list[Line[_Latents]] = []
+    for cell in cells:
+        files = [measures.parallelism for measures in cell.seeds if measures.parallelism is not None]
+        lines += cell.lines([_own(found) for found in files], _paths_known)
+        lines += cell.lines([_labels(found) for found in files if found.label_ecr], _paths_known)
+    items = [latents for line in lines for latents in line.items]
+    ks = sorted({rate.k for latents in items for rate in latents.ecr})
+    columns = [*_BEFORE_ECR, *(column for k in ks for column in _ecr(k)), *_AFTER_ECR]
+    return table(_compression_title(items), names, columns, lines)
+
+
+def _compression_title(items: Sequence[_Latents]) -> str:
+    every = [latents.paths for latents in items if latents.paths]
+    sources = "; ".join(dict.fromkeys(f"{paths.source}, {paths.num_questions} questions" for paths in every))
+    about_paths = (
         f" N_eff: effective number of the M known paths ({sources}), of which the {max(one.top_k for one in every)} "
         "largest entries of a step count; beside it that of random matchings, and the mean ratio. Reference latents "
         "are mean embeddings of a path's spans."
         if every
         else ""
     )
-    if any(line.label_references for line in lines):
-        paths += " N_eff, labels: with what the encoder of the training makes of these spans as references."
+    if any(latents.label_references for latents in items):
+        about_paths += " N_eff, labels: with what the encoder of the training makes of these spans as references."
     distances = (
         " Between latents, from centre: Euclidean distance of an answer's latents from each other and from the mean "
         "input embedding; the former is near zero where they have collapsed into one."
-        if any(line.distances("between_latents") or line.distances("from_centre") for line in lines)
+        if any(latents.between or latents.centre for latents in items)
         else ""
     )
     apart = (
         " Apart from labels: total variation between a step and the label of the gold chain at its place."
-        if any(line.label_distances for line in lines)
+        if any(latents.label_distance for latents in items)
         else ""
     )
     return (
         "Compression and parallelism, from the latent steps of the first answers: what they mixed, what the LM head "
         "reads where hidden states are fed, or the labels that training made of gold chains. ECR@K: tokens of a "
         "latent's segment of the gold chain (r tokens on average) among its K largest entries; chance: with segments "
-        f"shuffled across examples / across examples at the same step.{distances}{apart}{paths} {INTERVALS}"
+        f"shuffled across examples / across examples at the same step.{distances}{apart}{about_paths} {INTERVALS}"
     )
 
 
-def _chances(rates: Sequence[Rate]) -> str:
-    anywhere, in_place = _mean([r.chance for r in rates]), _mean([r.chance_in_place for r in rates])
-    return DASH if anywhere is None else f"{number_text(anywhere, '.2f')} / {number_text(in_place, '.2f')}"
+# Latent steps against the known graph
 
 
-def _over_paths(found: Sequence[Paths], values: Sequence[Interval]) -> str:
-    """An effective number of paths: at least one, at most all."""
-    return _over_seeds(values, bounds=(1, max((paths.max_paths for paths in found), default=1)))
+def _threshold(graph: Graph) -> str:
+    return f"{graph.threshold:g}"
 
 
-def _num_paths(found: Sequence[Paths]) -> str:
-    most = max((paths.max_paths for paths in found), default=0)
-    return f"2 to {most}, mean {number_text(_mean([p.mean_paths for p in found]), '.2f')}" if found else DASH
+def _percents(values: Sequence[Interval | float]) -> str:
+    """Mean over seeds in percent; with an interval where some have one."""
+    if intervals := [value for value in values if isinstance(value, Interval)]:
+        return interval(100, high=1)(intervals)
+    return mean(".1f", 100)(values)
 
 
-def _graphs(cells: Sequence[Measured]) -> Table:
-    graphs = [(cell, [one.graph for one in cell.parallelism if one.graph is not None]) for cell in cells]
-    lines = [(cell, found) for cell, every in graphs for found in _alike(every, _threshold)]
+def _by_step(graphs: Sequence[Graph]) -> str:
+    """Quantities carried / computable at latent step 1, 2 ..."""
+    carried = _means([graph.carried for graph in graphs], ".1f")
+    computable = _means([graph.computable for graph in graphs], ".1f")
+    return _first_steps([f"{some}/{all_}" for some, all_ in zip(carried, computable, strict=True)])
 
-    def share(name: str) -> Callable[[tuple[Measured, list[Graph]]], str]:
-        return lambda line: _percents([getattr(graph, name) for graph in line[1]])
 
-    columns: dict[str, Callable[[tuple[Measured, list[Graph]]], str]] = {
-        **_leading(cells, lambda line: line[0]),
-        **_telling_apart("threshold", lines, lambda line: _threshold(line[1][0])),
-        "seeds": lambda line: str(len(line[1])),
-        "carried": share("share_carried"),
-        "by chance": share("chance_carried"),
-        "two at once": share("share_parallel"),
-        "two by chance": share("chance_parallel"),
-        "by step": lambda line: _by_step(line[1]),
-        "settled": share("settled"),
-        "early": share("early"),
-        "needed first": share("in_order"),
-        "together": share("together"),
-        "needed last": share("reversed"),
-        "gold order": share("gold_order"),
-    }
-    thresholds = ", ".join(dict.fromkeys(_threshold(graph) for _, found in lines for graph in found))
+_GRAPH: tuple[Column[Graph], ...] = (
+    Column("threshold", _threshold, is_text=True, when=differs(_threshold)),
+    Column("seeds", lambda graph: graph, count),
+    Column("carried", lambda graph: graph.share_carried, _percents),
+    Column("by chance", lambda graph: graph.chance_carried, _percents),
+    Column("two at once", lambda graph: graph.share_parallel, _percents),
+    Column("two by chance", lambda graph: graph.chance_parallel, _percents),
+    Column("by step", lambda graph: graph, _by_step),
+    Column("settled", lambda graph: graph.settled, _percents),
+    Column("early", lambda graph: graph.early, _percents),
+    Column("needed first", lambda graph: graph.in_order, _percents),
+    Column("together", lambda graph: graph.together, _percents),
+    Column("needed last", lambda graph: graph.reversed, _percents),
+    Column("gold order", lambda graph: graph.gold_order, _percents),
+)
+
+
+def _graphs(names: Sequence[Head], cells: Sequence[Measured]) -> Table:
+    lines = [line for cell in cells for line in cell.lines(_graphs_of(cell), _threshold)]
+    thresholds = ", ".join(dict.fromkeys(_threshold(graph) for line in lines for graph in line.items))
     title = (
         "Latent steps against the known graph (%). A quantity carries probability at a step where all tokens of its "
         f"value have {thresholds} at least, and is settled from then on. Carried: of the quantities that could be "
@@ -203,17 +252,70 @@ def _graphs(cells: Sequence[Measured]) -> Table:
         "pairs of quantities one of which needs the other. Gold order: of pairs settled apart. Quantities whose value "
         f"is written elsewhere too are left out. By step: carried / computable, means. {INTERVALS}"
     )
-    return _table(title, lines, columns)
+    return table(title, names, _GRAPH, lines)
 
 
-def _by_step(found: Sequence[Graph]) -> str:
-    """Quantities carried / computable at latent step 1, 2 ..."""
-    carried, computable = (_means([getattr(one, name) for one in found], ".1f") for name in ("carried", "computable"))
-    return _first_steps([f"{some}/{all_}" for some, all_ in zip(carried, computable, strict=True)])
+def _graphs_of(cell: Measured) -> list[Graph]:
+    files = [measures.parallelism for measures in cell.seeds if measures.parallelism is not None]
+    return [found.graph for found in files if found.graph is not None]
 
 
-def _means_by_step(found: Sequence[Sequence[float]]) -> str:
-    return _first_steps(_means(found, ".2f"))
+# Latent reliance
+
+
+_RELIANCE: tuple[Column[Effect], ...] = (
+    Column("latents", lambda effect: effect.name, is_text=True),
+    Column("seeds", lambda effect: effect, count),
+    Column("accuracy", lambda effect: effect.accuracy, interval(100, high=1)),
+    Column("change", lambda effect: effect.change, interval(100, low=-1, high=1)),
+    Column("p", lambda effect: effect.p_value, lambda values: number_text(max(values), ".2g")),
+)
+
+
+def _reliance(names: Sequence[Head], cells: Sequence[Measured]) -> Table:
+    lines = [line for cell in cells for line in cell.lines(_effects_of(cell), lambda effect: effect.name)]
+    return table(RELIANCE_TITLE, names, _RELIANCE, lines)
+
+
+def _effects_of(cell: Measured) -> list[Effect]:
+    files = [measures.reliance for measures in cell.seeds if measures.reliance is not None]
+    return [effect for found in files for effect in effects(found)]
+
+
+# Cost of an answer
+
+
+def _circumstances(cost: CostFile) -> str:
+    gpus = cost.hardware.get("gpus") or []
+    machine = ", ".join(map(str, gpus)) or f"{cost.hardware.get('cores')} cores of {cost.hardware.get('cpu')}"
+    return f"batch {cost.batch_size} on {machine} beside {re.sub(r'-s[0-9]+$', '', cost.reference)}"
+
+
+_COST: tuple[Column[CostFile], ...] = (
+    Column("circumstances", _circumstances, is_text=True, when=differs(_circumstances)),
+    Column("seeds", lambda cost: cost, count),
+    Column("FLOPs", lambda cost: cost.flops, mean(".2e")),
+    Column("ms, batch 1", lambda cost: 1000 * median(cost.seconds_single), mean(".1f")),
+    Column("ratio, batch 1", lambda cost: cost.ratio_single, mean(".2f")),
+    Column("ms, full batch", lambda cost: 1000 * median(cost.seconds_full), mean(".2f")),
+    Column("ratio, full batch", lambda cost: cost.ratio_full, mean(".2f")),
+    Column("peak MiB", lambda cost: cost.peak_memory_bytes, mean(".0f", 2**-20)),
+)
+
+
+def _cost(names: Sequence[Head], cells: Sequence[Measured]) -> Table:
+    lines = [
+        line
+        for cell in cells
+        for line in cell.lines([one.cost for one in cell.seeds if one.cost is not None], _circumstances)
+    ]
+    circumstances = "; ".join(dict.fromkeys(_circumstances(line.items[0]) for line in lines))
+    title = (
+        "Cost of an answer: floating-point operations by the formula of measures/answer_cost.py; milliseconds at batch "
+        f"1 and at full batch, medians of rounds ({circumstances}); ratios to the reference, which took turns with the "
+        "run; peak memory of the evaluation's process. Means over seeds."
+    )
+    return table(title, names, _COST, lines)
 
 
 def _means(rows: Sequence[Sequence[float]], spec: str) -> list[str]:
@@ -223,105 +325,7 @@ def _means(rows: Sequence[Sequence[float]], spec: str) -> list[str]:
 
 
 def _first_steps(texts: Sequence[str], shown: int = 8) -> str:
-    return ", ".join([*texts[:shown], *["..."] * (len(texts) > shown)]) or DASH
-
-
-def _reliance(cells: Sequence[Measured]) -> Table:
-    lines: list[tuple[Measured, str, list[Effect]]] = []
-    for cell in cells:
-        files = [one.reliance for one in cell.seeds if one.reliance is not None]
-        found = [{effect.name: effect for effect in effects(one)} for one in files]
-        for name in dict.fromkeys(name for one in found for name in one):
-            lines.append((cell, name, [one[name] for one in found if name in one]))
-    columns: dict[str, Callable[[tuple[Measured, str, list[Effect]]], str]] = {
-        **_leading(cells, lambda line: line[0]),
-        "latents": lambda line: line[1],
-        "seeds": lambda line: str(len(line[2])),
-        "accuracy": lambda line: _over_seeds([effect.accuracy for effect in line[2]], 100, 1, (0, 1)),
-        "change": lambda line: _over_seeds([effect.change for effect in line[2]], 100, 1, (-1, 1)),
-        "p": lambda line: number_text(max(effect.p_value for effect in line[2]), ".2g"),
-    }
-    return _table(" ".join(RELIANCE_TITLE.split()), lines, columns)
-
-
-def _cost(cells: Sequence[Measured]) -> Table:
-    costs = [(cell, [one.cost for one in cell.seeds if one.cost is not None]) for cell in cells]
-    lines = [(cell, found) for cell, every in costs for found in _alike(every, _circumstances)]
-
-    def mean(value: Callable[[CostFile], float | None], spec: str) -> Callable[[tuple[Measured, list[CostFile]]], str]:
-        return lambda line: number_text(_mean([number for one in line[1] if (number := value(one)) is not None]), spec)
-
-    columns: dict[str, Callable[[tuple[Measured, list[CostFile]]], str]] = {
-        **_leading(cells, lambda line: line[0]),
-        **_telling_apart("circumstances", lines, lambda line: _circumstances(line[1][0])),
-        "seeds": lambda line: str(len(line[1])),
-        "FLOPs": mean(lambda one: one.flops, ".2e"),
-        "ms, batch 1": mean(lambda one: 1000 * median(one.seconds_single), ".1f"),
-        "ratio, batch 1": mean(lambda one: one.ratio_single, ".2f"),
-        "ms, full batch": mean(lambda one: 1000 * median(one.seconds_full), ".2f"),
-        "ratio, full batch": mean(lambda one: one.ratio_full, ".2f"),
-        "peak MiB": mean(lambda one: None if one.peak_memory_bytes is None else one.peak_memory_bytes / 2**20, ".0f"),
-    }
-    title = (
-        "Cost of an answer: floating-point operations by the formula of runs/cost.py; milliseconds at batch 1 and at "
-        f"full batch, medians of rounds ({'; '.join(dict.fromkeys(_circumstances(line[1][0]) for line in lines))}); "
-        "ratios to the reference, which took turns with the run; peak memory of the evaluation's process. Means over "
-        "seeds."
-    )
-    return _table(title, lines, columns)
-
-
-def _circumstances(found: CostFile) -> str:
-    gpus = found.hardware.get("gpus") or []
-    machine = ", ".join(map(str, gpus)) or f"{found.hardware.get('cores')} cores of {found.hardware.get('cpu')}"
-    return f"batch {found.batch_size} on {machine} beside {re.sub(r'-s[0-9]+$', '', found.reference)}"
-
-
-def _paths_known(found: ParallelismFile, *, labels: bool) -> str:
-    """Of labels none are looked at."""
-    return f"{found.paths.source}, at most {found.paths.cap}" if found.paths and not labels else ""
-
-
-def _threshold(found: Graph) -> str:
-    return f"{found.threshold:g}"
-
-
-def _alike(found: Sequence[T], how: Callable[[T], str]) -> list[list[T]]:
-    """What was measured alike, together: nothing else may be averaged."""
-    groups: dict[str, list[T]] = {}
-    for one in found:
-        groups.setdefault(how(one), []).append(one)
-    return list(groups.values())
-
-
-def _telling_apart(name: str, lines: Sequence[T], how: Callable[[T], str]) -> dict[str, Callable[[T], str]]:
-    """A column that says how each line was measured, where that is not the same for all."""
-    return {name: lambda line: how(line) or DASH} if len({how(line) for line in lines}) > 1 else {}
-
-
-def _leading(cells: Sequence[Measured], cell_of: Callable[[T], Measured]) -> dict[str, Callable[[T], str]]:
-    names = dict.fromkeys(name for cell in cells for name in cell.names)
-    return {name: lambda line, name=name: cell_of(line).names[name] for name in names}  # type: ignore[misc]
-
-
-def _table(title: str, lines: Sequence[T], columns: Mapping[str, Callable[[T], str]]) -> Table:
-    texts = tuple(tuple(text(line) for text in columns.values()) for line in lines)
-    return Table(title=title, headings=tuple(columns), lines=texts)
-
-
-def _percents(values: Sequence[Interval | float | None]) -> str:
-    """Mean over seeds in percent; with an interval where each has one, or where there are several."""
-    there = [value for value in values if value is not None]
-    if intervals := [value for value in there if isinstance(value, Interval)]:
-        return _over_seeds(intervals, 100, 1, (0, 1))
-    mean = _mean([value for value in there if not isinstance(value, Interval)])
-    return DASH if mean is None else f"{100 * mean:.1f}"
-
-
-def _over_seeds(
-    values: Sequence[Interval], scale: float = 1, digits: int = 2, bounds: tuple[float, float] = (0, inf)
-) -> str:
-    return interval_text(over_seeds(values, *bounds), scale, digits)
+    return ", ".join([*texts[:shown], *["..."] * (len(texts) > shown)]) or "–"
 
 
 def _mean(values: Sequence[float]) -> float | None:

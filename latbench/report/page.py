@@ -11,15 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from latbench.evaluation.metrics import Summary
-from latbench.measures.files import Measures
-from latbench.report import formats
-from latbench.report.browse import Browsable, Choice, browsable, record_chunks, script_text
+from latbench.report.browse import Asked, Browsable, Choice, browsable, record_chunks, script_text
 from latbench.report.chart import HEIGHT, WIDTH, chart
+from latbench.report.columns import meanings
 from latbench.report.reported import LEGEND as REPORTED_LEGEND
 from latbench.report.reported import TITLE as REPORTED_TITLE
 from latbench.report.reported import Reported, reported_tables
-from latbench.report.table import Row
+from latbench.report.rows import Row
+from latbench.report.sections import NOTHING, Section
 
 RECORD_FILES = "leaderboard-records"  # folder beside the page
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -27,24 +26,26 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 def to_html(
     rows: Sequence[Row],
-    summaries: Sequence[Summary],
+    sections: Sequence[Section],
     choices: Mapping[Path, Choice],
+    asked: Asked,
     reported: Sequence[Reported] = (),
     *,
-    measures: Mapping[Path, Measures] | None = None,
     all_records: bool = False,
 ) -> str:
     """The page.
 
     Args:
-        summaries: the runs of the rows; choices, measures: what may be shown of their records, and what was measured
-            of them, by folder.
+        rows: the runs, in the order in which `record_files` numbers them.
+        sections: their tables.
+        choices: what may be shown of their records, by the folder of the evaluation.
+        asked: the examples of an evaluation.
+        reported: published numbers, shown on demand.
         all_records: the files of `record_files` stand beside the page.
     """
     import jinja2
 
-    runs = browsable(summaries, choices, measures or {})
-    sections = formats.report_sections(rows)
+    runs = browsable(rows, choices, asked)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -53,8 +54,8 @@ def to_html(
     return environment.get_template("page.html").render(
         sections=[(section, chart(section.cells)) for section in sections],
         tabs=_tabs(sections),
-        legend=[item.removeprefix("- ") for item in formats.LEGEND.replace("\n  ", " ").splitlines()],
-        nothing=formats.NOTHING,
+        legend=meanings(),
+        nothing=NOTHING,
         reported=reported_tables(reported),
         reported_title=REPORTED_TITLE,
         reported_legend=REPORTED_LEGEND,
@@ -66,15 +67,15 @@ def to_html(
     )
 
 
-def record_files(summaries: Sequence[Summary], measures: Mapping[Path, Measures]) -> Iterator[tuple[str, str]]:
+def record_files(rows: Sequence[Row], asked: Asked) -> Iterator[tuple[str, str]]:
     """Names, relative to the page, and texts of the files that hold all records, a part of a run's in each."""
-    for number, summary in enumerate(summaries):
-        for index, part in enumerate(record_chunks(summary, measures.get(summary.folder))):
+    for number, row in enumerate(rows):
+        for index, part in enumerate(record_chunks(row, asked)):
             text = f"latbenchRecords({number}, {index}, {script_text(part)});\n"
             yield f"{RECORD_FILES}/{number}-{index}.js", text
 
 
-def _tabs(sections: Sequence[formats.Section]) -> list[str]:
+def _tabs(sections: Sequence[Section]) -> list[str]:
     """Names of the sections; several test sets of one split are told apart by their size and hash."""
     titles = [section.title for section in sections]
     keys = [section.cells[0].section for section in sections]
@@ -84,24 +85,20 @@ def _tabs(sections: Sequence[formats.Section]) -> list[str]:
     ]
 
 
-def _section_data(section: formats.Section, runs: Sequence[Browsable], all_records: bool) -> dict[str, Any]:
+def _section_data(section: Section, runs: Sequence[Browsable], all_records: bool) -> dict[str, Any]:
     """Runs and questions of a section; numbers of runs are those of `record_files`."""
-    key = section.cells[0].section
-    own = [
-        (number, run)
-        for number, run in enumerate(runs)
-        if (run.summary.manifest.task, run.summary.manifest.split, run.summary.n, run.summary.test_set) == key
-    ]
-    order = {row.run: place for place, row in enumerate(row for cell in section.cells for row in cell.rows)}
-    own.sort(key=lambda item: order.get(item[1].summary.manifest.run, len(order)))
+    rows = [row for cell in section.cells for row in cell.rows]
+    shown, order = set(map(id, rows)), {row.manifest.run: place for place, row in enumerate(rows)}
+    own = [(number, run) for number, run in enumerate(runs) if id(run.row) in shown]
+    own.sort(key=lambda item: order[item[1].row.manifest.run])
     return {
         "runs": [
             {
                 "number": number,
-                "name": run.summary.manifest.run,
-                "method": run.summary.manifest.method,
-                "variant": run.summary.manifest.variant,
-                "seed": run.summary.manifest.seed,
+                "name": run.row.manifest.run,
+                "method": run.row.manifest.method,
+                "variant": run.row.manifest.variant,
+                "seed": run.row.manifest.seed,
                 "total": run.num_records,
                 "files": RECORD_FILES if all_records else None,
                 "records": run.records,

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from latbench.evaluation.statistics import Interval
-from latbench.report.formats import interval_text
-from latbench.report.table import Cell, sections
+from latbench.report.columns import interval_text
+from latbench.report.rows import Cell, comparable
 from latbench.util.files import temporary
 
 # Okabe and Ito's palette (jfly.uni-koeln.de/color), told apart with every form of colour blindness; yellow left out,
@@ -41,14 +41,14 @@ def plot(cells: Sequence[Cell], path: Path, scale: Scale = "auto") -> None:
     Raises: ValueError: another suffix, no cell to draw, or the file cannot be written.
     """
     refuse_format(path)
-    drawn = sections(cell for cell in cells if cell.chain_length)
+    drawn = comparable(cell for cell in cells if cell.chain_length)
     if not drawn:
         raise ValueError("nothing to plot: no cell has a chain length; evaluate a run first")
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    methods = sorted({cell.rows[0].method for section in drawn for cell in section})
+    methods = sorted({cell.identity.method for section in drawn for cell in section})
     columns = min(COLUMNS, len(drawn))
     lines = ceil(len(drawn) / columns)
     settings = {"svg.hashsalt": "latbench", "svg.fonttype": "path", "font.size": 10, "axes.titlesize": 11}
@@ -93,7 +93,7 @@ def _draw(panel: Any, section: Sequence[Cell], methods: Sequence[str], scale: Sc
     panel.spines[["top", "right"]].set_visible(False)
     panel.tick_params(colors=INK)
     for cell in section:
-        colour, marker = _style(cell, methods)
+        colour, marker = _style(cell.identity.method, methods)
         (x, across), (y, along) = _point(_length(cell), 1, inf), _point(cell.accuracy, 100, 100)
         panel.errorbar(
             x, y, xerr=across, yerr=along, fmt=marker, color=colour, markersize=7, markeredgecolor="white",
@@ -114,9 +114,9 @@ def _length(cell: Cell) -> Interval:
     return cell.chain_length
 
 
-def _style(cell: Cell, methods: Sequence[str]) -> tuple[str, str]:
-    """Colour and marker of the cell's method; with both the first 49 methods differ."""
-    index = methods.index(cell.rows[0].method)
+def _style(method: str, methods: Sequence[str]) -> tuple[str, str]:
+    """Colour and marker of a method; with both the first 49 methods differ."""
+    index = methods.index(method)
     return COLOURS[index % len(COLOURS)], MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
 
 
@@ -151,7 +151,7 @@ def _label(panel: Any, section: Sequence[Cell], methods: Sequence[str]) -> None:
     frame = panel.get_window_extent(renderer)
     taken = [box for cell in section for box in _obstacles(panel, cell)]
     for cell in sorted(section, key=lambda cell: (_length(cell).value, cell.accuracy.value, cell.label)):
-        colour, _ = _style(cell, methods)
+        colour, _ = _style(cell.identity.method, methods)
         point = (_length(cell).value, 100 * cell.accuracy.value)
         text = panel.annotate(
             _short(cell.label), point, textcoords="offset points", xytext=(0, 0), color=colour, fontsize=9, zorder=4,

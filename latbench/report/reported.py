@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields
 from math import isfinite
 from pathlib import Path
 
-from latbench.report.formats import Table, markdown_table, markdown_text
+from latbench.report.markdown import markdown_table, markdown_text
+from latbench.report.table import Head, Table
 
 REPORTED = "reported.csv"
 TITLE = "Reported, not measured"
@@ -94,10 +95,12 @@ def reported_tables(rows: Sequence[Reported]) -> list[Table]:
         lines: dict[tuple[str, ...], dict[str, Reported]] = {}
         for row in own:
             lines.setdefault(_setting(row), {})[row.metric] = row
-        headings = ("method", "variant", "backbone", "trained on", *metrics, "source", "read from")
-        tables.append(
-            Table(title=task, headings=headings, lines=tuple(_line(found, metrics) for found in lines.values()))
+        heads = (
+            *_text("method", "variant", "backbone", "trained on"),
+            *map(Head, metrics),
+            *_text("source", "read from"),
         )
+        tables.append(Table(title=task, heads=heads, lines=tuple(_line(found, metrics) for found in lines.values())))
     return tables
 
 
@@ -107,6 +110,10 @@ def reported_markdown(rows: Sequence[Reported]) -> str:
     for table in reported_tables(rows):
         parts += [f"## Reported: {markdown_text(table.title)}", markdown_table(table)]
     return "\n\n".join(parts) + "\n"
+
+
+def _text(*names: str) -> list[Head]:
+    return [Head(name, is_text=True) for name in names]
 
 
 def _setting(row: Reported) -> tuple[str, ...]:

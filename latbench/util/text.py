@@ -1,4 +1,4 @@
-"""Text that somebody else wrote, made fit to be shown."""
+"""Text that somebody else wrote, made fit to be shown and to be written."""
 
 from __future__ import annotations
 
@@ -6,3 +6,13 @@ from __future__ import annotations
 def printable(text: str) -> str:
     """One line in which line ends, control, formatting and invisible characters are escapes as in a Python literal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def encodable(text: str) -> str:
+    """The text with lone surrogates, which no file can hold, as escapes such as `\\udce9`."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def plain(text: str) -> str:
+    """The text as one line that can be encoded."""
+    return " ".join(encodable(text).split())

@@ -14,7 +14,8 @@ from latbench.evaluation.statistics import median_ratio
 from latbench.measures.answer_cost import AnswerFlops, cost
 from latbench.measures.files import COST, CostFile, Measures, read_measure, read_measures
 from latbench.method import Method
-from latbench.report.measure_tables import measure_text
+from latbench.report.markdown import markdown_tables
+from latbench.report.measure_tables import tables_of_run
 from latbench.runs.run import Run
 
 
@@ -69,7 +70,7 @@ def test_command_and_table(runs: dict[str, Run], capsys: pytest.CaptureFixture[s
     run = runs["coconut"]
     folder = job_of(run).folder
     found = read_measures(read_evaluation(folder))[0].cost
-    line = measure_text(Measures(cost=found)).splitlines()[-1]
+    line = markdown_tables(tables_of_run(Measures(cost=found))).splitlines()[-1]
     assert "1.00" in line
 
 

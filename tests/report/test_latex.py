@@ -12,7 +12,8 @@ from latbench.evaluation.metrics import summarise
 from latbench.report.latex import latex_text, to_latex
 from latbench.report.leaderboard import leaderboard
 from latbench.report.reported import read_reported
-from latbench.report.table import rows
+from latbench.report.rows import rows
+from latbench.report.sections import report_sections
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -38,7 +39,7 @@ def test_environments_are_closed_and_every_line_has_as_many_fields_as_columns(ma
         make([record("a"), record("b", num_latents=0)], run="two", setting="s2", variant="x\\\\y"),
         make([record("a")], run="three", split="validation", data=_data("synth/validation")),
     ]
-    text = to_latex(rows([summarise(run) for run in runs]))
+    text = to_latex(report_sections(rows([summarise(run) for run in runs])))
     tables = re.findall(r"\\begin\{table\*\}\n(.*?)\\end\{table\*\}", text, re.DOTALL)
     assert len(tables) == 3  # two sections, and what training reported in one
     for number, table in enumerate(tables, start=1):
@@ -54,7 +55,7 @@ def test_environments_are_closed_and_every_line_has_as_many_fields_as_columns(ma
 
 
 def test_a_line_never_begins_with_what_a_line_end_takes_as_its_argument(make: Any, record: Any) -> None:
-    text = to_latex(rows([summarise(make([record("a")], method="[2pt]"))]))
+    text = to_latex(report_sections(rows([summarise(make([record("a")], method="[2pt]"))])))
     assert "\n{}[2pt] & " in text
 
 
@@ -63,7 +64,7 @@ def test_nothing_complete_is_a_comment() -> None:
 
 
 def test_published_numbers_have_captions_that_say_so(make: Any, record: Any, tmp_path: Path) -> None:
-    measured = rows([summarise(make([record("a")]))])
+    measured = report_sections(rows([summarise(make([record("a")]))]))
     reported = read_reported(RESULTS / "reported.csv")
     text = to_latex(measured, reported)
     assert text.startswith(to_latex(measured).rstrip("\n"))

@@ -15,7 +15,7 @@ from latbench.report.leaderboard import find_evaluations, leaderboard
 
 
 def test_no_module_of_the_report_imports_torch_or_a_plotting_library() -> None:
-    modules = ["leaderboard", "compare", "plot", "metrics", "statistics", "tables", "formats", "page", "latex"]
+    modules = ["leaderboard", "plot", "rows", "sections", "csv", "table", "columns", "page", "latex"]
     code = f"import sys, {', '.join('latbench.report.' + name for name in modules)}\n"
     heavy = "('torch', 'transformers', 'pandas', 'matplotlib', 'scipy', 'numpy', 'tabulate')"
     code += f"print([name for name in {heavy} if name in sys.modules])"
@@ -69,7 +69,7 @@ def test_what_cannot_be_counted_is_left_out_and_named(make: Any, record: Any, tm
     with (damaged.folder / RECORDS).open("ab") as file:
         file.write(b'{"id": "c", "tex')
     result = leaderboard([tmp_path])
-    assert [row.run for cell in result.cells for row in cell.rows] == ["good", "damaged"]
+    assert [row.manifest.run for cell in result.cells for row in cell.rows] == ["good", "damaged"]
     for run, reason in {
         "half": "left out: .*half: incomplete, 1 of 2 records",
         "twice": "left out: .*twice: 1 answers are recorded more than once",
@@ -88,7 +88,11 @@ def test_a_cut_record_is_counted_and_the_other_questions_used_apart(make: Any, r
     path = cut.folder / RECORDS
     path.write_bytes(path.read_bytes()[:-10])
     result = leaderboard([tmp_path])
-    shown = {row.run: (row.n, row.samples, row.accuracy) for cell in result.cells for row in cell.rows}
+    shown = {
+        row.manifest.run: (row.summary.n, row.summary.samples, row.summary.accuracy.value)
+        for cell in result.cells
+        for row in cell.rows
+    }
     assert shown == {"whole": (2, 1, 1), "cut": (2, 2, 1)}, "a question with half its answers is left out"
     (notice,) = result.notices
     assert notice.endswith("cut: 1 unreadable lines were passed over; what is left, 4 records, has a table of its own")
@@ -110,7 +114,10 @@ def test_a_damaged_copy_does_not_take_the_place_of_the_whole_run(make: Any, reco
     path = damaged.folder / RECORDS
     path.write_bytes(path.read_bytes()[:-10])
     result = leaderboard([tmp_path])
-    assert {row.run: row.n for cell in result.cells for row in cell.rows} == {"a_damaged": 1, whole.manifest.run: 2}
+    assert {row.manifest.run: row.summary.n for cell in result.cells for row in cell.rows} == {
+        "a_damaged": 1,
+        whole.manifest.run: 2,
+    }
     assert len(result.notices) == 1, "the lost line alone"
 
 
@@ -119,7 +126,7 @@ def test_only_shows_the_rows_that_an_expression_fits(make: Any, record: Any, tmp
     make([record("a")], run="two", method="cot", variant="train.epochs=5", setting="s2")
     make([record("a")], run="three", method="codi", variant="", setting="s3")
     board = leaderboard([tmp_path], ["csv", "html"], only=r"^synth (cot|codi)$")
-    assert {row.run for cell in board.cells for row in cell.rows} == {"one", "three"}
+    assert {row.manifest.run for cell in board.cells for row in cell.rows} == {"one", "three"}
     assert not any("train.epochs" in text or '"two"' in text for text in board.text_by_format.values())
     for wrong, sentence in (
         ("(", r"'\(' is no regular expression: missing \)"),

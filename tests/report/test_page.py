@@ -15,14 +15,16 @@ import pytest
 import torch
 
 from latbench.decoding.trace import LatentTrace
+from latbench.evaluation.asked import asked
 from latbench.evaluation.metrics import summarise
 from latbench.evaluation.records import RECORDS, TRACE, TRACE_HEADER, Evaluation
 from latbench.measures.latents import stored_latents
-from latbench.report.browse import MAX_RECORDS, Choice, browsable, choice, write_latents
+from latbench.measures.shown_latents import MAX_RECORDS, choice, write_latents
+from latbench.report.browse import Choice, browsable
 from latbench.report.chart import chart, pareto_front
 from latbench.report.leaderboard import leaderboard
 from latbench.report.page import _sort_key
-from latbench.report.table import cells, rows
+from latbench.report.rows import cells, rows
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
@@ -53,10 +55,11 @@ def data(page: str) -> Any:
 
 def write_trace(run: Evaluation, steps: list[list[tuple[int, float]]]) -> None:
     """A trace of one chunk: each record has these latent steps, as (token id, weight)."""
-    from latbench.measures import trace as stored
+    from latbench.measures import trace
+    from latbench.measures.latents import HEADER, TraceHeader, chunk_path
 
     count = len(run.records)
-    header = stored.TraceHeader(
+    header = TraceHeader(
         run=run.manifest.run, setting=run.manifest.setting, questions_sha256=run.manifest.questions_sha256, n=count,
         samples=1, chunk=count, top_k=2, git_commit=None, versions={},
     )  # fmt: skip
@@ -73,8 +76,8 @@ def write_trace(run: Evaluation, steps: list[list[tuple[int, float]]]) -> None:
 
     folder = run.folder / TRACE
     folder.mkdir()
-    stored._write_chunk(stored._chunk_path(folder, 0), stored._tensors([Answer()] * count), header)  # type: ignore[list-item]
-    (folder / TRACE_HEADER).write_text(stored._HEADER.dump_json(header).decode())
+    trace._write_chunk(chunk_path(folder, 0), trace._tensors([Answer()] * count), header)  # type: ignore[list-item]
+    (folder / TRACE_HEADER).write_text(HEADER.dump_json(header).decode())
 
 
 @pytest.fixture
@@ -93,7 +96,7 @@ def board(make: Any, record: Any, tmp_path: Path) -> Path:
 
 
 def written(folder: Path, **options: Any) -> Path:
-    leaderboard([folder], ["html"], folder / "out", **options)
+    leaderboard([folder], ["html"], folder / "out", asked=asked, **options)
     return folder / "out" / "leaderboard.html"
 
 
@@ -224,6 +227,17 @@ def test_the_page_needs_nothing_from_outside_and_is_the_same_again(board: Path) 
     assert page == written(board).read_text(encoding="utf-8")
 
 
+def test_a_lone_surrogate_anywhere_is_shown_as_an_escape(make: Any, record: Any, tmp_path: Path) -> None:
+    lone = "\udce9"
+    make([record("alone", text=lone, extracted=lone, gold=lone, reasoning=lone)], variant=f"v{lone}")
+    for name in ("train_data", "backbone", "setting", "method", "layout"):
+        make([record("a")], run=name, **{name: name + lone})
+    runs = [run for section in data(written(tmp_path).read_text(encoding="utf-8")) for run in section["runs"]]
+    (shown,) = [one for run in runs for one in run["records"] if one["id"] == "alone"]
+    assert shown["text"] == "\\udce9"
+    assert leaderboard([tmp_path], ["md", "csv", "latex"], tmp_path / "out").paths
+
+
 def test_templates_ship_with_the_package() -> None:
     root = Path(__file__).parents[2]
     patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["latbench"]
@@ -257,7 +271,7 @@ def test_latent_steps_are_those_of_the_stored_trace(make: Any, record: Any) -> N
     run = make([record("a", num_latents=2), record("b", num_latents=2)])
     assert stored_latents(run.folder, run.manifest) is None
     write_trace(run, [[(5, 0.75), (2, 0.25)], [(1, 0.5), (7, 0.125)]])
-    (shown,) = browsable([summarise(run)], {run.folder: Choice.of(run.records)})
+    (shown,) = browsable(rows([summarise(run)]), {run.folder: Choice.of(run.records)})
     assert [row["steps"] for row in shown.records] == [
         [[1.0, [["#5", 0.75], ["#2", 0.25]]], [2.0, [["#1", 0.5], ["#7", 0.125]]]]
     ] * 2  # ids, since there is no tokenizer at hand
@@ -276,7 +290,7 @@ def test_the_page_has_the_same_latent_steps_where_the_trace_is_gone(make: Any, r
     assert written(tmp_path).read_text(encoding="utf-8") == traced
     path.write_text(path.read_text().replace('"run0"', '"run1"'))
     (notice,) = leaderboard([tmp_path]).notices
-    assert "latents.json is of another run (run1, its records run0); remove it, or measure again with" in notice
+    assert "latents.json is of another run (run1, now run0); remove it, or measure again with" in notice
 
 
 def test_nothing_is_written_of_an_evaluation_without_records_or_trace(make: Any, record: Any) -> None:
@@ -291,7 +305,7 @@ def test_a_trace_of_other_answers_or_a_damaged_one_is_not_shown(make: Any, recor
     run = make([record("a", num_latents=1)])
     write_trace(run, [[(5, 0.75), (2, 0.25)]])
     (run.folder / "trace" / "chunk-00000.safetensors").write_bytes(b"nothing")
-    (shown,) = browsable([summarise(run)], {run.folder: Choice.of(run.records)})
+    (shown,) = browsable(rows([summarise(run)]), {run.folder: Choice.of(run.records)})
     assert "steps" not in shown.records[0]
     header = run.folder / "trace" / "trace.json"
     header.write_text(header.read_text().replace('"run0"', '"run1"'))
@@ -320,10 +334,10 @@ def test_the_front_holds_what_no_cell_beats(make: Any, record: Any) -> None:
         return summarise(make(records, run=run, setting=run))
 
     made = cells(rows([summary("short", 2, 0), summary("best", 9, 8), summary("beaten", 8, 9), summary("tie", 9, 9)]))
-    assert [cell.rows[0].run for cell in pareto_front(made)] == ["short", "best"]
+    assert [cell.rows[0].manifest.run for cell in pareto_front(made)] == ["short", "best"]
     picture = chart(made)
     assert picture is not None
-    by_run = {cell.rows[0].run: point for cell, point in zip(made, picture.points, strict=True)}
+    by_run = {cell.rows[0].manifest.run: point for cell, point in zip(made, picture.points, strict=True)}
     assert by_run["short"].x < by_run["best"].x < by_run["tie"].x
     assert by_run["short"].y > by_run["beaten"].y > by_run["best"].y  # y points down
     assert [by_run[name].on_front for name in ("short", "best", "beaten", "tie")] == [True, True, False, False]

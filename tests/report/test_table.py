@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import fields
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from latbench.evaluation.metrics import Summary, summarise
 from latbench.evaluation.statistics import Interval, mean_interval, wilson_interval
-from latbench.report.formats import DASH, interval_text, number_text, to_csv, to_markdown
-from latbench.report.table import Row, cells, rows, sections
+from latbench.measures.files import Measures
+from latbench.report.columns import COLUMNS, DASH, IDENTITY, Column, interval_text, mean, number_text
+from latbench.report.csv import to_csv
+from latbench.report.latex import to_latex
+from latbench.report.markdown import to_markdown
+from latbench.report.rows import Row, cells, comparable, rows
+from latbench.report.sections import report_sections
+from latbench.report.table import Head
 
 REQUIRED = [
     "task",
@@ -74,6 +81,13 @@ def run(make: Any, record: Any) -> Any:
     return summary
 
 
+EXACT = {"model": {"dtype": "float32"}}
+
+
+def markdown(rows: list[Row]) -> str:
+    return to_markdown(report_sections(rows))
+
+
 def table_lines(text: str) -> list[list[str]]:
     return [[part.strip() for part in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
 
@@ -106,7 +120,7 @@ def test_other_questions_or_numbers_of_answers_are_never_put_in_one_cell(run: An
     for other in (run("more", n=5, seed=1), ids, run("twice", samples=2, seed=1)):
         made = cells(rows([run("few " + other.manifest.run), other]))
         assert [len(cell.rows) for cell in made] == [1, 1]
-    assert len(sections(cells(rows([run("same"), ids])))) == 2
+    assert len(comparable(cells(rows([run("same"), ids])))) == 2
 
 
 def test_rows_are_sorted_by_task_then_accuracy_whatever_their_order(run: Any) -> None:
@@ -114,14 +128,15 @@ def test_rows_are_sorted_by_task_then_accuracy_whatever_their_order(run: Any) ->
 
     other = {"task": "aime", "data": {"aime/test": Fingerprint(source="a", sha256="1", num_examples=4)}}
     summaries = [run("a", 1), run("b", 3, setting="s2"), run("c", 2, **other), run("d", 2, setting="s3")]
-    assert [row.run for row in rows(summaries)] == ["c", "b", "d", "a"]
-    for write in (to_csv, to_markdown):
+    assert [row.manifest.run for row in rows(summaries)] == ["c", "b", "d", "a"]
+    for write in (to_csv, markdown):
         assert write(rows(summaries)) == write(rows(summaries[::-1]))
 
 
 def test_compression_refers_to_the_gold_chain_where_there_is_one(run: Any) -> None:
     (row,) = rows([run("a", length=4, gold=12)])
-    assert (row.compression, row.reference, row.reference_length) == (3, "gold chain", 12)
+    assert row.compression is not None
+    assert (row.compression.value, row.reference.name, row.reference.mean_length) == (3, "gold chain", 12)
 
 
 def test_compression_refers_to_cot_on_the_same_questions_and_backbone_where_there_is_no_gold_chain(run: Any) -> None:
@@ -133,12 +148,11 @@ def test_compression_refers_to_cot_on_the_same_questions_and_backbone_where_ther
         run("cot-variant", length=50, method="cot", variant="lr=1", setting="s2"),
         run("cot-layout", length=60, method="cot", layout="coconut"),
     ]
-    by_run = {row.run: row for row in rows(summaries)}
-    assert by_run["latent"].reference == "run cot-0, cot-1"
-    assert by_run["latent"].compression == 12 / 4
-    assert by_run["cot-far"].compression == 1
-    assert by_run["cot-variant"].compression == 12 / 50
-    assert by_run["cot-layout"].reference == "run cot-layout"
+    made = rows(summaries)
+    names = {row.manifest.run: row.reference.name for row in made}
+    ratios = {row.manifest.run: row.compression.value for row in made if row.compression}
+    assert (names["latent"], names["cot-layout"]) == ("run cot-0, cot-1", "run cot-layout")
+    assert (ratios["latent"], ratios["cot-far"], ratios["cot-variant"]) == (12 / 4, 1, 12 / 50)
 
 
 def test_no_compression_without_reasoning_or_reference(run: Any) -> None:
@@ -147,7 +161,7 @@ def test_no_compression_without_reasoning_or_reference(run: Any) -> None:
 
 
 def test_markdown_names_reference_interval_and_length_and_shows_an_interval_in_every_cell(run: Any) -> None:
-    text = to_markdown(rows([run("a", 3, gold=12, variant="c=3"), run("b", 1, length=0, gold=12, method="direct")]))
+    text = markdown(rows([run("a", 3, gold=12, variant="c=3"), run("b", 1, length=0, gold=12, method="direct")]))
     for fact in (
         "Wilson",
         "Student's t",
@@ -164,7 +178,7 @@ def test_markdown_names_reference_interval_and_length_and_shows_an_interval_in_e
 
 def test_markdown_tells_cells_apart_by_what_differs(run: Any) -> None:
     def header(*summaries: Summary) -> list[str]:
-        return table_lines(to_markdown(rows(summaries)))[0]
+        return table_lines(markdown(rows(summaries)))[0]
 
     base = run("a")
     assert not {"setting", "backbone", "layout", "training data"} & set(header(base))
@@ -175,22 +189,22 @@ def test_markdown_tells_cells_apart_by_what_differs(run: Any) -> None:
 
 
 def test_markdown_shows_the_passes_and_operations_of_training(run: Any) -> None:
-    header, _, line = table_lines(to_markdown(rows([run("a"), run("b", seed=1, train={"epochs": 2.5, "flops": 4e12})])))
+    header, _, line = table_lines(markdown(rows([run("a"), run("b", seed=1, train={"epochs": 2.5, "flops": 4e12})])))
     shown = dict(zip(header, line, strict=True))
     assert (shown["passes"], shown["train FLOPs"]) == ("2", "3.00e+12")
 
 
 def test_other_test_sets_stand_in_tables_of_their_own(run: Any) -> None:
-    text = to_markdown(rows([run("a"), run("b", n=5, setting="s2")]))
+    text = markdown(rows([run("a"), run("b", n=5, setting="s2")]))
     assert text.count("## synth / test") == 2
 
 
 def test_several_samples_show_pass_and_majority(run: Any) -> None:
-    header, _, line = table_lines(to_markdown(rows([run("a", 3, samples=2)])))
+    header, _, line = table_lines(markdown(rows([run("a", 3, samples=2)])))
     shown = dict(zip(header, line, strict=True))
     assert (shown["k"], shown["pass@2"], shown["maj@k"]) == ("2", "75.0 [30.1, 95.4]", "75.0 [30.1, 95.4]")
     assert "pass@1" not in header, "that is the accuracy"
-    header, _, *lines = table_lines(to_markdown(rows([run("b", 3, samples=2), run("c", 3, samples=4, setting="s2")])))
+    header, _, *lines = table_lines(markdown(rows([run("b", 3, samples=2), run("c", 3, samples=4, setting="s2")])))
     place = header.index("pass@4")
     assert header[place - 1] == "pass@2"
     shown = {line[place] for line in lines}
@@ -199,16 +213,82 @@ def test_several_samples_show_pass_and_majority(run: Any) -> None:
 
 
 def test_hostile_names_stay_inside_their_cell(run: Any) -> None:
-    text = to_markdown(rows([run("a", variant="x|y\nz\udce9"), run("b", setting="s2")]))
+    text = markdown(rows([run("a", variant="x|y\nz\udce9"), run("b", setting="s2")]))
     assert r"x\|y z\udce9" in text
     assert text.encode()
     assert len({line.count("|") - line.count(r"\|") for line in text.splitlines() if line[:1] == "|"}) == 1
 
 
-def test_every_row_field_but_measures_and_what_is_unknown_is_a_column(run: Any) -> None:
-    assert to_csv([]).strip().split(",") == [
-        field.name for field in fields(Row) if field.name not in ("measures", "unknown_length")
-    ]
+def test_a_new_metric_is_one_column_in_every_format(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    column: Column[Row] = Column(
+        "longest", lambda row: max(row.summary.lengths.values()), mean(".1f"), csv="longest", after="#L",
+        legend="tokens of the longest chain.",
+    )  # fmt: skip
+    before = to_csv([]).strip()
+    monkeypatch.setattr("latbench.report.columns.COLUMNS", (*COLUMNS, column))
+    monkeypatch.setattr("latbench.report.csv.COLUMNS", (*COLUMNS, column))
+    made = rows([run("a", length=7), run("b", length=8, seed=1)])
+    assert to_csv([]).strip() == before + ",longest"
+    assert [line.split(",")[-1] for line in to_csv(made).splitlines()[1:]] == ["7", "8"]
+    text = markdown(made)
+    header, _, line = table_lines(text)
+    place = header.index("longest")
+    assert (header[place - 1], line[place]) == ("#L", "7.5")
+    assert "- longest: tokens of the longest chain." in text
+    (section,) = report_sections(made)
+    latex = to_latex([section])
+    assert " & longest & " in latex
+    assert section.tables[0].heads[place] == Head("longest", is_text=False, legend="tokens of the longest chain.")
+
+
+def test_a_cell_that_a_spreadsheet_would_run_is_told_to_be_text(run: Any) -> None:
+    for hostile in ("=1+1", "+1", "-2+3", "@SUM(A1)", "\t=1", "\n=1", " =1", "\r=1"):
+        made = to_csv(rows([run(f"r{ord(hostile[0])}{ord(hostile[-1])}{len(hostile)}", variant=hostile)]))
+        (line,) = csv.DictReader(io.StringIO(made, newline=""))
+        assert line["variant"] == f"'{hostile.strip()}"
+    (line,) = csv.DictReader(io.StringIO(to_csv(rows([run("whole", variant="a=-1 \udce9")]))))
+    assert line["variant"] == "a=-1 \\udce9"
+    assert not any(value.startswith("'") for value in line.values())
+
+
+def test_share_of_latents_prompt_tokens_and_speed_at_batch_1(make: Any, record: Any) -> None:
+    made = make(
+        [record(f"q{i}", num_latents=3 * i, num_reasoning_tokens=2, num_prompt_tokens=9 + i) for i in (0, 1, 2)]
+    )
+    cost: Any = SimpleNamespace(seconds_single=[0.5, 0.25, 4.0])
+    (row,) = [replace(row, measures=Measures(cost=cost)) for row in rows([summarise(made)])]
+    (line,) = csv.DictReader(io.StringIO(to_csv([row])))
+    last = [float(line[name]) for name in ("prompt_tokens", "latent_share", "answers_per_second_batch_1")]
+    assert last == [10, 0.6, 2]
+    header, _, shown = table_lines(markdown([replace(row, measures=Measures())]))
+    assert "answers/s, batch 1" not in header, "nobody has measured it"
+    assert dict(zip(header, shown, strict=True))["latent share"] == "60.0"
+
+
+def test_what_is_known_against_a_number_stands_beside_it(make: Any, record: Any) -> None:
+    tested: Any = {"config": {"model": {"dtype": "bfloat16"}}, "contaminated": 12}
+    half = make([record("q0"), record("q1", stop_reason="length")], run="cut", **tested)
+    whole = make([record("q0"), record("q1")], run="whole", seed=1, **tested)
+    bad = rows([summarise(half), summarise(whole)])
+    header, _, line = table_lines(markdown(bad))
+    place = header.index("caveats")
+    assert header[place - 1] == "accuracy"
+    assert line[place] == "contaminated (12 rows); mixed precision; truncated 25.0 %"
+    by_run = {row["run"]: row["caveats"] for row in csv.DictReader(io.StringIO(to_csv(bad)))}
+    assert by_run == {
+        "cut": "contaminated (12 rows); mixed precision; truncated 50.0 %",
+        "whole": "contaminated (12 rows); mixed precision",
+    }
+    answers = [record(f"p{i}", stop_reason="length" if i == 0 else "eos") for i in range(101)]
+    good = make(answers, run="good", config=EXACT)
+    header, _, line = table_lines(markdown(rows([summarise(good)])))
+    assert "caveats" not in header
+    assert dict(zip(header, line, strict=True))["truncated"] == "1.0", "below one percent: in its column alone"
+
+
+def test_names_of_csv_columns_are_told_once() -> None:
+    names = to_csv([]).strip().split(",")
+    assert len(names) == len(set(names)) == sum(bool(column.csv) for column in (*IDENTITY, *COLUMNS))
 
 
 def test_what_rounds_to_zero_has_no_sign() -> None:

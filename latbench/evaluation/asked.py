@@ -1,0 +1,50 @@
+"""What an evaluation asked, read back from its manifest and the task's data."""
+
+from __future__ import annotations
+
+import os
+
+from latbench import registry
+from latbench.config import GenerateConfig, tree
+from latbench.data import DATA_DIR, FileTask
+from latbench.evaluation.manifest import questions_hash
+from latbench.evaluation.plan import EvalConfig, questions
+from latbench.evaluation.records import Manifest
+from latbench.task import Example
+
+
+def asked(manifest: Manifest) -> list[Example]:
+    """The examples of an evaluation as they were asked; none where the data at hand are not these.
+
+    Nothing is downloaded for it: the files of a task that has files must stand in the data folder.
+    """
+    try:
+        entry = registry.get_task_entry(manifest.task)
+        if issubclass(entry.cls, FileTask) and not os.environ.get(DATA_DIR):
+            return []
+        _, examples = questions(asked_config(manifest))
+    except ValueError:
+        return []
+    return examples if questions_hash(examples) == manifest.questions_sha256 else []
+
+
+def asked_config(manifest: Manifest) -> EvalConfig:
+    """What an evaluation asked, without how it was decoded. Raises: ValueError: the manifest does not say."""
+    given = manifest.config.get("eval")
+    if not isinstance(given, dict) or not isinstance(given.get("task"), dict) or "name" not in given["task"]:
+        raise ValueError("its manifest does not say what was asked; evaluate the run again")
+    settings = {key: value for key, value in given["task"].items() if key != "name"}
+    config, errors = tree.validate("task", registry.get_task_entry(given["task"]["name"]).config, settings)
+    if errors:
+        raise ValueError(f"its task no longer takes these settings: {errors[0]}")
+    limit = given.get("limit")
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise ValueError(f"its manifest names an impossible limit ({limit!r}); evaluate the run again")
+    return EvalConfig(
+        task_name=given["task"]["name"],
+        task=config,
+        split=manifest.split,
+        limit=limit,
+        generate=GenerateConfig(),
+        seed=manifest.seed,
+    )

@@ -144,6 +144,7 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
     """
 
     name: ClassVar[str]  # set by the registry
+    decoding: ClassVar[type | None] = None  # likewise: class of `generate.method.*`
     batch_terms: ClassVar[frozenset[str]] = frozenset()  # loss terms with a statistic over the rows of a micro-batch
 
     def __init__(self, backbone: Backbone, config: ConfigT) -> None:
@@ -213,8 +214,8 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
     def after_rollout(self, groups: Sequence[Any], number: int, folder: Path) -> None:
         """Called at every process after rollout `number` (0, 1, ...) and before its updates, with all its groups.
 
-        What it keeps between rollouts goes into tensors of the stage's resume point (parameters, buffers), or into files
-        in `folder` that carry their number, so that a killed run repeats it to the same bits.
+        What it keeps between rollouts goes into tensors of the stage's resume point (parameters, buffers), or into
+        files in `folder` that carry their number, so that a killed run repeats it to the same bits.
         """
 
     def build_auxiliary(self) -> None:

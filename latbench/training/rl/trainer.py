@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -145,7 +146,7 @@ class RolloutTrainer(StageTrainer):
         own = examples[self.args.process_index :: self.args.world_size]
         prompts = [Prompt(id=example.id, text=example.question) for example in own]
         with self._meter.paused():
-            answers = method.generate(prompts, config.rollout.greedy(), seed=method.seed)
+            answers = method.generate(prompts, config.rollout.greedy(method.decoding), seed=method.seed)
         pairs = [(answer.text, example) for answer, example in zip(answers, own, strict=True)]
         scores = self._held_out.task.score_many(pairs)
         correct = sum(score.status == "correct" for score in scores)
@@ -206,9 +207,8 @@ class RolloutTrainer(StageTrainer):
 
 
 def _best_weights(folder: Path) -> dict[str, torch.Tensor]:
-    import safetensors.torch
-
-    return safetensors.torch.load_file(folder / BEST / WEIGHTS)
+    tensors: dict[str, torch.Tensor] = safetensors.torch.load_file(folder / BEST / WEIGHTS)
+    return tensors
 
 
 def _drop_what_is_not_finite(optimizer: torch.optim.Optimizer, *_: Any) -> None:

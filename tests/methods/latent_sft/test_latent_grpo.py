@@ -12,7 +12,7 @@ import torch
 from test_inference import stopping, thinker
 from torch import Tensor
 
-from latbench.config import GenerateConfig, RLConfig, RolloutConfig
+from latbench.config import RLConfig, RolloutConfig
 from latbench.decoding.actions import Kind
 from latbench.decoding.loop import Prompt
 from latbench.decoding.sampling import gumbel, row_keys
@@ -22,7 +22,8 @@ from latbench.training.rl.groups import Group, Rollout
 from latbench.training.rl.surrogate import clipped_surrogate, policy_losses
 from latbench.training.trainer import set_trainable
 from methods.latent_sft import LatentSFT
-from methods.latent_sft.policy import Policy, candidates, gumbel_log_density, latent_log_probs, perturbed
+from methods.latent_sft.method import LatentSFTDecoding
+from methods.latent_sft.policy import Policy, SignRule, candidates, gumbel_log_density, latent_log_probs, perturbed
 
 BackboneOf = Callable[..., Backbone]
 P = torch.tensor([[0.5, 0.25, 0.15, 0.07, 0.03]]).log()
@@ -124,7 +125,8 @@ def slope(margin: float, advantage: float, policy: Policy, k: int = 1) -> tuple[
 @pytest.mark.parametrize("margin", [0.0, 0.5, 1.0, 4.5])
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
 def test_the_slope_is_that_of_the_density_divided_among_the_components(margin: float, advantage: float) -> None:
-    for rule in ("correct", "bounded", "off"):
+    rules: tuple[SignRule, ...] = ("correct", "bounded", "off")
+    for rule in rules:
         assert slope(margin, advantage, replace(ONE_SIDED, sign_rule=rule), k=4)[1] == pytest.approx(
             (1 - exp(-margin)) / 4, abs=1e-12
         )
@@ -137,7 +139,8 @@ def test_the_slope_is_that_of_the_density_divided_among_the_components(margin: f
 def test_the_sign_rule_for_a_negative_advantage_and_margin(
     margin: float, off: float, bounded: float, correct: float
 ) -> None:
-    for rule, expected in (("off", off), ("bounded", bounded), ("correct", correct)):
+    rules: tuple[tuple[SignRule, float], ...] = (("off", off), ("bounded", bounded), ("correct", correct))
+    for rule, expected in rules:
         value, found = slope(margin, -1.0, replace(ONE_SIDED, sign_rule=rule))
         assert found == pytest.approx(expected, abs=1e-4)
         assert value == pytest.approx(-margin - exp(-margin), abs=1e-9)
@@ -156,7 +159,7 @@ def test_a_step_with_a_negative_advantage_lowers_a_component_beyond_its_score(ru
     loss.backward()
     assert logits.grad is not None
     after = (logits - 0.1 * logits.grad).log_softmax(-1)
-    assert (float(after[0, 0]) < float(before[0, 0])) == falls
+    assert bool(after[0, 0] < before[0, 0]) == falls
 
 
 def test_soft_grpo_renormalises_clamps_and_leaves_out_small_components() -> None:
@@ -178,7 +181,7 @@ def test_soft_grpo_renormalises_clamps_and_leaves_out_small_components() -> None
 @torch.no_grad()
 def rolled_out(method: LatentSFT, questions: list[str], config: RolloutConfig = ROLLOUTS) -> list[Rollout]:
     """Two answers to each question; the first is right."""
-    decoding = config.sampled()
+    decoding = config.sampled(method.decoding)
     prompts = [
         Prompt(id=question, text=question, sample=row, ids=tuple(method.prompt_ids(question)))
         for question in questions
@@ -319,8 +322,9 @@ def test_without_noise_all_answers_are_equal_and_nothing_is_learnt() -> None:
     assert len(set(learnt(scale=0.0, updates=20))) == 1
 
 
-def test_generate_settings_of_rollouts_and_of_held_out_questions() -> None:
-    assert ROLLOUTS.sampled() == GenerateConfig(
-        batch_size=4, max_new_tokens=6, max_latents=7, temperature=0.6, method={"latent_noise": 1.0}
-    )
-    assert ROLLOUTS.greedy() == replace(ROLLOUTS.sampled(), temperature=0.0, method={"latent_noise": 0.0})
+def test_decoding_settings_of_rollouts_and_of_held_out_questions() -> None:
+    sampled, greedy = ROLLOUTS.sampled(LatentSFT.decoding), ROLLOUTS.greedy(LatentSFT.decoding)
+    assert (sampled.batch_size, sampled.max_new_tokens, sampled.max_latents, sampled.temperature) == (4, 6, 7, 0.6)
+    assert sampled.own(LatentSFTDecoding).latent_noise == 1.0
+    assert greedy.own(LatentSFTDecoding).latent_noise == greedy.temperature == 0.0
+    assert ROLLOUTS.sampled(None).method is None

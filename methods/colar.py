@@ -156,7 +156,7 @@ class LatentHead(nn.Module):
             latents = found.mean + found.stddev * noise
         else:
             latents = self.center(hidden)
-        return cast(Tensor, latents * self.scale).to(hidden.dtype)
+        return (latents * self.scale).to(hidden.dtype)
 
     def center(self, hidden: Tensor) -> Tensor:
         """The means of the distributions, in units of s."""

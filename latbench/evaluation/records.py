@@ -302,7 +302,7 @@ def _lines(path: Path, max_unpacked: int) -> Iterator[bytes]:
         yield b""
 
 
-def _bounded_lines(file: IO[bytes], path: Path, most: int) -> Iterator[bytes]:
+def _bounded_lines(file: IO[bytes] | gzip.GzipFile, path: Path, most: int) -> Iterator[bytes]:
     """Lines, one in memory at a time. Raises: ValueError: a line, or all together, are longer than they may be."""
     left = most
     while line := file.readline(MAX_LINE + 1):

@@ -149,7 +149,9 @@ class StoredTrace:
         with _opened(chunk_path(self.folder, chunk)) as file:
             found = {name: np.asarray(file.get_slice(name)[start:end]) for name in COLUMNS}
             texts = (file.metadata() or {}).get(TEXTS)
-        wide = {name: part.astype(np.float32) if part.dtype.kind == "f" else part for name, part in found.items()}
+        wide: dict[str, Any] = {
+            name: part.astype(np.float32) if part.dtype.kind == "f" else part for name, part in found.items()
+        }
         return AnswerLatents(**wide, texts=None if texts is None else json.loads(texts)[row])
 
     def columns(self, row: int, names: Sequence[str]) -> Iterator[NDArray[Any]]:

@@ -270,8 +270,9 @@ def _skeleton(config: PretrainedConfig, attention: str, max_tensors: int, **remo
 
 def _num_bytes(skeleton: PreTrainedModel, dtype: torch.dtype) -> int:
     """Of the weights in a precision, and of what the model computes at its start."""
-    buffers = sum(buffer.numel() * buffer.element_size() for buffer in skeleton.buffers())
-    return skeleton.num_parameters() * dtype.itemsize + buffers
+    buffers: int = sum(buffer.numel() * buffer.element_size() for buffer in skeleton.buffers())
+    weights: int = skeleton.num_parameters() * dtype.itemsize
+    return weights + buffers
 
 
 def _check_buffers(skeleton: PreTrainedModel, num_weights: int, where: str) -> None:

@@ -49,8 +49,8 @@ def to_latex(sections: Sequence[Section], reported: Sequence[Reported] = ()) -> 
     for number, table in enumerate(reported_tables(reported)):
         legend = f" {REPORTED_LEGEND}" if not number else ""
         environments.append(_environment(table, f"{TITLE}: {table.title}.{legend}", len(environments) + 1))
-    legend = [textwrap.fill(text, 120, initial_indent="% ", subsequent_indent="%   ") for text in meanings()]
-    return "\n\n".join(["\n".join([HEAD, *legend]), *environments]) + "\n"
+    meant = [textwrap.fill(text, 120, initial_indent="% ", subsequent_indent="%   ") for text in meanings()]
+    return "\n\n".join(["\n".join([HEAD, *meant]), *environments]) + "\n"
 
 
 def latex_text(text: str) -> str:

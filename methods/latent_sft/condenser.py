@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from latbench.config import GenerateConfig
+from latbench.decoding.rule import LatentRule
 from latbench.decoding.superposition import mixture
 from latbench.method import Method
 from latbench.model.attention import CausalMask
@@ -46,6 +49,10 @@ class Latents:
 
 class Condenser(Method[LatentSFTConfig]):
     """The encoder, and the decoder that reads what it makes: what labels and diagnostics ask of the method."""
+
+    @abstractmethod
+    def rule(self, config: GenerateConfig) -> LatentRule:
+        """The rule for the next input at inference."""
 
     def build_auxiliary(self) -> None:
         """The encoder starts as a copy of the backbone."""

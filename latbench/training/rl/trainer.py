@@ -150,7 +150,7 @@ class RolloutTrainer(StageTrainer):
         pairs = [(answer.text, example) for answer, example in zip(answers, own, strict=True)]
         scores = self._held_out.task.score_many(pairs)
         correct = sum(score.status == "correct" for score in scores)
-        length = sum(answer.num_latents + answer.num_reasoning_tokens for answer in answers)
+        length = sum(answer.num_latents + (answer.num_reasoning_tokens or 0) for answer in answers)
         sums = torch.tensor([correct, length], dtype=torch.float64, device=self.args.device)
         if self.args.world_size > 1:
             sums = self.accelerator.reduce(sums, "sum")

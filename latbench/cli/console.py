@@ -106,6 +106,7 @@ def find_target(
     settings: Mapping[str, Any],
     preset: str | None,
     device: str | None,
+    device_map: str | None = None,
     runs_dir: Path,
     trust_remote_code: bool = False,
 ) -> tuple[Run, dict[str, Any]]:
@@ -114,6 +115,7 @@ def find_target(
     Args:
         options: `model.id` and `method.name`, None where not given.
         settings: further `model.*` and `method.*` of a model as it comes, by dotted key.
+        device, device_map: where the model of a run is put.
         trust_remote_code: run Python files that lie beside the model.
     Raises: ValueError: both or half of it was given, or there is no such run.
     """
@@ -125,7 +127,8 @@ def find_target(
     if not given and preset is not None:
         raise ValueError("--preset belongs to an evaluation with --model and --method; a run has its own")
     if not given:
-        return load_run(find_run(run, runs_dir), device=device, trust_remote_code=trust_remote_code), {}
+        folder = find_run(run, runs_dir)
+        return load_run(folder, device=device, device_map=device_map, trust_remote_code=trust_remote_code), {}
     if run is not None:
         raise ValueError("--run names a trained run and --model with --method an untrained one; give one of the two")
     if len(given) < len(options):

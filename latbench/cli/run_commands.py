@@ -142,8 +142,16 @@ def evaluate(
     fixed: dict[str, Any] = {}  # of a run by its training; a method over a model as it comes is set up here
     if model is not None or method is not None:
         fixed = {key: changes.pop(key) for key in list(changes) if key.split(".")[0] in ("model", "method")}
+    device_map = changes.pop("model.device_map", None)  # where a run's model is put is not fixed by its training
     target, usual = find_target(
-        run, options, settings=fixed, preset=preset, device=device, runs_dir=runs_dir, trust_remote_code=trust
+        run,
+        options,
+        settings=fixed,
+        preset=preset,
+        device=device,
+        device_map=device_map,
+        runs_dir=runs_dir,
+        trust_remote_code=trust,
     )
     names = names or [target.config.task_name]
     changes = usual | changes

@@ -23,6 +23,7 @@ OWN = "generate.method"  # decoding settings of one method; in an identity they 
 CARRIED_OUT = frozenset(
     {
         "model.device",
+        "model.device_map",
         "model.gradient_checkpointing",
         "train.save_every",
         "train.log_every",

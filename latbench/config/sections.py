@@ -32,6 +32,9 @@ class LoraConfig:
     """Train the embedding rows of added marker tokens; the released code of CODI leaves them frozen."""
 
 
+DeviceRule = Literal["auto", "balanced", "sequential"]
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ModelConfig:
     """The backbone: which language model, how it is loaded, and the layout of its sequences."""
@@ -72,6 +75,9 @@ class ModelConfig:
     """Attention implementation of transformers."""
     device: str = "auto"
     """Where the model lives: auto, cpu, cuda, cuda:1 and so on."""
+    device_map: str | None = Field(default=None, json_schema_extra=YOUNGER)
+    """Spread the model over several devices, for inference alone: auto, balanced, sequential, or a JSON file that maps
+    modules to devices; null: all of it on `model.device`."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
     hidden_size: Positive = 128
@@ -86,6 +92,11 @@ class ModelConfig:
     """Task whose words get tokens of their own in the embedded tokenizer, such as `graphs`."""
 
     def __post_init__(self) -> None:
+        if self.device_map is not None and self.device != "auto":
+            raise ValueError(
+                f"model.device is {self.device!r} and model.device_map {self.device_map!r}, which both say where the "
+                "model lives; leave one of them out"
+            )
         pairs = 2 * self.num_heads  # rotary embeddings turn pairs of a head's dimensions
         if self.id == TINY and self.hidden_size % pairs:
             raise ValueError(

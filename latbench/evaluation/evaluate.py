@@ -15,6 +15,7 @@ from latbench.evaluation.records import RECORDS, Manifest, Record, append_record
 from latbench.runs.lock import is_main_process, locked
 from latbench.runs.train import keep
 from latbench.task import Example
+from latbench.util import heap
 from latbench.util.progress import progress
 
 if TYPE_CHECKING:
@@ -166,6 +167,7 @@ def _run_chunks(job: EvalJob, method: Method[Any], there: _OnFile) -> None:
             append_records(there.records, records)
             state = replace(state, evaluation=_costs(state.evaluation, method, records, time.monotonic() - start))
             write_manifest(job.folder, state)
+            heap.release()
             advance(len(chunks[index]))
     write_manifest(job.folder, replace(state, complete=True))
 

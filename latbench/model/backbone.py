@@ -148,6 +148,7 @@ class Backbone(nn.Module):
         self.text_config: Any = model.config.get_text_config()
         self.context = int(getattr(self.text_config, "max_position_embeddings", None) or UNBOUNDED)
         self.frozen_names = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+        self._input_device: torch.device | None = None  # of a model over several devices
         self._select: Tensor | None = None
         self._hidden: Tensor | None = None
         self._hook = self.model.get_output_embeddings().register_forward_pre_hook(self._read_hidden)
@@ -183,7 +184,28 @@ class Backbone(nn.Module):
                 torch.manual_seed(seed)
         if config.dtype != "auto":
             model = model.to(getattr(torch, config.dtype))
-        return cls(model, tokenizer, config, name=name or config.name, markers=markers, seed=seed).to(device).eval()
+        backbone = cls(model, tokenizer, config, name=name or config.name, markers=markers, seed=seed).eval()
+        if config.device_map is not None and device.type != "meta":
+            return backbone.spread(config.device_map)
+        return backbone.to(device)
+
+    def spread(self, device_map: str) -> Backbone:
+        """Place the model over several devices, for inference; see `ModelConfig.device_map`.
+
+        Raises: ValueError: the map cannot be read, does not fit the model or asks for an absent device.
+        """
+        from latbench.model.placement import spread
+
+        device = spread(self.model, device_map)
+        self.to(device)  # what is not the model's
+        self._input_device = device
+        return self
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Backbone:
+        """Leaves the modules of a spread model where they are."""
+        spread = self._input_device is not None or hasattr(self.model, "hf_device_map")
+        applied: Backbone = super()._apply(fn, recurse=recurse and not spread)
+        return applied
 
     # text -> ids
 
@@ -231,8 +253,8 @@ class Backbone(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model lives."""
-        return next(self.parameters()).device
+        """Where the model lives; of a model over several devices, where it takes its input."""
+        return next(self.parameters()).device if self._input_device is None else self._input_device
 
     @property
     def hidden_size(self) -> int:
@@ -435,12 +457,12 @@ class Backbone(nn.Module):
         try:
             output = self.model(**inputs)
             assert self._hidden is not None
-            return output, self._hidden
+            return output, self._hidden.to(output.logits.device)
         finally:
             self._select = self._hidden = None
 
     def _read_hidden(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        hidden = inputs[0] if self._select is None else inputs[0][self._select][None]
+        hidden = inputs[0] if self._select is None else inputs[0][self._select.to(inputs[0].device)][None]
         self._hidden = hidden
         return (hidden, *inputs[1:])
 

@@ -237,13 +237,15 @@ class _SlotLayer(CacheLayerMixin):
 
     def begin(self, rows: Tensor) -> None:
         """See SlotCache."""
-        if self.first is not None:
+        if self.first is not None and self.keys is not None and self.values is not None:
+            rows = rows.to(self.keys.device)
             self.keys[rows, :, : self.owner.shared] = self.first[0]
             self.values[rows, :, : self.owner.shared] = self.first[1]
 
     def copy(self, source: Tensor, target: Tensor, width: int) -> None:
         """See SlotCache."""
-        if self.is_initialized:
+        if self.keys is not None and self.values is not None:
+            source, target = source.to(self.keys.device), target.to(self.keys.device)
             for part in (self.keys, self.values):
                 part[target, :, :width] = part[source, :, :width]
 

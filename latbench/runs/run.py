@@ -31,6 +31,7 @@ class Run:
 
     Args:
         device: where the method is put; None: where the configuration says.
+        device_map: of a model over several devices, instead; None: as the configuration says.
         auxiliary: with the helper models of training, which answers do without.
         told: what training would have written at its end, of a run that is not on disk; None: it is in the folder.
         trust_remote_code: run Python files that lie beside the model; never read from a file.
@@ -39,6 +40,7 @@ class Run:
     folder: Path
     config: RunConfig
     device: str | None = None
+    device_map: str | None = None
     auxiliary: bool = False
     told: Mapping[str, Any] | None = None
     trust_remote_code: bool = False
@@ -78,11 +80,16 @@ class Run:
         from latbench.model.backbone import Backbone
         from latbench.training import checkpoint
 
-        model = self.config.model if self.device is None else replace(self.config.model, device=self.device)
+        model = self.config.model
+        if self.device_map is not None:
+            model = replace(model, device=self.device or "auto", device_map=self.device_map)
+        elif self.device is not None:
+            model = replace(model, device=self.device, device_map=model.device_map if self.device == "auto" else None)
         if self.report["trained"]:
             return checkpoint.load(
                 self.folder / CHECKPOINT,
                 device=model.device,
+                device_map=model.device_map,
                 auxiliary=self.auxiliary,
                 method=self.config.method_name,
                 layout=model.layout,
@@ -105,11 +112,14 @@ class Run:
         return self.method.generate(questions, replace(self.config.generate, **settings), seed=self.config.seed)
 
 
-def load_run(path: Path | str, *, device: str | None = None, trust_remote_code: bool = False) -> Run:
+def load_run(
+    path: Path | str, *, device: str | None = None, device_map: str | None = None, trust_remote_code: bool = False
+) -> Run:
     """The run in a folder; its model is loaded on first use.
 
     Args:
         device: where its method is put; None: where its configuration says.
+        device_map: spread its model over several devices instead, see `ModelConfig.device_map`.
         trust_remote_code: run Python files that lie beside its model.
     Raises: ValueError: no run there.
     """
@@ -118,7 +128,7 @@ def load_run(path: Path | str, *, device: str | None = None, trust_remote_code: 
         near = ", ".join(run.name for run in run_folders(folder.parent)[:3])
         hint = f"runs beside it: {near}" if near else "`latbench list runs` shows those at hand"
         raise ValueError(f"no run in {folder} ({CONFIG} is missing); {hint}")
-    return Run(folder, read_config(folder / CONFIG), device, trust_remote_code=trust_remote_code)
+    return Run(folder, read_config(folder / CONFIG), device, device_map, trust_remote_code=trust_remote_code)
 
 
 def find_run(name: str | None, runs_dir: Path) -> Path:

@@ -92,7 +92,8 @@ def base_run(config: RunConfig, *, runs_dir: Path | str = "runs", trust_remote_c
     if not (folder / TRAIN).exists():
         told = {"trained": False, "train_data": UNTRAINED, "model": hashes}
         return Run(folder, replace(config, start=None), told=told, trust_remote_code=trust_remote_code)
-    run = load_run(folder, device=config.model.device, trust_remote_code=trust_remote_code)
+    place = config.model
+    run = load_run(folder, device=place.device, device_map=place.device_map, trust_remote_code=trust_remote_code)
     if changed := [name for name, sha256 in hashes.items() if run.report.get("model", {}).get(name) != sha256]:
         raise ValueError(
             f"{folder} was made with other files of the model {config.model.id} ({', '.join(changed[:3])}); remove "
@@ -148,6 +149,11 @@ def _train(run: Run, resume: bool) -> dict[str, Any]:
 
     config, folder = run.config, run.folder
     resolve_device(config.model.device)  # refuses an absent one before anything is read
+    if config.model.device_map is not None:
+        raise ValueError(
+            f"model.device_map is {config.model.device_map!r}, which is for inference; leave it out, and train a model "
+            "larger than one device through `accelerate launch` with FSDP or DeepSpeed"
+        )
     task = registry.get_task_entry(config.task_name).cls(config.task)
     examples, data = training_examples(task, config)
     start = None

@@ -89,6 +89,7 @@ def load(
     folder: Path,
     *,
     device: str | None = None,
+    device_map: str | None = None,
     auxiliary: bool = False,
     method: str | None = None,
     layout: str | None = None,
@@ -99,6 +100,7 @@ def load(
 
     Args:
         device: where to put it; None: where it was trained, as `model.device` says.
+        device_map: spread the model over several devices instead, see `ModelConfig.device_map`.
         auxiliary: also load helper models where the checkpoint has them; inference does not need them.
         method, layout, backbone: names that the caller expects; None: any.
         trust_remote_code: run Python files that lie in the folder; nothing in the folder can ask for that.
@@ -121,7 +123,9 @@ def load(
         raise ValueError(
             f"{folder / INFO} does not fit this latbench: {field}: {first['msg']}; train the run again"
         ) from None
-    loaded: Method[Any] = entry.cls(_load_backbone(folder, info, model, device, trust_remote_code), config)
+    where = "auto" if device_map is not None else model.device if device is None else device
+    placed = replace(model, device=where, device_map=device_map)
+    loaded: Method[Any] = entry.cls(_load_backbone(folder, info, placed, trust_remote_code), config)
     if any(True for _ in loaded.heads.state_dict()):
         load_module(loaded.heads, folder / HEADS)
     elif (folder / HEADS).exists():
@@ -201,9 +205,7 @@ def _save_auxiliary(module: nn.Module, folder: Path) -> None:
         module.config.save_pretrained(folder)
 
 
-def _load_backbone(
-    folder: Path, info: Mapping[str, Any], model: ModelConfig, device: str | None, trust_remote_code: bool
-) -> Backbone:
+def _load_backbone(folder: Path, info: Mapping[str, Any], model: ModelConfig, trust_remote_code: bool) -> Backbone:
     here = replace(
         model,
         id=str(folder),
@@ -212,7 +214,6 @@ def _load_backbone(
         lora=None,  # merged
         layout=info["layout"],
         chat_template=info["chat_template"],
-        device=model.device if device is None else device,
     )
     resolve_device(here.device)  # an absent device is no damage of the checkpoint
     try:

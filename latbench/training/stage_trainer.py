@@ -38,8 +38,10 @@ from latbench.training.resume import (
     step_of,
 )
 from latbench.training.window import LossWindow
+from latbench.util import heap
 
 LOG = "log.jsonl"
+RELEASE_EVERY = 16  # optimiser steps: what holes in the heap can take up by then is little, and faulting it in is rare
 _SUMMARY = ("train_loss", "train_runtime")  # of the Trainer's last log, which says nothing that is not in the report
 
 
@@ -223,6 +225,8 @@ class StageTrainer(Trainer):
     def step_done(self) -> None:
         """Book-keeping of a whole optimiser step."""
         self.window.add_step(self._items)
+        if self.state.global_step % RELEASE_EVERY == 0:
+            heap.release()
         self.advance(1)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -19,6 +19,7 @@ from toy_run import CONFIG, Toy, outcome, toy, toy_examples, train
 from latbench.config import LoraConfig, ModelConfig, StageOverrides, TrainConfig
 from latbench.method import Stage
 from latbench.model.backbone import Backbone
+from latbench.training import stage_trainer
 from latbench.training.resume import resume_points
 from latbench.training.trainer import train_method
 
@@ -478,3 +479,14 @@ def test_with_a_rate_for_helper_models_a_killed_training_resumes_to_the_same(tmp
 def test_a_rate_for_helper_models_that_do_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"train.auxiliary_lr is set, but method 'toy' trains no helper model"):
         train(tmp_path, config=replace(CONFIG, auxiliary_lr=1e-3))
+
+
+# memory
+
+
+def test_freed_memory_is_given_back_every_few_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(stage_trainer, "RELEASE_EVERY", 2)
+    monkeypatch.setattr(stage_trainer.heap, "release", lambda: calls.append(1))
+    report = train(tmp_path, toy(), config=replace(CONFIG, max_steps=6))
+    assert (report.optimiser_steps, len(calls)) == (6, 3)

@@ -144,6 +144,7 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
     """
 
     name: ClassVar[str]  # set by the registry
+    decoding: ClassVar[type | None] = None  # likewise: class of `generate.method.*`
     batch_terms: ClassVar[frozenset[str]] = frozenset()  # loss terms with a statistic over the rows of a micro-batch
 
     def __init__(self, backbone: Backbone, config: ConfigT) -> None:

@@ -47,6 +47,8 @@ def _register(kind: Kind, name: str, config: type, decoding: type | None = None)
         if known is not None and known.cls.__module__ != cls.__module__:
             raise ValueError(f"{kind} {name!r} is registered twice: {known.cls.__module__} and {cls.__module__}")
         cls.name = name  # type: ignore[attr-defined]
+        if kind == "method":
+            cls.decoding = decoding  # type: ignore[attr-defined]
         _entries[kind][name] = Entry(name=name, cls=cls, config=config, decoding=decoding)
         return cls
 

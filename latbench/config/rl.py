@@ -37,18 +37,24 @@ class RolloutConfig:
     method: dict[str, Any] = Field(default_factory=dict)
     """Further decoding settings of the method, as in `generate.method.*`."""
 
-    def sampled(self) -> GenerateConfig:
-        """Decoding settings of rollouts."""
-        return self._decoding(self.latent_noise)
+    def sampled(self, kind: type | None) -> GenerateConfig:
+        """Decoding settings of rollouts.
 
-    def greedy(self) -> GenerateConfig:
+        Args:
+            kind: class of the method's own decoding settings; None: it has none.
+        """
+        return self._decoding(kind, self.latent_noise)
+
+    def greedy(self, kind: type | None) -> GenerateConfig:
         """Decoding settings of held-out questions."""
-        return dataclasses.replace(self._decoding(0.0), temperature=0.0)
+        return dataclasses.replace(self._decoding(kind, 0.0), temperature=0.0)
 
-    def _decoding(self, latent_noise: float) -> GenerateConfig:
+    def _decoding(self, kind: type | None, latent_noise: float) -> GenerateConfig:
         settings = dataclasses.asdict(cast(Any, self))
         del settings["latent_noise"]
-        return GenerateConfig(**{**settings, "method": {"latent_noise": latent_noise, **self.method}})
+        known = {field.name for field in dataclasses.fields(cast(Any, kind))} if kind else set()
+        own = ({"latent_noise": latent_noise} if "latent_noise" in known else {}) | self.method
+        return GenerateConfig(**{**settings, "method": own or None})
 
 
 # What a variant sets where the key itself is null.

@@ -171,7 +171,7 @@ class RolloutSource:
 
     def _answer(self, numbers: Sequence[int]) -> list[Group]:
         method, config = self.method, self.config
-        decoding = config.rollout.sampled()
+        decoding = config.rollout.sampled(method.decoding)
         chosen = [self._example(number) for number in numbers]
         keys = row_keys(self.seed, [f"group {number}" for number in numbers], [0] * len(chosen))
         prompts, size = list[Prompt](), config.group_size

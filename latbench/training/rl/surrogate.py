@@ -83,7 +83,6 @@ def policy_losses(found: ActionLogProbs, batch: Batch, config: RLConfig) -> Loss
         figures[f"rl/clipped_{part}"] = surrogate.clipped[chosen].to(values.dtype)
         figures[f"rl/entropy_{part}"] = found.entropy.detach()[chosen]
     figures |= {f"rl/{name}": value.detach() for name, value in found.figures.items()}
-    for name, value in figures.items():
-        if name in batch.num_items:
-            losses[name] = LossTerm(value.sum(), batch.num_items[name], weight=0.0)
+    for name in batch.num_items.keys() - losses.keys():  # a figure of latent steps where there are none is empty
+        losses[name] = LossTerm(figures.get(name, values.new_zeros(0)).sum(), batch.num_items[name], weight=0.0)
     return losses

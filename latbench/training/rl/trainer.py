@@ -145,7 +145,7 @@ class RolloutTrainer(StageTrainer):
         own = examples[self.args.process_index :: self.args.world_size]
         prompts = [Prompt(id=example.id, text=example.question) for example in own]
         with self._meter.paused():
-            answers = method.generate(prompts, config.rollout.greedy(), seed=method.seed)
+            answers = method.generate(prompts, config.rollout.greedy(method.decoding), seed=method.seed)
         pairs = [(answer.text, example) for answer, example in zip(answers, own, strict=True)]
         scores = self._held_out.task.score_many(pairs)
         correct = sum(score.status == "correct" for score in scores)

@@ -12,7 +12,7 @@ import torch
 from test_inference import stopping, thinker
 from torch import Tensor
 
-from latbench.config import GenerateConfig, RLConfig, RolloutConfig
+from latbench.config import RLConfig, RolloutConfig
 from latbench.decoding.actions import Kind
 from latbench.decoding.loop import Prompt
 from latbench.decoding.sampling import gumbel, row_keys
@@ -22,6 +22,7 @@ from latbench.training.rl.groups import Group, Rollout
 from latbench.training.rl.surrogate import clipped_surrogate, policy_losses
 from latbench.training.trainer import set_trainable
 from methods.latent_sft import LatentSFT
+from methods.latent_sft.method import LatentSFTDecoding
 from methods.latent_sft.policy import Policy, candidates, gumbel_log_density, latent_log_probs, perturbed
 
 BackboneOf = Callable[..., Backbone]
@@ -156,7 +157,7 @@ def test_a_step_with_a_negative_advantage_lowers_a_component_beyond_its_score(ru
     loss.backward()
     assert logits.grad is not None
     after = (logits - 0.1 * logits.grad).log_softmax(-1)
-    assert (float(after[0, 0]) < float(before[0, 0])) == falls
+    assert bool(after[0, 0] < before[0, 0]) == falls
 
 
 def test_soft_grpo_renormalises_clamps_and_leaves_out_small_components() -> None:
@@ -178,7 +179,7 @@ def test_soft_grpo_renormalises_clamps_and_leaves_out_small_components() -> None
 @torch.no_grad()
 def rolled_out(method: LatentSFT, questions: list[str], config: RolloutConfig = ROLLOUTS) -> list[Rollout]:
     """Two answers to each question; the first is right."""
-    decoding = config.sampled()
+    decoding = config.sampled(method.decoding)
     prompts = [
         Prompt(id=question, text=question, sample=row, ids=tuple(method.prompt_ids(question)))
         for question in questions
@@ -319,8 +320,9 @@ def test_without_noise_all_answers_are_equal_and_nothing_is_learnt() -> None:
     assert len(set(learnt(scale=0.0, updates=20))) == 1
 
 
-def test_generate_settings_of_rollouts_and_of_held_out_questions() -> None:
-    assert ROLLOUTS.sampled() == GenerateConfig(
-        batch_size=4, max_new_tokens=6, max_latents=7, temperature=0.6, method={"latent_noise": 1.0}
-    )
-    assert ROLLOUTS.greedy() == replace(ROLLOUTS.sampled(), temperature=0.0, method={"latent_noise": 0.0})
+def test_decoding_settings_of_rollouts_and_of_held_out_questions() -> None:
+    sampled, greedy = ROLLOUTS.sampled(LatentSFT.decoding), ROLLOUTS.greedy(LatentSFT.decoding)
+    assert (sampled.batch_size, sampled.max_new_tokens, sampled.max_latents, sampled.temperature) == (4, 6, 7, 0.6)
+    assert sampled.own(LatentSFTDecoding).latent_noise == 1.0
+    assert greedy.own(LatentSFTDecoding).latent_noise == greedy.temperature == 0.0
+    assert ROLLOUTS.sampled(None).method is None

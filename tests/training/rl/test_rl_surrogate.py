@@ -125,6 +125,7 @@ def test_latents_and_text_are_averaged_together_or_apart(
     losses = policy_losses(method.action_log_probs(batch), batch, config)
     found = {name: term.total.item() / term.num_items for name, term in losses.items() if "/" not in name}
     assert found == pytest.approx(terms, abs=1e-9)
+    assert {name: term.num_items for name, term in losses.items()} == batch.num_items
     assert losses["rl/clipped_latents"].num_items == (0 if settings.get("learn_from") == "text" else 3)
     assert losses["rl/clipped_text"].num_items == (0 if settings.get("learn_from") == "latents" else 4)
 

@@ -1,13 +1,15 @@
 """Updates of explicit GRPO against TRL's GRPOTrainer on the same model, prompts, group size and lengths.
 
-Both start from the same random weights, whose answers nearly always run to the cap, and draw as many answers to as many
-questions; both are rewarded for an answer of an even number of characters. An update is a rollout, its scoring, and one step
+Both start from the same weights and draw as many answers to as many questions: random ones, whose answers nearly always
+run to the cap and are rewarded for an even number of characters, or those of a trained run of `cot` (`--run`), with
+natural lengths and the gold answer as reward. An update is a rollout, its scoring, and one step
 on all of its answers (TRL generates with transformers). Ours goes through the whole stage, with its figures and resume
 points; held-out questions are left out. Pairs of runs alternate, so that a busy machine slows both; of an update's
 seconds the median counts. On a CPU that others use, the ratio of CPU seconds is the steadier one. The last table says
 where our time goes.
 
-    python benchmarks/rl.py [--updates 8] [--prompts 16] [--group 8] [--tokens 48] [--pairs 2] [--hidden 128] [--layers 2]
+    python benchmarks/rl.py [--updates 8] [--prompts 16] [--group 8] [--tokens 48] [--pairs 2] [--hidden 128]
+        [--layers 2] [--run RUN]
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from tabulate import tabulate
 from transformers import TrainerCallback
 
 from latbench import registry
+from latbench.api import load_run
 from latbench.config import ModelConfig, RLConfig, RolloutConfig, TrainConfig
 from latbench.method import HeldOut
 from latbench.model.backbone import Backbone
@@ -34,9 +38,9 @@ from latbench.training.rl.trainer import RolloutTrainer
 from latbench.training.trainer import train_method
 
 
-def even(text: str) -> float:
-    """The reward of both."""
-    return float(len(text) % 2 == 0)
+def reward(text: str, answer: str, trained: bool) -> float:
+    """The reward of both: an answer of one character at the text's end, or an even length."""
+    return float(text.strip().endswith(answer) if trained else len(text) % 2 == 0)
 
 
 class Clock:
@@ -54,21 +58,23 @@ class Clock:
 
     def medians(self) -> tuple[float, float]:
         """Median seconds of an update, wall and CPU."""
-        pairs = [[after - before for before, after in zip(row, row[1:], strict=False)] for row in (self.wall, self.cpu)]
+        pairs = [[after - before for before, after in pairwise(row)] for row in (self.wall, self.cpu)]
         return statistics.median(pairs[0]), statistics.median(pairs[1])
 
 
-def ours(model: ModelConfig, examples: Sequence[Example], options: argparse.Namespace) -> tuple[Clock, dict[str, float]]:
+def ours(
+    model: ModelConfig, examples: Sequence[Example], options: argparse.Namespace
+) -> tuple[Clock, dict[str, float]]:
     """Train `cot`; also the seconds of an update by part."""
     entry, task = registry.get_method("cot"), registry.get_task_entry("synth")
     synth = task.cls(task.config())
-    synth.rewards = lambda pairs: [even(text) for text, _ in pairs]
+    synth.rewards = lambda pairs: [reward(text, example.answer, bool(options.run)) for text, example in pairs]
     rl = RLConfig(
         steps=options.updates, prompts=options.prompts, group_size=options.group, eval_every=0,
         rollout=RolloutConfig(max_new_tokens=options.tokens, batch_size=options.prompts * options.group),
     )  # fmt: skip
     method = entry.cls(Backbone.load(model, seed=0), entry.config())
-    method.prompt_ids = lambda question, config=None: method.backbone.closed_prompt(question)  # all is answer
+    method.prompt_ids = lambda question, config=None: prompt(method.backbone, question, options)
     clock, done = Clock(), RolloutTrainer.step_done
 
     def step_done(self: RolloutTrainer) -> None:
@@ -89,6 +95,11 @@ def ours(model: ModelConfig, examples: Sequence[Example], options: argparse.Name
     return clock, parts | {"update": clock.medians()[0] - sum(parts.values())}
 
 
+def prompt(backbone: Backbone, question: str, options: argparse.Namespace) -> list[int]:
+    """Of a random model all is answer: it would hardly ever close its thought."""
+    return backbone.prompt(question) if options.run else backbone.closed_prompt(question)
+
+
 def theirs(model: ModelConfig, examples: Sequence[Example], options: argparse.Namespace) -> Clock:
     """Train with TRL."""
     import trl
@@ -103,18 +114,23 @@ def theirs(model: ModelConfig, examples: Sequence[Example], options: argparse.Na
             clock.tick()
 
     with tempfile.TemporaryDirectory() as name:
-        args = trl.GRPOConfig(
+        args = trl.GRPOConfig(  # type: ignore[attr-defined]
             output_dir=name, use_cpu=backbone.device.type == "cpu", bf16=False, report_to="none", disable_tqdm=True,
             logging_steps=50, save_strategy="no", max_steps=options.updates, learning_rate=1e-6, beta=0.0,
             per_device_train_batch_size=options.prompts * options.group, num_generations=options.group,
             max_completion_length=options.tokens, temperature=1.0, loss_type="grpo", gradient_checkpointing=False,
         )  # fmt: skip
-        trainer = trl.GRPOTrainer(
+        trainer = trl.GRPOTrainer(  # type: ignore[attr-defined]
             model=backbone.model,
-            reward_funcs=lambda completions, **_: [even(text) for text in completions],
+            reward_funcs=lambda completions, answer, **_: [
+                reward(text, gold, bool(options.run)) for text, gold in zip(completions, answer, strict=True)
+            ],
             args=args,
             train_dataset=Dataset.from_list(
-                [{"prompt": tokenizer.decode(backbone.closed_prompt(example.question))} for example in examples]
+                [
+                    {"prompt": tokenizer.decode(prompt(backbone, one.question, options)), "answer": one.answer}
+                    for one in examples
+                ]
             ),
             processing_class=tokenizer,
             callbacks=[Ticks()],
@@ -133,10 +149,14 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=2)
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--run", type=Path, help="folder of a trained run of cot on synth")
     options = parser.parse_args()
     model = ModelConfig(hidden_size=options.hidden, num_layers=options.layers, mlp_size=3 * options.hidden)
     task = registry.get_task_entry("synth")
-    examples = task.cls(task.config()).load("train")[: options.prompts * options.updates]
+    settings = task.config()
+    if options.run:
+        model, settings = ModelConfig(id=str(options.run / "checkpoint")), load_run(options.run).config.task
+    examples = task.cls(settings).load("train")[: options.prompts * options.updates]
     rows, parts = [], dict[str, list[float]]()
     for pair in range(options.pairs):
         mine, own = ours(model, examples, options)

@@ -214,8 +214,8 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
     def after_rollout(self, groups: Sequence[Any], number: int, folder: Path) -> None:
         """Called at every process after rollout `number` (0, 1, ...) and before its updates, with all its groups.
 
-        What it keeps between rollouts goes into tensors of the stage's resume point (parameters, buffers), or into files
-        in `folder` that carry their number, so that a killed run repeats it to the same bits.
+        What it keeps between rollouts goes into tensors of the stage's resume point (parameters, buffers), or into
+        files in `folder` that carry their number, so that a killed run repeats it to the same bits.
         """
 
     def build_auxiliary(self) -> None:

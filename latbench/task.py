@@ -142,5 +142,5 @@ class Task(ABC, Generic[ConfigT]):
         return self.score_many([(text, example)])[0]
 
     def rewards(self, pairs: Sequence[tuple[str, Example]]) -> list[float]:
-        """What reinforcement learning pays for (answer text, example) pairs, in order: 1 for a correct answer, else 0."""
+        """What reinforcement learning pays for (answer text, example) pairs, in order: 1 where correct, else 0."""
         return [float(score.status == "correct") for score in self.score_many(pairs)]

@@ -19,11 +19,12 @@ examples without a chain are skipped; question and answer are worded by the layo
 for steps; a `cot` run to start from has not seen a speed in its prompt. Its second pass over predicted latents (off by
 default, and faulty) is not here.
 
-With `train.rl` set the second stage follows: GRPO on drawn latents and on the answer. The log-density of a latent is that
-of the head's Gaussian, in units of s, as a mean over dimensions (the ratio is then a geometric mean); the close marker
+With `train.rl` set the second stage follows: GRPO on drawn latents and on the answer. The log-density of a latent is
+that of the head's Gaussian, in units of s, as a mean over dimensions (the ratio is then a geometric mean); the close marker
 counts as a token, though an argmax wrote it, and that the thought went on before is not part of the objective. The
 paper's set-up averages latents and answer apart (`train.rl.parts=apart`), each per answer (`average=sequence`); the
-code's default divides sums by 32 instead (`average=constant`, `constant_length=32`), with which chains grow to the limit.
+code's default divides sums by 32 instead (`average=constant`, `constant_length=32`), with which chains grow to their
+limit.
 Soft-MSE takes the head's deviation to 0, where nothing is explored and a density says nothing: `min_deviation` is a
 floor under it, in drawing and scoring alike. The paper has none.
 """
@@ -145,7 +146,8 @@ class LatentHead(nn.Module):
     def log_density(self, latents: Tensor, hidden: Tensor, temperature: float = 1.0) -> Tensor:
         """Of latents as they are fed, (..., hidden), given the hidden states before them: (..., hidden), one for each
         dimension, in units of s."""
-        return cast(Tensor, self.spread(hidden, temperature).log_prob(self.normalised(latents)))
+        density: Tensor = self.spread(hidden, temperature).log_prob(self.normalised(latents))
+        return density
 
     def draw(self, hidden: Tensor, noise: Tensor | float) -> Tensor:
         """Latents to feed, (..., hidden): mean plus deviation times noise; without noise no deviation is computed."""

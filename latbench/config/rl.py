@@ -121,7 +121,7 @@ class RLConfig:
     negative_weight: NonNegativeFloat = 1.0
     """Factor on the loss of answers with a negative advantage."""
     kl: NonNegativeFloat = 0.0
-    """beta: weight of the divergence (k3 estimator) from the model at the stage's beginning, of which a copy is kept."""
+    """beta: weight of the divergence (k3 estimator) from the model at the stage's beginning, a copy of it."""
     kl_corrected: bool = False
     """Multiply that divergence by the ratio, which makes its gradient that of the divergence itself
     (arXiv:2512.02556, section 3.1); TRL's default."""

@@ -336,7 +336,7 @@ class _Loop:
                 actions=actions,
             )  # fmt: skip
         done = self.results[index]
-        return done if trace is actions is None else replace(done, trace=trace, actions=actions)
+        return done if trace is None and actions is None else replace(done, trace=trace, actions=actions)
 
     # one step
 

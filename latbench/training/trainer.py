@@ -260,10 +260,10 @@ def _stage_trainer(
     overrides = config.stages.get(stage.name, StageOverrides())
     accumulation = overrides.accumulation or config.accumulation
     if stage.rollouts:
-        assert config.rl is not None
-        config = replace(config, schedule=config.rl.schedule, warmup_ratio=config.rl.warmup_ratio)
-        rows_per_step = config.rl.prompts
-        parts, steps_per_epoch = accumulation, ceil(len(examples) / rows_per_step) * config.rl.updates
+        assert run.config.rl is not None
+        config = replace(config, schedule=run.config.rl.schedule, warmup_ratio=run.config.rl.warmup_ratio)
+        rows_per_step = run.config.rl.prompts
+        parts, steps_per_epoch = accumulation, ceil(len(examples) / rows_per_step) * run.config.rl.updates
     else:
         rows_per_step = config.batch_size * accumulation * state.num_processes
         order = Order(

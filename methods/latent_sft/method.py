@@ -225,7 +225,7 @@ class LatentSFT(Condenser):
         """Raises: ValueError: hidden states are fed, which are not drawn from anything."""
         if self.config.latent_space == "hidden" and config.learn_from != "text":
             raise ValueError(
-                "train.rl learns from superpositions, but with method.latent_space=hidden the latents are hidden states, "
+                "train.rl learns from superpositions, but with method.latent_space=hidden latents are hidden states, "
                 "which have no density; set method.latent_space=vocab, or train.rl=null"
             )
 

@@ -7,11 +7,11 @@ density of the step under other weights is that of the noise they would have nee
     logp = 1/K sum_k g(d_k),    g(d) = -d - exp(-d)    (log-density of a standard Gumbel)
 
 It ignores that the K were selected and that noise was clipped, and is no exact density of the mixture; a component with
-d > 0 moves with the sign of the advantage, one with d < 0 against it. One-sided noise makes d >= 0 when a step is drawn;
+d > 0 moves with the sign of the advantage, one with d < 0 against it. One-sided noise makes d >= 0 at first;
 after some updates lp can pass s. The paper keeps the sign by a conditional straight-through estimator; the released one
 bounds the slope and leaves its sign, and is the option `bounded`.
 
-SofT-GRPO (arXiv:2511.06411) is the density `soft_grpo`: probabilities renormalised over the K likeliest entries, two-sided
+SofT-GRPO (arXiv:2511.06411) is the density `soft_grpo`: probabilities renormalised over the K likeliest, two-sided
 noise, margins clamped to the clip, components below a log-probability of -3 left out, no sign rule.
 
 Gumbel noise that is shifted as a whole changes neither which entries are mixed nor their weights, only the margins.

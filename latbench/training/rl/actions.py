@@ -70,11 +70,11 @@ class Actions:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Actions:
         """The same on another device."""
-        moved = {field.name: getattr(self, field.name) for field in fields(self)}
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         return Actions(
             **{
                 name: value if value is None else value.to(device, non_blocking=non_blocking)
-                for name, value in moved.items()
+                for name, value in values.items()
             }
         )
 
@@ -87,7 +87,7 @@ def is_scored(kinds: Tensor, config: RLConfig, *, scores_latents: bool) -> Tenso
 
 
 def action_batch(method: Method[Any], groups: Sequence[Group], config: RLConfig) -> Batch:
-    """The batch of whole groups, without the rows that nothing is learnt from; items are counted as if they were there."""
+    """The batch of whole groups, without rows that nothing is learnt from; items are counted as if they were there."""
     rows = [row for group in groups for row in group.rollouts]
     items = _items(rows, config, scores_latents=method.scores_latents)
     batch = _tensors(method, kept_rows(groups, config), config)
@@ -137,7 +137,7 @@ def _items(rows: Sequence[Rollout], config: RLConfig, *, scores_latents: bool) -
 
 def _tensors(method: Method[Any], rows: Sequence[Rollout], config: RLConfig) -> Batch:
     sequences, labels, is_latent, kinds, ids = [], [], [], [], []
-    said, old, reference, advantages = [], [], [], []
+    said, advantages = [], []
     shares: dict[str, list[Tensor]] = {term: [] for term in _terms(config)}
     for row in rows:
         scored = is_scored(row.kinds, config, scores_latents=method.scores_latents)
@@ -150,8 +150,6 @@ def _tensors(method: Method[Any], rows: Sequence[Rollout], config: RLConfig) -> 
         ids.append(row.ids[scored])
         said.append(row.said[scored])
         advantages.append(row.advantages()[scored])
-        old.append(row.old)
-        reference.append(row.reference)
         for term, parts in shares.items():
             parts.append(_share(_belongs(own, term), config))
     tokens = pad(sequences, labels)
@@ -164,8 +162,8 @@ def _tensors(method: Method[Any], rows: Sequence[Rollout], config: RLConfig) -> 
         advantages=torch.cat(advantages),
         shares=Tensors({term: torch.cat(parts) for term, parts in shares.items()}),
         said=torch.cat(said),
-        old=None if old[0] is None else torch.cat(old),
-        reference=None if reference[0] is None else torch.cat(reference),
+        old=_joined([row.old for row in rows]),
+        reference=_joined([row.reference for row in rows]),
     )
     names = sorted({name for row in rows for name in row.records})
     records = {name: torch.cat([row.records[name] for row in rows if name in row.records]) for name in names}
@@ -179,6 +177,13 @@ def _tensors(method: Method[Any], rows: Sequence[Rollout], config: RLConfig) -> 
         temperature=config.rollout.temperature,
         latent_noise=config.rollout.latent_noise,
     )
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """What all rows have, or None where it has not been computed."""
+    known = [part for part in parts if part is not None]
+    assert not known or len(known) == len(parts), "computed for all rows of a batch or for none"
+    return torch.cat(known) if known else None
 
 
 def _share(belongs: Tensor, config: RLConfig) -> Tensor:

@@ -1,7 +1,8 @@
 """Answers that the model draws, scored and grouped; which groups each update learns from.
 
-A rollout is drawn before the first update that uses it, with the weights of that moment. Every process answers its share of
-the questions; then all have all groups, so that the groups of an update do not depend on the number of processes.
+A rollout is drawn before the first update that uses it, with the weights of that moment. Every process answers its
+share of the questions; then all have all groups, so that the groups of an update do not depend on the number of
+processes.
 """
 
 from __future__ import annotations
@@ -157,7 +158,8 @@ class RolloutSource:
             raise ValueError(
                 f"none of the last {state.barren * config.prompts} questions had answers of unequal reward, so nothing "
                 "can be learnt from them (train.rl.max_draws); start from a run that answers some questions right and "
-                "some wrong, or raise train.rl.group_size, train.rl.rollout.temperature or train.rl.rollout.latent_noise"
+                "some wrong, or raise train.rl.group_size, train.rl.rollout.temperature or "
+                "train.rl.rollout.latent_noise"
             )
 
     def _draw(self, num: int) -> list[Group]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -206,9 +207,8 @@ class RolloutTrainer(StageTrainer):
 
 
 def _best_weights(folder: Path) -> dict[str, torch.Tensor]:
-    import safetensors.torch
-
-    return safetensors.torch.load_file(folder / BEST / WEIGHTS)
+    tensors: dict[str, torch.Tensor] = safetensors.torch.load_file(folder / BEST / WEIGHTS)
+    return tensors
 
 
 def _drop_what_is_not_finite(optimizer: torch.optim.Optimizer, *_: Any) -> None:

@@ -23,7 +23,7 @@ from latbench.training.rl.surrogate import clipped_surrogate, policy_losses
 from latbench.training.trainer import set_trainable
 from methods.latent_sft import LatentSFT
 from methods.latent_sft.method import LatentSFTDecoding
-from methods.latent_sft.policy import Policy, candidates, gumbel_log_density, latent_log_probs, perturbed
+from methods.latent_sft.policy import Policy, SignRule, candidates, gumbel_log_density, latent_log_probs, perturbed
 
 BackboneOf = Callable[..., Backbone]
 P = torch.tensor([[0.5, 0.25, 0.15, 0.07, 0.03]]).log()
@@ -125,7 +125,8 @@ def slope(margin: float, advantage: float, policy: Policy, k: int = 1) -> tuple[
 @pytest.mark.parametrize("margin", [0.0, 0.5, 1.0, 4.5])
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
 def test_the_slope_is_that_of_the_density_divided_among_the_components(margin: float, advantage: float) -> None:
-    for rule in ("correct", "bounded", "off"):
+    rules: tuple[SignRule, ...] = ("correct", "bounded", "off")
+    for rule in rules:
         assert slope(margin, advantage, replace(ONE_SIDED, sign_rule=rule), k=4)[1] == pytest.approx(
             (1 - exp(-margin)) / 4, abs=1e-12
         )
@@ -138,7 +139,8 @@ def test_the_slope_is_that_of_the_density_divided_among_the_components(margin: f
 def test_the_sign_rule_for_a_negative_advantage_and_margin(
     margin: float, off: float, bounded: float, correct: float
 ) -> None:
-    for rule, expected in (("off", off), ("bounded", bounded), ("correct", correct)):
+    rules: tuple[tuple[SignRule, float], ...] = (("off", off), ("bounded", bounded), ("correct", correct))
+    for rule, expected in rules:
         value, found = slope(margin, -1.0, replace(ONE_SIDED, sign_rule=rule))
         assert found == pytest.approx(expected, abs=1e-4)
         assert value == pytest.approx(-margin - exp(-margin), abs=1e-9)

@@ -25,8 +25,16 @@ def test_two_of_eight_right() -> None:
 
 
 def test_the_deviation_is_over_one_less_than_the_group_over_the_group_or_left_out() -> None:
-    near(group_advantages([1.0, 0.0, 0.0, 1.0], [True] * 4, deviation="unbiased"), 0.866024, -0.866024, -0.866024, 0.866024)
-    near(group_advantages([1.0, 0.0, 0.0, 1.0], [True] * 4, deviation="biased"), 0.999998, -0.999998, -0.999998, 0.999998)
+    near(
+        group_advantages([1.0, 0.0, 0.0, 1.0], [True] * 4, deviation="unbiased"),
+        0.866024,
+        -0.866024,
+        -0.866024,
+        0.866024,
+    )
+    near(
+        group_advantages([1.0, 0.0, 0.0, 1.0], [True] * 4, deviation="biased"), 0.999998, -0.999998, -0.999998, 0.999998
+    )
     near(group_advantages([1.0, 0.0, 0.0, 1.0], [True] * 4, deviation="none"), 0.5, -0.5, -0.5, 0.5)
 
 
@@ -66,7 +74,11 @@ def test_the_winner_of_the_first_action_has_the_highest_mean_and_not_the_highest
 def test_only_the_winners_first_action_keeps_its_advantage() -> None:
     from latbench.training.rl.rollouts import RolloutSource
 
-    rows = [rollout([5], [6, 7, 8], advantage=1.0), rollout([5], [6, 7], advantage=1.0), rollout([5], [6], advantage=-2.0)]
+    rows = [
+        rollout([5], [6, 7, 8], advantage=1.0),
+        rollout([5], [6, 7], advantage=1.0),
+        rollout([5], [6], advantage=-2.0),
+    ]
     for row, old in zip(rows, ([-1.2, -0.4, -0.5], [-0.9, -0.6], [-0.1]), strict=True):
         row.old = torch.tensor(old)
     RolloutSource._select_first_action(None, Group(number=0, example=0, rollouts=rows))  # type: ignore[arg-type]

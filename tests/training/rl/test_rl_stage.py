@@ -221,7 +221,9 @@ def test_a_task_whose_answers_are_always_equal_is_refused_after_the_cap(tmp_path
     held_out = HeldOut(task=Always(), split="validation", examples=examples())
     for dynamic in (True, False):
         config = replace(CONFIG, rl=toy_rl.with_changes(RL, dynamic=dynamic, max_draws=3, steps=60))
-        with pytest.raises(ValueError, match=r"none of the last 12 questions had answers of unequal reward.*raise train"):
+        with pytest.raises(
+            ValueError, match=r"none of the last 12 questions had answers of unequal reward.*raise train"
+        ):
             train_method(talker(), examples(), config, folder=tmp_path / str(dynamic), seed=0, held_out=held_out)
 
 
@@ -254,15 +256,22 @@ def test_too_few_groups_for_the_micro_batches_are_refused(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["soft_thinking", "coconut"])
 def test_methods_that_cannot_be_reinforced_are_refused(tmp_path: Path, name: str) -> None:
     entry = registry.get_method(name)
-    method = entry.cls(Backbone.load(ModelConfig(hidden_size=16, num_layers=1, num_heads=2, device="cpu")), entry.config())
-    expected = {"soft_thinking": "needs no training, so there is", "coconut": "no density of its latent steps.*colar, cot"}
+    method = entry.cls(
+        Backbone.load(ModelConfig(hidden_size=16, num_layers=1, num_heads=2, device="cpu")), entry.config()
+    )
+    expected = {
+        "soft_thinking": "needs no training, so there is",
+        "coconut": "no density of its latent steps.*colar, cot",
+    }
     with pytest.raises(ValueError, match=rf"method '{name}' .*{expected[name]}.*"):
         train_method(method, examples(), TrainConfig(rl=RL), folder=tmp_path, seed=0)
 
 
 def test_heads_that_nothing_has_trained_are_refused(tmp_path: Path) -> None:
     entry = registry.get_method("colar")
-    method = entry.cls(Backbone.load(ModelConfig(hidden_size=16, num_layers=1, num_heads=2, device="cpu")), entry.config())
+    method = entry.cls(
+        Backbone.load(ModelConfig(hidden_size=16, num_layers=1, num_heads=2, device="cpu")), entry.config()
+    )
     with pytest.raises(ValueError, match=r"train.only leaves out the stages that train the heads of method 'colar'"):
         train_method(method, examples(), CONFIG, folder=tmp_path, seed=0)
 

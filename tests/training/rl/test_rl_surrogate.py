@@ -27,7 +27,9 @@ MAX_NEW = 10
 def one(ratio: float, advantage: float, **settings: Any) -> tuple[float, float, bool]:
     """Loss, its gradient by the log-probability, and whether it is clipped."""
     value = torch.tensor([ratio], dtype=torch.float64).log().requires_grad_()
-    found = clipped_surrogate(value, torch.zeros(1), torch.tensor([advantage], dtype=torch.float64), RLConfig(**settings))
+    found = clipped_surrogate(
+        value, torch.zeros(1), torch.tensor([advantage], dtype=torch.float64), RLConfig(**settings)
+    )
     found.loss.sum().backward()
     assert value.grad is not None
     return float(found.loss.detach()), float(value.grad), bool(found.clipped)
@@ -114,7 +116,10 @@ def latent_group() -> Group:
         ({"average": "token", "parts": "apart"}, {"policy_latents": (-2 + 1) / 3, "policy_text": 0.0}),
         ({"average": "token", "learn_from": "latents"}, {"policy": (-2 + 1) / 3}),
         ({"average": "token", "learn_from": "text"}, {"policy": 0.0}),
-        ({"average": "constant", "constant_length": 32, "parts": "apart"}, {"policy_latents": -1 / 64, "policy_text": 0}),
+        (
+            {"average": "constant", "constant_length": 32, "parts": "apart"},
+            {"policy_latents": -1 / 64, "policy_text": 0},
+        ),
     ],
 )
 def test_latents_and_text_are_averaged_together_or_apart(

@@ -54,7 +54,8 @@ def theirs(model: Any, tokenizer: Any, made: Sequence[Group], config: RLConfig, 
     rows = [row for group in made for row in group.rollouts]
     args = trl.GRPOConfig(
         output_dir=str(folder), use_cpu=True, bf16=False, report_to="none", disable_tqdm=True,
-        loss_type=config.variant, use_bias_correction_kl=config.kl_corrected, epsilon=config.clip_low, epsilon_high=config.clip_high,
+        loss_type=config.variant, use_bias_correction_kl=config.kl_corrected,
+        epsilon=config.clip_low, epsilon_high=config.clip_high,
         delta=config.ratio_cap, temperature=TEMPERATURE, max_completion_length=MAX_NEW,
         per_device_train_batch_size=len(rows), num_generations=4, gradient_checkpointing=False,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Reinforcement learning of a tiny random model whose answers are right by chance; and runs of it to be killed or launched.
+"""Reinforcement learning of a tiny random model, right by chance; and runs of it to be killed or launched.
 
 toy_rl.py killed FOLDER     kill forked runs at several moments, resume them, compare with an undisturbed one
 toy_rl.py launched FOLDER   train once, under `accelerate launch` or alone (accumulation from TOY_ACCUMULATION)
@@ -84,7 +84,7 @@ class Talker(Cot):
 
 def talker(*, dtype: Any = "float32", **model: Any) -> Talker:
     """A fresh method; always the same weights."""
-    sizes = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "mlp_size": 32}
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "mlp_size": 32}
     return Talker(Backbone.load(ModelConfig(**sizes, dtype=dtype, device="cpu", **model), seed=3))
 
 
@@ -100,9 +100,7 @@ def train(
     if changes:
         config = replace(config, rl=with_changes(RL if config.rl is None else config.rl, **changes))
     held_out = HeldOut(task=Parity(), split="validation", examples=examples(8))
-    return train_method(
-        method or talker(), examples(), config, folder=folder, seed=5, resume=resume, held_out=held_out
-    )
+    return train_method(method or talker(), examples(), config, folder=folder, seed=5, resume=resume, held_out=held_out)
 
 
 def with_changes(config: RLConfig, **changes: Any) -> RLConfig:
@@ -162,7 +160,7 @@ def _train_until(folder: Path, where: str, count: int) -> None:
         method.before_update = tick
     else:  # half a resume point lies beside
         save = StageTrainer._save_rng_state
-        StageTrainer._save_rng_state = lambda self, folder: (save(self, folder), tick())[0]  # type: ignore[method-assign]
+        StageTrainer._save_rng_state = lambda self, folder: (save(self, folder), tick())[0]  # type: ignore[method-assign, func-returns-value]
     train(folder, method)
 
 

@@ -62,7 +62,7 @@ class ModelConfig:
     ] = "default"
     """How question, markers, steps and answer become one sequence."""
     markers: tuple[str, str] | None = Field(default=None, json_schema_extra=YOUNGER)
-    """Texts that open and close the thought, as the tokenizer reads them; null: think tokens, added where it has none."""
+    """Texts that open and close the thought, for the tokenizer; null: think tokens, added where it has none."""
     chat_template: bool | None = None
     """Word the question through the tokenizer's chat template; null: if it has one and the weights are pretrained."""
     instruction: str = Field(default="", json_schema_extra=YOUNGER)

@@ -282,8 +282,8 @@ def unknown_key(key: str, known: Mapping[str, str]) -> str:
 
 
 def _alike_in_meaning(leaf: str, by_leaf: Mapping[str, str], known: Mapping[str, str]) -> list[str]:
-    """The leaf of the key whose meaning has every word of the unknown one, each as a beginning; the nearest to the root of
-    several, then the tersest.
+    """The leaf of the key whose meaning has every word of the unknown one, each as a beginning; of several the
+    nearest to the root, then the tersest.
 
     So `learning_rate` finds `lr`, the "peak learning rate of AdamW".
     """

@@ -222,7 +222,7 @@ def path_parallelism(
     top_k: int | None = MASS_TOP_K,
     trials: int = TRIALS,
 ) -> Parallelism:
-    """N_eff over known paths, and its mean over random matchings (arXiv:2510.15522v1, effective global parallelism; tau = 1).
+    """N_eff over known paths, and its mean over random matchings (arXiv:2510.15522v1, global parallelism; tau = 1).
 
     Args:
         steps: at least one, with their embeddings.

@@ -2,8 +2,8 @@
 
 The sandbox of Jinja keeps a template from the interpreter, but bounds neither nested loops nor the size of what it
 builds. So it runs in a worker process of its own, `python -m latbench.model.chat_template`, with one JSON line per
-conversation on its pipes; the worker is killed and replaced where it exceeds its CPU time, memory or length. It uses the
-renderer of transformers and imports no torch.
+conversation on its pipes; the worker is killed and replaced where it exceeds its CPU time, memory or length. It uses
+the renderer of transformers and imports no torch.
 """
 
 from __future__ import annotations

@@ -125,7 +125,8 @@ def check_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> No
     highest = max(tokenizer.get_vocab().values(), default=-1)
     if highest >= rows:
         raise ValueError(
-            f"model.id: its tokenizer has ids up to {highest}, but its embedding has {rows} rows; give the tokenizer of "
+            f"model.id: its tokenizer has ids up to {highest}, but its embedding has {rows} rows; give the tokenizer "
+            "of 
             "this model, or resize its embeddings and save both"
         )
 

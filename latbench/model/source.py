@@ -188,7 +188,10 @@ def unchanged(folder: Path, part: str = "") -> Iterator[None]:
 
 
 def listed_files(folder: Path) -> dict[str, str]:
-    """SHA-256 by path of the files of a checkpoint of ours, as its `latbench.json` says. Raises: ModelFileError: damaged."""
+    """SHA-256 by path of the files of a checkpoint of ours, as its `latbench.json` says.
+
+    Raises: ModelFileError: damaged.
+    """
     files = read_json(folder / CHECKPOINT_INFO).get("files")
     if not isinstance(files, dict) or not all(isinstance(value, str) for value in files.values()):
         raise ModelFileError(f"{folder / CHECKPOINT_INFO} is damaged; train the run again, or copy the checkpoint anew")

@@ -3,8 +3,8 @@
 Every loss of every method is a mean over the items (tokens, latents or rows) of the whole optimiser step: sums are
 divided by the items of all its micro-batches and processes, so that neither accumulation nor the number of GPUs changes
 the objective. The released codes of the methods average the means of their micro-batches instead, which weighs a token
-by how few others its micro-batch has; with one micro-batch per step the two are one. A statistic over the rows of a batch
-(CODI's deviation, see `Method.batch_terms`) is still one of a micro-batch.
+by how few others its micro-batch has; with one micro-batch per step the two are one. A statistic over the rows of a
+batch (CODI's deviation, see `Method.batch_terms`) is still one of a micro-batch.
 """
 
 from __future__ import annotations

@@ -188,7 +188,7 @@ def test_aliases_within_bounds_are_read(tmp_path: Path) -> None:
 
 
 def test_an_override_is_bounded_alike() -> None:
-    with pytest.raises(ValueError, match="--set a: .* is not YAML"):
+    with pytest.raises(ValueError, match=r"--set a: .* is not YAML"):
         tree.parse_overrides(["a=" + "[" * 60 + "]" * 60])
 
 

@@ -46,11 +46,17 @@ def test_the_text_is_that_of_transformers() -> None:
 
 LOOPS = {
     "nested loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-    "a loop over what was asked": "{% set c = messages[0].content * 9999 %}{% for i in c %}{% for j in c %}{% endfor %}{% endfor %}",
-    "macros that call twice": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    "a loop over what was asked": (
+        "{% set c = messages[0].content * 9999 %}{% for i in c %}{% for j in c %}{% endfor %}{% endfor %}"
+    ),
+    "macros that call twice": (
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}"
+    ),
     "one operation without end": "{% set n = messages | length + 8 %}{{ ((n ** 99999) ** 9999) % 7 }}",
     "a text beyond the memory": "{{ 'a' * 10 ** 10 }}",
-    "a text that doubles": "{% set s = namespace(x='a') %}{% for i in range(99) %}{% set s.x = s.x ~ s.x %}{% endfor %}",
+    "a text that doubles": (
+        "{% set s = namespace(x='a') %}{% for i in range(99) %}{% set s.x = s.x ~ s.x %}{% endfor %}"
+    ),
     "a wide number": "{{ '%0999999999d' % 1 }}",
 }
 
@@ -96,6 +102,6 @@ def test_every_prompt_goes_through_the_worker(llama: Backbone, monkeypatch: pyte
     layout = Layout("default", llama.tokenizer, chat_template=True)
     impatient = chat_template.Renderer(cpu_seconds=0.05)
     monkeypatch.setattr(chat_template, "shared_renderer", lambda: impatient)
-    with pytest.raises(ValueError, match="set model.chat_template=false"):
+    with pytest.raises(ValueError, match=r"set model\.chat_template=false"):
         layout.prompt("1+1")
     impatient.close()

@@ -1,4 +1,4 @@
-"""A killed run goes on with what it was begun with: data, model, versions; anything else is refused, nothing changed."""
+"""A killed run goes on with what it was begun with: data, model, versions; all else is refused, nothing changed."""
 
 from __future__ import annotations
 
@@ -47,9 +47,10 @@ def killed(config: RunConfig, runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -
     def kill(*_: Any) -> None:
         raise Killed
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", kill)
-        train(config, runs_dir=runs_dir)
+        with pytest.raises(Killed):
+            train(config, runs_dir=runs_dir)
     return runs_dir / config.run_id
 
 

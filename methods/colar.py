@@ -21,12 +21,11 @@ default, and faulty) is not here.
 
 With `train.rl` set the second stage follows: GRPO on drawn latents and on the answer. The log-density of a latent is
 that of the head's Gaussian, in units of s, as a mean over dimensions (the ratio is then a geometric mean); the close
-marker counts as a token, though an argmax wrote it, and that the thought went on before is not part of the objective. The
-paper's set-up averages latents and answer apart (`train.rl.parts=apart`), each per answer (`average=sequence`); the
-code's default divides sums by 32 instead (`average=constant`, `constant_length=32`), with which chains grow to their
-limit.
-Soft-MSE takes the head's deviation to 0, where nothing is explored and a density says nothing: `min_deviation` is a
-floor under it, in drawing and scoring alike. The paper has none.
+marker counts as a token, though an argmax wrote it, and that the thought went on before is not part of the objective.
+The paper's set-up averages latents and answer apart (`train.rl.parts=apart`), each per answer (`average=sequence`);
+the code's default divides sums by 32 instead (`average=constant`, `constant_length=32`), with which chains grow to
+their limit. Soft-MSE takes the head's deviation to 0, where nothing is explored and a density says nothing:
+`min_deviation` is a floor under it, in drawing and scoring alike. The paper has none.
 """
 
 from __future__ import annotations

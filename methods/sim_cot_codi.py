@@ -10,12 +10,12 @@ CE_k is the mean over the step tokens of latent k, A the latents that have a ste
 latent without a step has no loss (`sim_cot` gives it the answer to write). Inference is CODI's.
 
 Differs from the released code (InternLM/SIM-CoT@f3ae967): there every row's step is cut to the length of the first
-row's step plus one (CODI/src/model.py:248-262, called at :491-494 and :613-616). On GSM8K chains in batches of 64 that leaves
-about 63 % of the step tokens to be trained: 91, 59, 35, 20, 13, 12 and 11 % of those of latents 1 to 7. Here all step
-tokens are trained, as the paper says. All latents are one pass of the decoder, each a row of its own; a step is
-tokenised by itself instead of being cut from the teacher's ids at its brackets; means are over an optimiser step, as in
-every method here (latbench/training/losses.py), and not over a micro-batch. The decoder, trained whole, has the
-learning rate of the adapters, as there, which is high for it; `train.auxiliary_lr` gives it one of its own.
+row's step plus one (CODI/src/model.py:248-262, called at :491-494 and :613-616). On GSM8K chains in batches of 64
+that leaves about 63 % of the step tokens to be trained: 91, 59, 35, 20, 13, 12 and 11 % of those of latents 1 to 7.
+Here all step tokens are trained, as the paper says. All latents are one pass of the decoder, each a row of its own; a
+step is tokenised by itself instead of being cut from the teacher's ids at its brackets; means are over an optimiser
+step, as in every method here (latbench/training/losses.py), and not over a micro-batch. The decoder, trained whole,
+has the learning rate of the adapters, as there, which is high for it; `train.auxiliary_lr` gives it one of its own.
 """
 
 from __future__ import annotations

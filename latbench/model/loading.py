@@ -126,8 +126,7 @@ def check_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> No
     if highest >= rows:
         raise ValueError(
             f"model.id: its tokenizer has ids up to {highest}, but its embedding has {rows} rows; give the tokenizer "
-            "of 
-            "this model, or resize its embeddings and save both"
+            "of this model, or resize its embeddings and save both"
         )
 
 

@@ -42,7 +42,7 @@ from latbench.answers.formulas import constant, equal_equations, equal_formulas
 from latbench.answers.math_verify_fallback import math_verify_equal, readable, uses_both_cases
 from latbench.answers.notation import is_text, normalise, text_key
 from latbench.answers.numbers import Number, close, parse_number, split_base
-from latbench.answers.sets import describes_set, equal_sets, has_inequality, parse_set
+from latbench.answers.sets import describes_set, equal_sets, has_inequality, interval_text, parse_set
 from latbench.answers.structure import NAME, Group, named_values, parse_group, split_top, strip_brackets
 from latbench.answers.units import contradict, split_unit
 from latbench.answers.words import in_symbols
@@ -285,6 +285,9 @@ def _sets(comparison: _Comparison, gold: str, answer: str, depth: int) -> tuple[
     left, right = parse_set(gold), parse_set(answer)
     if left is not None and right is not None:
         return True, equal_sets(left, right)
+    intervals = interval_text(gold), interval_text(answer)
+    if any(intervals) and intervals != (gold, answer):
+        return True, comparison.equal(intervals[0] or gold, intervals[1] or answer, depth)
     single = answer if left is not None else gold
     if (
         (has_inequality(gold) or has_inequality(answer))

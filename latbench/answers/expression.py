@@ -322,6 +322,11 @@ class _Reader:
         if name == "sqrt":
             degree = self.group("[") if self.next == "[" else nodes.constant(Fraction(2))
             return nodes.root(self.argument(), degree)
+        if name == "overline":  # the conjugate; of letters it may be a segment or digits
+            inner = self.argument()
+            if not self.complex:
+                raise Unread
+            return nodes.conjugate(inner)
         if name in ("sum", "prod"):
             return self.series(name)
         raise Unread

@@ -38,7 +38,7 @@ _NAMES = (
 _NEGATION = r"\b(?:is|are|was|can|could|must|should|wo|would|ca)(?:n'?t|n't|\s?not)(?: be)?\b"
 _NAME_LIST = [*_NAMES.replace("?", "").replace("[ée]", "é").split("|"), "reponse"]
 _COPULA = (
-    rf"{_NEGATION}|\bis\b|\bare\b|:|=|\bequals\b|\b(?:would|should|must|will|can only) be\b"
+    rf"{_NEGATION}|\bis\b|\bare\b|:|=|-(?=\s)|\bequals\b|\b(?:would|should|must|will|can only) be\b"
     r"|\bcomes (?:out )?to\b|\bes\b|\best\b|\bist\b"
     r"|\blautet\b|\bé\b|\bè\b|\bär\b|是|为|為|は|은|는"
 )

@@ -43,6 +43,11 @@ def quotient(left: Node, right: Node) -> Node:
     return lambda arithmetic: arithmetic.divide(left(arithmetic), right(arithmetic))
 
 
+def conjugate(node: Node) -> Node:
+    """The conjugate of a complex number."""
+    return lambda arithmetic: context(arithmetic.digits).conj(arithmetic.inexact(node(arithmetic)))
+
+
 def degrees(node: Node) -> Node:
     """An angle in degrees, in radians."""
     return lambda arithmetic: arithmetic.multiply(

@@ -36,6 +36,14 @@ _LOWERED = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋ₙ", "0123456789+-n", 
 _VULGAR = "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
 
 
+_SMALL_FRACTION = re.compile(r"(?<![⁰¹²³⁴-⁹])([⁰¹²³⁴-⁹]{1,6})[/⁄]([₀-₉]{1,6})(?![₀-₉])")
+
+
+def _small_fraction(found: re.Match[str]) -> str:
+    top, bottom = (unicodedata.normalize("NFKC", digits) for digits in found.groups())
+    return f"\\frac{{{top}}}{{{bottom}}}"
+
+
 def plain_characters(text: str) -> str:
     """The text with plain digits, signs, spaces and punctuation for their Unicode variants; LaTeX is left alone.
 
@@ -44,6 +52,7 @@ def plain_characters(text: str) -> str:
     if text.isascii():
         return text
     text = text.translate(_INVISIBLE)
+    text = _SMALL_FRACTION.sub(_small_fraction, text)
     text = re.sub(f"[{''.join(_RAISED)}]+", lambda found: f"^{{{''.join(map(_RAISED.__getitem__, found[0]))}}}", text)
     text = re.sub(f"[{''.join(_LOWERED)}]+", lambda found: f"_{{{''.join(map(_LOWERED.__getitem__, found[0]))}}}", text)
     text = re.sub(f"[{_VULGAR}]", _vulgar, text).translate(_SIGNS)
@@ -115,7 +124,11 @@ _REWRITES = [
         (("\\n", "!="), r"\\neq?(?![A-Za-z])|!=|\\not\s*=", r"\\ne "),
         (r"\lt", r"\\lt(?![A-Za-z])", "<"),
         (r"\gt", r"\\gt(?![A-Za-z])", ">"),
-        (("and", "or", ","), r"^((?:[^<>\\]|\\(?!le |ge |ne ))*)$", lambda found: _joined(found[1])),  # no inequality
+        (
+            ("and", "or", ",", "vee", "wedge"),
+            r"^((?:[^<>\\]|\\(?!le |ge |ne ))*)$",
+            lambda found: _joined(found[1]),
+        ),  # no inequality
         (("or", "vee"), r"\\text\{\s*,?\s*or\s*\}|(?<![A-Za-z\\])or(?![A-Za-z])|\\vee(?![A-Za-z])", r"\\lor "),
         (("and", "wedge"), r"\\text\{\s*,?\s*and\s*\}|(?<![A-Za-z\\])and(?![A-Za-z])|\\wedge(?![A-Za-z])", r"\\land "),
         (
@@ -126,6 +139,8 @@ _REWRITES = [
         ("matrix", r"\\(begin|end)\{(?:smallmatrix|Bmatrix)\}", r"\\\1{pmatrix}"),
         ("base", r"^\(?([0-9A-Z]+)\)?\s*(?:\\text\{)?\s*(?:in )?base[ -](\w+)\s*\}?$", r"\1_{\2}"),
         (("varnothing", "}"), r"\\varnothing(?![A-Za-z])|\\\{\s*\\\}", r"\\emptyset"),
+        ("]", r"^\]([^\[\]]+)([\[\]])$", lambda found: f"({found[1]}{')' if found[2] == '[' else ']'}"),  # ]1, 2[
+        ("[", r"^\[([^\[\]]+)\[$", r"[\1)"),
         ("backslash", r"\\backslash(?![A-Za-z])", r"\\setminus"),
         ("frac", r"\\frac\s*([0-9A-Za-z])", r"\\frac{\1}"),  # \frac12, \frac9{19}
         ("frac", r"\\frac\s*(\{[^{}]*\})\s*([0-9A-Za-z])", r"\\frac\1{\2}"),
@@ -184,7 +199,7 @@ def _joined(text: str) -> str:
     """Items of a list joined by commas alone; `or` and `and` between inequalities mean more."""
     text = re.sub(r"\\text\{\s*,?\s*(?:and|or)\s*\}", ", ", text)
     text = re.sub(r"^\\text\{([^{}]*(?:[,;]|\sand\s|\sor\s)[^{}]*)\}$", r"\1", text)  # \text{A, B}
-    text = re.sub(r",?\s+(?:and|or)\s+", ", ", text)
+    text = re.sub(r",?\s+(?:and|or|\\lor|\\vee|\\land|\\wedge)\s+", ", ", text)
     return re.sub(r",\s*,", ", ", text)
 
 

@@ -18,6 +18,9 @@ _PROSE = re.compile(
     r"|because|since|when|if|there|answer|value|total|with|for|by|he|she|they|you)(?![A-Za-z])",
     re.IGNORECASE,
 )
+# Possessive, because a text of letters alone would otherwise be searched from each of its letters.
+_FOREIGN = re.compile(r"\W*+[^\x00-\x7f\W\d]{2,}+[^\d$\\]*+[\d$\\]")
+_WORD_THEN_FORMULA = re.compile(r"[^\W\d_]{2,}+[^$\\]*+(?:\$|\\\(|\\\[)")
 _ANY_TEXT_BOX = re.compile(r"\\(?:text[a-z]*|mbox)\s*\{[^{}]*\}")
 COMMAND_OR_BOX = re.compile(rf"{TEXT_BOX}|\\[A-Za-z]+")
 WORD = re.compile(r"(?<![\\A-Za-z])[^\W\d_]{2,}")
@@ -50,7 +53,7 @@ _TAIL = re.compile(r"[ \t-]?(?:[A-Za-z]+[ \t]?){1,4}(?:\d[\d.,]*)?")
 def is_prose(text: str) -> bool:
     """Whether a text has words that neither belong to a formula nor to a quantity."""
     plain = _ANY_TEXT_BOX.sub(" ", text) if "{" in text else text
-    if _PROSE.search(plain):
+    if _PROSE.search(plain) or _FOREIGN.match(plain) or _WORD_THEN_FORMULA.match(plain):
         return True
     if len(WORD.findall(plain)) < 3 or re.match(r"\s*[-+$€£(\[\\{|\d]", plain):
         return False

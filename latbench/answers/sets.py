@@ -18,9 +18,15 @@ _RELATION = re.compile(r"(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z])|\\ne(?![A-Za-z])
 _INEQUALITY = re.compile(r"[<>]|\\(?:le|ge|ne)(?![A-Za-z])")
 _SET = re.compile(
     r"[<>]|\\(?:le|ge|ne|cup|cap|infty|setminus|mathbb|emptyset|in)(?![A-Za-z])|\\\{[^{}]*[|:]|^\s*(?:\(.*\]|\[.*\))$"
-    r"|^(?:all )?(?:\\text\{)?(?:all )?(?:the )?reals?(?: numbers?)?\}?$"
+    r"|^(?:all )?(?:\\text\{\s*)?(?:all )?(?:the )?(?:(?:non-?)?(?:positive |negative ))?reals?(?: numbers?)?\s*\}?$"
 )
 _ALL_REALS = re.compile(r"\\mathbb\{R\}|(?:\\text\{\s*)?(?:all )?(?:the )?reals?(?: numbers?)?\s*\}?", re.IGNORECASE)
+_HALF_LINES = {"+": ">", "-": "<", "positive": ">", "negative": "<", "nonnegative": "\\ge", "nonpositive": "\\le"}
+_HALF_LINE = re.compile(
+    r"\\mathbb\{R\}\s*[\^_]\s*\{?\s*([+-])\s*\}?"
+    r"|(?:\\text\{\s*)?(?:all )?(?:the )?((?:non-?)?(?:positive|negative)) reals?(?: numbers?)?\s*\}?",
+    re.IGNORECASE,
+)
 MAX_INTERVALS = 60
 
 
@@ -73,6 +79,24 @@ def has_inequality(text: str) -> bool:
     return _INEQUALITY.search(text) is not None
 
 
+def interval_text(text: str) -> str | None:
+    """`a < x \\le b` as `(a,b]`, whatever its ends are; None for any other text."""
+    pieces = [piece.strip() for piece in _RELATION.split(text)]
+    if len(pieces) != 5 or not NAME.fullmatch(pieces[2]) or re.search(r"[,;]", text):
+        return None
+    low, left, _, right, high = pieces
+    if {left, right} <= {">", "\\ge"}:
+        low, left, right, high = (
+            high,
+            right.replace(">", "<").replace("ge", "le"),
+            left.replace(">", "<").replace("ge", "le"),
+            low,
+        )
+    if not {left, right} <= {"<", "\\le"}:
+        return None
+    return f"{'(' if left == '<' else '['}{low},{high}{')' if right == '<' else ']'}"
+
+
 def equal_sets(gold: RealSet, answer: RealSet) -> bool:
     """Whether two sets are the same, and their variables as well where both are named."""
     if gold.name and answer.name and gold.name != answer.name:
@@ -111,6 +135,9 @@ def _parse(text: str) -> RealSet | None:
         return RealSet(intervals=())
     if _ALL_REALS.fullmatch(text):
         return RealSet(intervals=(_everything(),))
+    half = _HALF_LINE.fullmatch(text)
+    if half:
+        return _half_line(_HALF_LINES[half[1] or half[2].lower().replace("-", "")], Bound(text="0", value=Fraction(0)))
     builder = _set_builder(text)
     if builder is not None:
         return _parse(builder)

@@ -36,7 +36,7 @@ _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ni
 _COUNTS = {word: value for value, word in enumerate(_SMALL)} | {word: 20 + 10 * i for i, word in enumerate(_TENS)}
 _SCALES = {
     "hundred": "100", "thousand": "1000", "million": "1000000", "billion": "1000000000", "trillion": "1000000000000",
-    "dozen": "12", "score": "20", "lakh": "100000", "crore": "10000000",
+    "tens": "10", "dozen": "12", "score": "20", "lakh": "100000", "crore": "10000000",
 }  # fmt: skip
 _PARTS = {
     "half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8,
@@ -54,7 +54,7 @@ _REST = r"(?P<rest>(?:\s+[A-Za-z.%]+){0,4}|\s*%|\s*\^\\circ)?"
 
 
 def _scaled(found: re.Match[str]) -> str:
-    factors = [_SCALES[word.removesuffix("s")] for word in found["scale"].lower().split()]
+    factors = [_SCALES.get(word) or _SCALES[word.removesuffix("s")] for word in found["scale"].lower().split()]
     value = " \\times ".join([found["number"], *factors])
     return _with_rest(f"{found['lead']}{value}", found)
 
@@ -113,6 +113,7 @@ _RULES: list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = [
     )
 ]  # fmt: skip
 _OPERATIONS = {"plus": "+", "minus": "-", "times": "\\times", "divided by": "/", "over": "/"}
+_NEGATIVE = re.compile(r"(?<![\w)}] )(?:negative|minus)\s+(?=[\d¤])", re.IGNORECASE)
 _OPERATION = re.compile(rf"(?<=\d)\s+({'|'.join(_OPERATIONS)})\s+(?=\d)", re.IGNORECASE)
 _COUNT = re.compile(
     rf"(?<![A-Za-z\\])(?:(?P<tens>{'|'.join(_TENS)})[- ](?P<ones>{'|'.join(_SMALL[1:10])})"
@@ -133,6 +134,11 @@ def in_symbols(text: str) -> str:
     flat = " ".join(re.sub(TEXT_BOX, r" \1 ", text).split()).replace("^{ ", "^{")
     if _ABOUT.search(flat):
         return _ABOUT.sub(r" \\approx ", flat).strip()
+    spelled = _spelled(flat)
+    if spelled:
+        return spelled
+    if _NEGATIVE.search(flat):
+        return in_symbols(_NEGATIVE.sub("-", flat))
     flat = _OPERATION.sub(lambda found: f" {_OPERATIONS[found[1].lower()]} ", _COUNT.sub(_count, flat))
     flat = re.sub(rf"^(?:an?\s+)?(?=(?:{_PART_WORDS})$)", "1 ", flat)  # a half
     for pattern, rewrite in _RULES:
@@ -140,6 +146,24 @@ def in_symbols(text: str) -> str:
         if found:
             return rewrite(found).strip()
     return flat if _OPERATION.search(text) or (_COUNT.search(text) and re.search(r"\d", flat)) else text
+
+
+def _spelled(text: str) -> str | None:
+    """A number in words alone (`one hundred and twenty-one`) in digits; None for any other text."""
+    total, group = 0, 0
+    words = [word for word in re.split(r"[\s,-]+", text.casefold()) if word]
+    if len(words) < 2 or words[0] not in _COUNTS:
+        return None
+    for word in words:
+        if word in _COUNTS:
+            group += _COUNTS[word]
+        elif word == "hundred":
+            group *= 100
+        elif word in ("thousand", "million", "billion", "trillion"):
+            total, group = total + group * int(_SCALES[word]), 0
+        elif word != "and":
+            return None
+    return str(total + group)
 
 
 def _count(found: re.Match[str]) -> str:

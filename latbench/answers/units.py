@@ -13,12 +13,7 @@ _SPELLINGS = {
     "mg": "milligram", "lb": "pound", "oz": "ounce", "t": "ton tonne", "l": "liter litre",
     "ml": "milliliter millilitre", "gal": "gallon", "qt": "quart", "pt": "pint", "cup": "", "acre": "",
     "am": "a.m", "pm": "p.m", "mph": "", "kph": "kmh", "hz": "hertz", "j": "joule", "n": "newton", "w": "watt",
-<<<<<<< HEAD
-    "v": "volt", "k": "kelvin",
-    "mol": "mole", "°c": "celsius", "°f": "fahrenheit",
-=======
     "v": "volt", "k": "kelvin", "mol": "mole", "°c": "celsius", "°f": "fahrenheit",
->>>>>>> checker
 }  # fmt: skip
 _UNITS = {spelling: unit for unit, names in _SPELLINGS.items() for spelling in (unit, *names.split())}
 _LONG_UNITS = sorted((name for name in _UNITS if name.isalpha() and len(name) > 1), key=len, reverse=True)

@@ -1,8 +1,9 @@
 """Resident memory of long training and evaluation: it must not grow with the number of steps or questions.
 
-Training: `cot` on sequences of widely varying lengths, with the release of freed memory that latbench does by itself and
-without it (as the C library leaves it). Each runs in a process of its own; the table shows resident memory after the
-given steps, each the largest of the eight steps before, and CPU seconds. Target: the last step within 10 % of step 50.
+Training: `cot` on sequences of widely varying lengths, with the release of freed memory that latbench does by itself
+and without it (as the C library leaves it). Each runs in a process of its own; the table shows resident memory after
+the given steps, each the largest of the eight steps before, and CPU seconds. Target: the last step within 10 % of
+step 50.
 Evaluation: chunk after chunk of questions through one decoding call each, resident memory after every chunk.
 
     python benchmarks/memory.py [--steps 400] [--hidden 64] [--layers 8] [--batch 16] [--chunks 8]

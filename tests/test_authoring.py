@@ -39,12 +39,10 @@ def test_new_files_train_and_evaluate_as_they_stand(tmp_path: Path) -> None:
     assert trained.returncode == 0, trained.stderr
     run = next((tmp_path / "runs").iterdir()).name
     assert run.startswith("my_sums-my_way-tiny")
-    unknown = latbench("eval", "--run", run, "--limit", "3", folder=tmp_path)
+    unknown = latbench("eval", run, "--limit", "3", folder=tmp_path)
     assert unknown.returncode == 2
     assert "LATBENCH_FILES=FILE.py" in unknown.stderr
-    evaluated = latbench(
-        "eval", "--run", run, "--method", "my_way.py", "--tasks", "my_sums.py", "--limit", "3", folder=tmp_path
-    )
+    evaluated = latbench("eval", run, "--method", "my_way.py", "--tasks", "my_sums.py", "--limit", "3", folder=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
     assert "on 3 questions" in evaluated.stdout
 

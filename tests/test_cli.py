@@ -86,7 +86,7 @@ def test_train_eval_leaderboard_compare_with_defaults(call: Call) -> None:
 def test_json_is_one_object_on_standard_output(call: Call) -> None:
     trained = json.loads(call(*TRAIN, "--json")[1])
     assert trained["costs"]["optimiser_steps"] == 1
-    evaluated = json.loads(call("eval", "--run", trained["run"], "--json")[1])
+    evaluated = json.loads(call("eval", trained["run"], "--json")[1])
     (found,) = evaluated["evaluations"]
     assert found["n"] == 6
     assert found["accuracy"]["low"] >= 0
@@ -182,9 +182,9 @@ def test_lists_and_tables_start_without_torch(call: Call) -> None:
         ("train --method cot --set task.num_train=9 --model ./none", ["error: model.id './none' could not be loaded"]),
         ("train --method cot --data-dir none", ["error: --data-dir none is no folder"]),
         ("eval", ["error: no trained run in runs; start one with `latbench train"]),
-        ("eval --run none", ["error: no run in runs/none"]),
+        ("eval none", ["error: no run in runs/none"]),
         ("eval --model tiny", ["error: an evaluation without a run needs both --model and --method"]),
-        ("eval --run a --model tiny --method cot", ["error: --run names a trained run and --model with --method an"]),
+        ("eval a --model tiny --method cot", ["error: RUN names a trained run and --model with --method an"]),
         ("eval --preset tiny", ["error: --preset belongs to an evaluation with --model and --method"]),
         ("leaderboard", ["error: folder 'runs' does not exist"]),
         ("leaderboard --format md,csv", ["error: --format md,csv names several formats; give --out DIR"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import shlex
 import sys
@@ -20,15 +21,25 @@ INTERRUPTED = 130  # what Typer returns for Ctrl-C
 app = typer.Typer(
     name="latbench",
     help="Benchmark and evaluation harness for language models that reason in latent vectors.",
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 for group in (run_commands, import_command, report_commands, measure_commands, new_command):
     app.add_typer(group.commands)
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"latbench {importlib.metadata.version('latbench')}")
+        raise typer.Exit
+
+
 @app.callback()
-def root(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     """The option stands here for `--help`; `main` takes it out of any place."""
 
 

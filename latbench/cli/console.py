@@ -130,7 +130,7 @@ def find_target(
         folder = find_run(run, runs_dir)
         return load_run(folder, device=device, device_map=device_map, trust_remote_code=trust_remote_code), {}
     if run is not None:
-        raise ValueError("--run names a trained run and --model with --method an untrained one; give one of the two")
+        raise ValueError("RUN names a trained run and --model with --method an untrained one; give one of the two")
     if len(given) < len(options):
         raise ValueError("an evaluation without a run needs both --model and --method")
     config = parse(options_tree(None, {**settings, **options, "model.device": device}), preset=preset)

@@ -14,7 +14,7 @@ from latbench.config import tree
 commands = typer.Typer()
 
 
-@commands.command("import")
+@commands.command("import", rich_help_panel="Runs")
 def import_release(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="Folder, file or Hugging Face id of a release.")],
     format: Annotated[str | None, typer.Option("--format", help="Format; found out by itself by default.")] = None,
@@ -44,4 +44,4 @@ def import_release(
         print_json({"run": run.folder, **found})
     else:
         say(f"{run.folder}: {run.config.method_name} on {run.config.backbone}, layout {run.config.model.layout}")
-        note(f"next: latbench eval --run {run.folder}")
+        note(f"next: latbench eval {run.folder}")

@@ -15,7 +15,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 EXAMPLE: dict[str, str] = {"method": "six", "task": "sums"}  # the name that a template has
 
 
-@commands.command()
+@commands.command(rich_help_panel="Runs")
 def new(
     kind: Annotated[Literal["method", "task"], typer.Argument(help="method or task.")],
     name: Annotated[str, typer.Argument(help="Its registered name, and that of its file.")],

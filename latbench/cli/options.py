@@ -34,7 +34,7 @@ TrustOption = Annotated[
 RunArgument = Annotated[
     str | None, typer.Argument(metavar="RUN", help="Folder or name; the latest trained run by default.")
 ]
-OneTaskOption = Annotated[str | None, typer.Option("--tasks", help="One task; the run's own by default.")]
+OneTaskOption = Annotated[str | None, typer.Option("--task", help="One task; the run's own by default.")]
 SplitOption = Annotated[str, typer.Option("--split", help="Split of the task.")]
 RUNS = Path("runs")
 

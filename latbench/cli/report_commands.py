@@ -23,7 +23,7 @@ from latbench.cli.options import RUNS, JsonOption, RunsOption
 commands = typer.Typer()
 
 
-@commands.command()
+@commands.command(rich_help_panel="Results")
 def leaderboard(
     folders: Annotated[list[Path] | None, typer.Argument(metavar="[FOLDER]...", help="./runs by default.")] = None,
     formats: Annotated[str, typer.Option("--format", help="Comma-separated: md, csv, latex, html.")] = "md",
@@ -101,7 +101,7 @@ def _check_submission(
     )
 
 
-@commands.command()
+@commands.command(rich_help_panel="Results")
 def compare(
     a: Annotated[str, typer.Argument(help="Folder of an evaluation or of a run with one, or a run's name.")],
     b: Annotated[str, typer.Argument(help="The other one.")],
@@ -119,7 +119,7 @@ def compare(
         say(report.render(found).rstrip("\n"))
 
 
-@commands.command("list")
+@commands.command("list", rich_help_panel="Results")
 def list_(
     what: Annotated[str | None, typer.Argument(help="methods, tasks, presets, runs or keys.")] = None,
     method: Annotated[str | None, typer.Option(help="Of keys: those that this method reads too.")] = None,
@@ -167,6 +167,7 @@ def _list_keys(method: str | None, task: str | None, markdown: bool, as_json: bo
 
 @commands.command(
     "lm-eval",
+    rich_help_panel="Results",
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )

@@ -31,6 +31,7 @@ from latbench.cli.options import (
     ModelOption,
     PresetOption,
     ResumeOption,
+    RunArgument,
     RunsOption,
     SamplesOption,
     SeedOption,
@@ -44,7 +45,7 @@ from latbench.config import tree
 commands = typer.Typer()
 
 
-@commands.command()
+@commands.command(rich_help_panel="Runs")
 def quickstart(
     every: Annotated[bool, typer.Option("--all", help="Every method with a tiny preset.")] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 1,
@@ -72,7 +73,7 @@ def quickstart(
         note("written: " + ", ".join(map(str, done.paths)))
 
 
-@commands.command()
+@commands.command(rich_help_panel="Runs")
 def train(
     method: MethodOption = None,
     task: TaskOption = None,
@@ -106,13 +107,13 @@ def train(
         print_json({"run": run.folder, **run.report})
     else:
         say(f"{run.folder}: {costs['optimiser_steps']} steps, {costs['seconds']:.0f} s")
-        note(f"next: latbench eval --run {run.folder}")
+        note(f"next: latbench eval {run.folder}")
 
 
-@commands.command("eval")
+@commands.command("eval", rich_help_panel="Runs")
 def evaluate(
+    run: RunArgument = None,
     tasks: Annotated[str | None, typer.Option(help="Comma-separated; the run's own task by default.")] = None,
-    run: Annotated[str | None, typer.Option(help="Folder or name; the latest trained run by default.")] = None,
     model: ModelOption = None,
     method: MethodOption = None,
     preset: PresetOption = None,
@@ -166,7 +167,7 @@ def evaluate(
             note(f"{folder}: {caveat.sentence}")
 
 
-@commands.command()
+@commands.command(rich_help_panel="Runs")
 def sweep(
     file: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="methods, tasks, seeds, settings, base.")],
     resume: ResumeOption = False,
@@ -205,7 +206,7 @@ def sweep(
         raise typer.Exit(FAILED)
 
 
-@commands.command()
+@commands.command(rich_help_panel="Runs")
 def rerun(
     result: Annotated[Path, typer.Argument(help="Folder with manifest and records.")],
     check: Annotated[

@@ -142,7 +142,7 @@ def find_run(name: str | None, runs_dir: Path) -> Path:
     for folder in sorted(finished, key=lambda folder: (folder / TRAIN).stat().st_mtime_ns, reverse=True):
         if load_run(folder).report["trained"]:
             return folder
-    raise ValueError(f"no trained run in {runs_dir}; start one with `latbench train --method cot`, or give --run")
+    raise ValueError(f"no trained run in {runs_dir}; start one with `latbench train --method cot`, or name one")
 
 
 def run_folders(runs_dir: Path) -> list[Path]:

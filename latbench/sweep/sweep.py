@@ -219,7 +219,7 @@ def _job(member: Member, sweep: SweepConfig, runs_dir: Path, trust: tuple[str, .
     config.parent.mkdir(parents=True, exist_ok=True)
     write_whole(config, tree.dump_yaml(member.run.config.to_tree()))
     latbench = (sys.executable, "-m", "latbench")
-    asked = ["--run", str(member.run.folder), "--tasks", ",".join(member.tasks), "--split", sweep.split]
+    asked = [str(member.run.folder), "--tasks", ",".join(member.tasks), "--split", sweep.split]
     if sweep.limit is not None:
         asked += ["--limit", str(sweep.limit)]
     evaluations = [

@@ -63,7 +63,7 @@ def test_a_model_that_is_the_checkpoint_of_a_run_has_seen_what_the_run_saw(own: 
 
 
 def test_eval_compare_and_check_say_it(own: Run, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["eval", "--run", str(own.folder)]) == 0
+    assert main(["eval", str(own.folder)]) == 0
     assert "20 training rows ask one of its questions" in capsys.readouterr().err
     folder = own.folder / "eval" / "synth-test"
     found = check_evaluation(folder)

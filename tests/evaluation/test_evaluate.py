@@ -133,7 +133,7 @@ def test_a_failure_inside_a_chunk_loses_no_earlier_chunk(
 
 @pytest.mark.slow
 def test_a_killed_evaluation_resumes_to_the_same_bytes(run: Run, whole: bytes) -> None:
-    command = [sys.executable, "-m", "latbench", "eval", "--run", str(run.folder)]
+    command = [sys.executable, "-m", "latbench", "eval", str(run.folder)]
     path = run.folder / "eval" / "synth-test" / RECORDS
     moments = random.Random(len(whole))
     for _ in range(2):

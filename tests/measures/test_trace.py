@@ -404,7 +404,7 @@ def test_the_commands_store_and_show(latent_run: Run, run: Run, capsys: pytest.C
     found = json.loads(call("trace", name, *sampled, "--json")[1])
     assert found["n"] == 10
     assert found["shown"] is None, "not evaluated yet"
-    assert call("eval", "--run", name, *sampled)[0] == 0
+    assert call("eval", name, *sampled)[0] == 0
     (path,) = {json.loads(call("trace", name, *sampled, "--json")[1])["shown"] for _ in range(2)}
     measured = read_measures(read_evaluation(Path(path).parent))[0].latents
     assert measured is not None

@@ -36,7 +36,7 @@ def train_command(runs_dir: Path) -> list[str]:
 
 
 def eval_command(run: Path) -> list[str]:
-    return command("eval", "--run", str(run), "--samples", "2", settings=DECODING)
+    return command("eval", str(run), "--samples", "2", settings=DECODING)
 
 
 def start(arguments: list[str]) -> subprocess.Popen[str]:

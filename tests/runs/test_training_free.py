@@ -190,8 +190,8 @@ def test_what_is_not_there_to_evaluate_is_one_sentence(
     monkeypatch.chdir(run.folder.parent.parent)
     (run.folder / TRAIN).unlink()
     for arguments, sentence in (
-        (["--run", run.folder.name], "is not trained to its end; continue it with `latbench train --resume`"),
-        (["--run", "synth-soft_thinking"], "error: no run in runs/synth-soft_thinking (config.yaml is missing); runs"),
+        ([run.folder.name], "is not trained to its end; continue it with `latbench train --resume`"),
+        (["synth-soft_thinking"], "error: no run in runs/synth-soft_thinking (config.yaml is missing); runs"),
         (["--model", "runs/cot/checkpoint", "--method", "soft_thinking"], "'runs/cot/checkpoint' could not be loaded"),
     ):
         capsys.readouterr()

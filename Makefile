@@ -6,12 +6,8 @@ STAMP := $(VENV)/.installed
 
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
-# a folder of data files beside the checkout, where there is one
-ifneq ($(wildcard ../shared/data),)
-export LATBENCH_DATA_DIR ?= $(abspath ../shared/data)
-endif
 
-.PHONY: quickstart test test-all check clean
+.PHONY: quickstart test test-all check docs clean
 
 quickstart: $(STAMP)
 	$(BIN)/latbench quickstart
@@ -26,6 +22,10 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -12,10 +12,10 @@ latent, the second is forced after the last, and supervised only where explicit 
 The ablation "pause as thought" (Table 1) feeds one learned vector in place of every hidden state; it is unrolled like
 these, although one pass would give the same.
 
-Differs from the released code (specs/coconut.md): the optimiser starts anew at stage switches, not at every epoch; the
-markers' rows are those of the model that training starts from, not copies of the row of `<<`; the last epoch is taken
-instead of the best; the last latent is a pass of its own, so that n latents take n + 2 passes, not n + 1.
-"""
+Differs from the released code (facebookresearch/coconut): the optimiser starts anew at stage switches, not at every
+epoch; the markers' rows are those of the model that training starts from, not copies of the row of `<<`; the last
+epoch is taken instead of the best; the last latent is a pass of its own, so that n latents take n + 2 passes, not n +
+1."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ and end of thought, and of its prompt `The answer is:`, whose colon is distilled
 no id is searched for. As in the released code the teacher does not see the last step, from which it could copy the
 answer, and a layer's deviation, over the rows of a micro-batch, divides the distance instead of the states.
 
-Differs from the code (specs/codi.md): one teacher pass gives its loss and the states to distil, where the code runs two
+Differs from the code (zhenyi4/codi): one teacher pass gives its loss and the states to distil, where the code runs two
 that differ in their dropout masks alone; the teacher has both markers; answers that do not start with a digit and long
 rows stay in; padding is masked in every pass (those without a mask cannot be asked for); the markers' rows are trained
 under LoRA, as the paper says (the code freezes them, but does not ask its teacher for one).

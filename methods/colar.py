@@ -13,11 +13,11 @@ in the layout `coconut` the end of the question and `###` do. The opening one is
 supervised. Embedding tables are frozen as in the paper, rows of added markers included: start from a run that has
 trained them (`start: {method: cot}`, with which the paper starts all methods).
 
-Differs from the released code (specs/colar.md): no padding inside a row, hence no lost stop labels (B1, B2); one c for
-an optimiser step (there for a forward pass, with equal seeds on all devices); the stop is an argmax, there a draw;
-examples without a chain are skipped; question and answer are worded by the layout, without the paper's phrase that asks
-for steps; a `cot` run to start from has not seen a speed in its prompt. Its second pass over predicted latents (off by
-default, and faulty) is not here.
+Differs from the released code (xiaomi-research/colar@4b6ae9a): no padding inside a row, hence no lost stop labels
+(B1, B2); one c for an optimiser step (there for a forward pass, with equal seeds on all devices); the stop is an
+argmax, there a draw; examples without a chain are skipped; question and answer are worded by the layout, without the
+paper's phrase that asks for steps; a `cot` run to start from has not seen a speed in its prompt. Its second pass over
+predicted latents (off by default, and faulty) is not here.
 
 With `train.rl` set the second stage follows: GRPO on drawn latents and on the answer. The log-density of a latent is
 that of the head's Gaussian, in units of s, as a mean over dimensions (the ratio is then a geometric mean); the close

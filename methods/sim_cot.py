@@ -13,10 +13,10 @@ thought S all from step S on, joined by newline. A thought without a step gets t
 `StepDecoder` is the part that other base methods share (`sim_cot_codi`): it is built from a backbone, takes latents
 (batch, thoughts, c, hidden) with `StepTargets`, and gives one loss term per thought, `step1` ... `stepK`.
 
-Differs from the released code (specs/sim_cot.md): the decoder is a copy of the model that this run starts from, not of
-the pretrained one, and counts positions from 0; all thoughts of a batch are one pass of it, each a row of its own; a
-row without a target is left out by itself and moves none of those after it (the released driver builds no targets).
-"""
+Differs from the released code (InternLM/SIM-CoT@f3ae967): the decoder is a copy of the model that this run starts
+from, not of the pretrained one, and counts positions from 0; all thoughts of a batch are one pass of it, each a row
+of its own; a row without a target is left out by itself and moves none of those after it (the released driver builds
+no targets)."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ The layout's markers are those of the thinking; without one (a plain chat model)
 error, except for `moi`. Of a marker of several tokens (layout `coconut`) the first ends the thinking, the others are
 forced. An end of sequence within the thinking ends the row without an answer.
 
-Differs from the released code (specs/soft_thinking.md 7): its counter of the cold stop runs on in the answer and may
+Differs from the released code (eric-ai-lab/Soft-Thinking): its counter of the cold stop runs on in the answer and may
 break it off, here it is that of the thinking; answers have their own settings (`generate.*`), which the code parses but
 does not use; latent steps and tokens have a budget each; Dirichlet noise is on what the filters keep, not on zeros; a
 sampled token outside the candidates of `moi` loses no weight.

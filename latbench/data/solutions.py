@@ -33,7 +33,7 @@ def gsm8k_solution(text: str) -> tuple[list[str], str]:
 
 
 def equation_steps(chain: str) -> list[str]:
-    """The `<<expression=value>>` items of a chain; none for an empty one (specs/cot_baselines.md 1.1)."""
+    """The `<<expression=value>>` items of a chain; none for an empty one (GSM8K-Aug, arXiv:2311.01460)."""
     return EQUATION.findall(chain)
 
 

@@ -1,6 +1,6 @@
 """A latent rule under intervention: other embeddings at its latent steps, or another number of them.
 
-What a model answers then says how far it relies on its latents (DESIGN.md 6, latent reliance). Replacements are made
+What a model answers then says how far it relies on its latents. Replacements are made
 from the vectors of the untouched run, so that none depends on what an earlier replacement did to the model.
 """
 

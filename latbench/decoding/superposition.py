@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def top_k_mixture(logits: Tensor, k: int, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Softmax restricted to the k largest scores (Latent-SFT, arXiv:2510.15522v2; specs/latent_sft.md 3).
+    """Softmax restricted to the k largest scores (Latent-SFT, arXiv:2510.15522v2, latent vocabulary).
 
     Args:
         logits: (..., vocab); k: entries kept, all of them where k >= vocab; temperature: divides the kept scores.
@@ -52,7 +52,7 @@ def temperature_of_entropy(scores: Tensor, target: float) -> Tensor:
 def with_gumbel(
     weights: Tensor, noise: Tensor, *, scale: float, temperature: float = 1.0, clamp: tuple[float, float] = (-1.5, 3.0)
 ) -> Tensor:
-    """A mixture re-weighted by noise on its log-probabilities (specs/latent_sft.md 6); its support stays.
+    """A mixture re-weighted by noise on its log-probabilities (Latent-SFT, stage 2); its support stays.
 
     Args:
         weights: (..., top_k), summing to one; noise: of that shape, standard Gumbel.

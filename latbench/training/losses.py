@@ -40,7 +40,7 @@ def token_cross_entropy(
 
 
 def soft_label_kl(logits: Tensor, ids: Tensor | None, probabilities: Tensor) -> Tensor:
-    """KL(teacher || student) on the teacher's support, in float32 or wider (specs/latent_sft.md 6).
+    """KL(teacher || student) on the teacher's support, in float32 or wider (Latent-SFT, arXiv:2510.15522v2, stage 2).
 
     Args:
         logits: (items, vocab), the student's, over the whole vocabulary; temperature 1.
@@ -87,7 +87,7 @@ def hidden_distillation(
 ) -> LossTerm:
     """Distance of the student's hidden states to the teacher's, in units of each layer's spread.
 
-    CODI's, arXiv:2502.21074, section 3 (specs/codi.md 5). With S_l and T_l of a row at layer l, sg the stopped gradient
+    CODI's, arXiv:2502.21074, section 3 (zhenyi4/codi). With S_l and T_l of a row at layer l, sg the stopped gradient
     and M+1 layers, the row's item is
 
         1/(M+1) * sum_l mean SmoothL1(S_l - sg(T_l)) / sigma_l,    SmoothL1(x) = x^2 / 2 if |x| < 1 else |x| - 1/2

@@ -81,7 +81,7 @@ class StoredLabels:
 def noisy_weights(
     weights: Tensor, ids: Tensor | None, row: Tensor, keys: Tensor, *, scale: float, temperature: float, close: int
 ) -> Tensor:
-    """Gumbel noise on soft labels (specs/latent_sft.md 6); input and target of stage 2 share it.
+    """Gumbel noise on soft labels (stage 2 of DJC-GO-SOLO/Latent-SFT@f361814); input and target of stage 2 share it.
 
     Where the largest weight of some latent falls on the close marker, the whole row is drawn again, since the latent
     would read as the end of thought.

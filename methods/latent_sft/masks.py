@@ -1,4 +1,4 @@
-"""The two masks of stage 1 (specs/latent_sft.md 2.1 and 2.2), as rules between tokens with known roles."""
+"""The two masks of stage 1 (arXiv:2510.15522v2: LTIM and LTSuM), as rules between tokens with known roles."""
 
 from __future__ import annotations
 

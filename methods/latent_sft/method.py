@@ -7,7 +7,7 @@ produce the latents itself, by the KL divergence to the encoder's mixtures (soft
 marker and answer. At inference the model's own mixture is fed back until its clean argmax is the close marker.
 
 Where v1 of the paper (October 2025), v2 (January 2026) and the released code differ, the default is the code of v2 and
-the option says what v1 does (specs/latent_sft.md 11). Deliberate differences: adapters go on through the steps of stage
+the option says what v1 does. Deliberate differences: adapters go on through the steps of stage
 1 and into stage 2 instead of being merged and started anew; the last epoch is taken, not the best on test data; the
 compress slot has an embedding of its own instead of LoRA on the encoder's table; inference noise is clamped as training
 noise is; soft labels are kept as float16 (the code's bfloat16 has three bits less). The sources do not say what loss
@@ -253,7 +253,7 @@ class LatentSFT(Condenser):
 
 
 class SuperpositionRule(LatentRule):
-    """The latent steps of inference (specs/latent_sft.md 7.1), with optional noise for several samples per question.
+    """The latent steps of inference of arXiv:2510.15522v2, with optional noise for several samples per question.
 
     Args:
         settings: of the method; config: sampling of text, and LatentSFTDecoding.

@@ -1,4 +1,4 @@
-"""The three sequences of Latent-SFT, as ids with the role of every token (specs/latent_sft.md 1 and 2.4).
+"""The three sequences of Latent-SFT, as ids with the role of every token.
 
     encoder    Q <t>  S_1 L_1  S_2 L_2 ... S_N L_N  </t>      a compress slot after every r-th token of the chain
     decoder    Q <t>  z_1  S_2 z_2  S_3 z_3 ... S_N z_N  </t> A    S_1 is dropped: nothing predicts it

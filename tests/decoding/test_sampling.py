@@ -72,7 +72,7 @@ def test_filters_keep_their_support() -> None:
 
 
 def test_the_mixture_has_the_golden_values_of_the_spec() -> None:
-    """specs/latent_sft.md 3, golden values."""
+    """Golden values of a superposition, worked by hand."""
     rows = torch.tensor([[1, 0], [0, 1], [1, 1], [-1, 0], [0, -1], [0.5, -0.5]])
     scores = rows @ torch.tensor([2.0, 1.0])
     for k, expected in {

@@ -1,4 +1,4 @@
-"""ECR@K and N_eff: golden values of the specification, bounds, and slow versions written out here."""
+"""ECR@K and N_eff: golden values worked by hand, bounds, and slow versions written out here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from latbench.measures.compression import (
     spans,
 )
 
-TOLERANCE = 1e-6  # of the specification's six digits
+TOLERANCE = 1e-6  # of golden values with six digits
 UNIT = np.eye(2)
 
 

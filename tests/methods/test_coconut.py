@@ -1,4 +1,4 @@
-"""Coconut against its specification (specs/coconut.md 11) and a loop without cache."""
+"""Coconut against arithmetic worked by hand and a loop without cache."""
 
 from __future__ import annotations
 

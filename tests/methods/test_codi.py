@@ -1,4 +1,4 @@
-"""CODI against its specification (specs/codi.md) and a loop without cache."""
+"""CODI against arithmetic worked by hand and a loop without cache."""
 
 from __future__ import annotations
 

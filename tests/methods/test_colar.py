@@ -1,4 +1,4 @@
-"""CoLaR against its specification (specs/colar.md), loops without cache, and arithmetic worked by hand."""
+"""CoLaR against loops without cache, and arithmetic worked by hand."""
 
 from __future__ import annotations
 

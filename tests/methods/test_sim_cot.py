@@ -1,4 +1,4 @@
-"""SIM-CoT against its specification (specs/sim_cot.md 9) and a loop without cache."""
+"""SIM-CoT against arithmetic worked by hand and a loop without cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIM-CoT on CODI against its specification (specs/sim_cot.md 4, 9) and a loop without cache."""
+"""SIM-CoT on CODI against arithmetic worked by hand and a loop without cache."""
 
 from __future__ import annotations
 

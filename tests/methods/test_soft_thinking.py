@@ -1,4 +1,4 @@
-"""Soft Thinking and its relatives: golden values of specs/soft_thinking.md 8, slow references, ends of thinking."""
+"""Soft Thinking and its relatives: golden values, slow references, ends of thinking."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def test_the_default_layout_is_prompt_open_steps_close_answer_eos(llama: Backbon
 
 
 def test_the_coconut_layout_follows_the_spec(backbone_of: Callable[..., Backbone]) -> None:
-    """specs/cot_baselines.md 2.1 (a) and test 3."""
+    """The layout of Coconut (facebookresearch/coconut): question, each step on a line, `### ` and the answer."""
     backbone = backbone_of("llama", layout="coconut")
     batch = backbone.batch_sequences([ANN], "steps")
     text = f"{ANN.question}\n<<3*4=12>>\n<<12-2=10>>\n### 10"

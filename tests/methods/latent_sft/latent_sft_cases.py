@@ -1,4 +1,4 @@
-"""The worked layouts of specs/latent_sft.md, random ones, and small methods to run them through."""
+"""Layouts worked by hand, random ones, and small methods to run them through."""
 
 from __future__ import annotations
 

@@ -124,7 +124,11 @@ _REWRITES = [
         (("\\n", "!="), r"\\neq?(?![A-Za-z])|!=|\\not\s*=", r"\\ne "),
         (r"\lt", r"\\lt(?![A-Za-z])", "<"),
         (r"\gt", r"\\gt(?![A-Za-z])", ">"),
-        (("and", "or", ",", "vee", "wedge"), r"^((?:[^<>\\]|\\(?!le |ge |ne ))*)$", lambda found: _joined(found[1])),  # no inequality
+        (
+            ("and", "or", ",", "vee", "wedge"),
+            r"^((?:[^<>\\]|\\(?!le |ge |ne ))*)$",
+            lambda found: _joined(found[1]),
+        ),  # no inequality
         (("or", "vee"), r"\\text\{\s*,?\s*or\s*\}|(?<![A-Za-z\\])or(?![A-Za-z])|\\vee(?![A-Za-z])", r"\\lor "),
         (("and", "wedge"), r"\\text\{\s*,?\s*and\s*\}|(?<![A-Za-z\\])and(?![A-Za-z])|\\wedge(?![A-Za-z])", r"\\land "),
         (

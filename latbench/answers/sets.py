@@ -86,7 +86,12 @@ def interval_text(text: str) -> str | None:
         return None
     low, left, _, right, high = pieces
     if {left, right} <= {">", "\\ge"}:
-        low, left, right, high = high, right.replace(">", "<").replace("ge", "le"), left.replace(">", "<").replace("ge", "le"), low
+        low, left, right, high = (
+            high,
+            right.replace(">", "<").replace("ge", "le"),
+            left.replace(">", "<").replace("ge", "le"),
+            low,
+        )
     if not {left, right} <= {"<", "\\le"}:
         return None
     return f"{'(' if left == '<' else '['}{low},{high}{')' if right == '<' else ']'}"

@@ -1,7 +1,8 @@
 r"""How many verdicts on 5,000 model-like answers are wrong, and how fast they come: `python benchmarks/scoring.py`.
 
 The answers are the hand-made rows of the tests plus, for golds of the local data files, the gold in common wordings,
-equal values in another spelling, and values made wrong on purpose; each knows its verdict.
+equal values in another spelling, and values made wrong on purpose; each knows its verdict. The peer is Math-Verify with
+its own extraction, on a part of the mathematical answers, in the same run.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import logging
 import os
 import random
 import re
@@ -23,7 +25,7 @@ from tabulate import tabulate
 
 from latbench.answers.check import quick_verdict
 from latbench.answers.extract import AnswerKind, extract
-from latbench.answers.workers import CheckPool
+from latbench.answers.workers import CheckPool, Item
 from latbench.task import Status
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,6 +74,11 @@ EQUAL = [
     (r"\\sqrt\{(\d)\}", r"\\sqrt\1"),
     (r"\^(\d)", r"^{\1}"),
 ]
+
+
+NUM_PEER = 300  # answers that the peer checks
+# Items that our own reader leaves to Math-Verify.
+SLOW: list[Item] = [(r"\frac12", r"\int_0^1 x\,dx", "math"), (r"\frac13", r"\int_0^1 x^2\,dx", "math")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +151,24 @@ def build(folder: Path, num_answers: int, seed: int) -> list[Case]:
     return cases + made[: num_answers - len(cases)]
 
 
+def math_verify(cases: list[Case]) -> tuple[float, int]:
+    """Answers per second and wrong verdicts of Math-Verify as its documentation calls it, without time limits."""
+    from math_verify import parse, verify
+
+    logging.disable(logging.WARNING)  # it warns of each call without a time limit
+
+    def correct(case: Case) -> bool:
+        gold = parse(f"${case.gold}$", parsing_timeout=None)
+        return bool(verify(gold, parse(case.text, parsing_timeout=None), timeout_seconds=None))
+
+    correct(cases[0])  # its imports are not what is measured
+    start = time.perf_counter()
+    verdicts = [correct(case) for case in cases]
+    seconds = time.perf_counter() - start
+    wrong = sum(verdict != (case.expected == "correct") for case, verdict in zip(cases, verdicts, strict=True))
+    return len(cases) / seconds, wrong
+
+
 def main() -> None:
     """Score all answers with one worker, item by item, then with two at once."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -159,7 +184,7 @@ def main() -> None:
     extraction = time.perf_counter() - start
     slowest: tuple[float, Case | None] = (0.0, None)
     with CheckPool(1) as pool:
-        pool.check_many([("x+1", "1+x", "math")])  # the start of the workers is not what is measured
+        pool.check_many([SLOW[0]])  # the start of the workers is not what is measured
         one_start = time.perf_counter()
         statuses = []
         for case, item in zip(cases, items, strict=True):
@@ -168,10 +193,14 @@ def main() -> None:
             slowest = max(slowest, (time.perf_counter() - start, case), key=lambda pair: pair[0])
         one = time.perf_counter() - one_start
     with CheckPool(2) as pool:
-        pool.check_many([("x+1", "1+x", "math"), ("x+2", "2+x", "math")])
+        pool.check_many(SLOW)
         start = time.perf_counter()
         same = pool.check_many(items) == statuses
         two = time.perf_counter() - start
+    whole = len(cases) / (extraction + one)
+    peer, peer_wrong = math_verify(
+        [case for case in cases if case.kind == "math" and case.origin != "by hand"][:NUM_PEER]
+    )
 
     wrong = [(case, status) for case, status in zip(cases, statuses, strict=True) if status != case.expected]
     totals, misses = Counter(case.origin for case in cases), Counter(case.origin for case, _ in wrong)
@@ -181,6 +210,10 @@ def main() -> None:
         ("wrong verdicts", len(wrong)),
         ("extraction, answers/s", round(len(cases) / extraction)),
         ("share that needs Math-Verify", f"{needed / len(cases):.3f}"),
+        ("from text to verdict, 1 worker, answers/s", round(whole)),
+        (f"Math-Verify on {NUM_PEER} of them, answers/s", round(peer)),
+        ("ratio to Math-Verify", f"{whole / peer:.1f}"),
+        ("wrong verdicts of Math-Verify", f"{peer_wrong} of {NUM_PEER}"),
         ("1 worker, answers/s", round(len(cases) / one)),
         ("2 workers, answers/s", round(len(cases) / two)),
         ("1 and 2 workers agree", same),

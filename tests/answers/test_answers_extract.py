@@ -21,6 +21,23 @@ HOSTILE = {
     "thousands": "111," * (SIZE // 4),
     "equations": "1=" * (SIZE // 2),
     "backslashes": "\\" * SIZE,
+    "matrix rows": r"[\\" * (SIZE // 3),
+    "row spacing": r"\\[2pt]" * (SIZE // 7),
+    "dollar signs": "$" * SIZE,
+    "amounts": "$5 and " * (SIZE // 7),
+    "boxes": r"\boxed{1} and " * (SIZE // 14),
+    "a box of braces": r"\boxed{" + "{" * SIZE + "}" * SIZE,
+    "a box of words": r"\boxed{" + "is 5, so " * (SIZE // 9) + "}",
+    "headings": "**Answer**\n" * (SIZE // 11),
+    "objects": '{"answer": "' * (SIZE // 12),
+    "tags": "<answer><think></think>" * (SIZE // 23),
+    "answers to what": "answer to " * (SIZE // 10),
+    "questions": "#### 1\nQuestion: " * (SIZE // 18),
+    "annotations": "<<1=1" * (SIZE // 5),
+    "superscripts": "²" * SIZE,
+    "fractions": "½" * SIZE,
+    "foreign letters": "ß" * SIZE,
+    "bold": "**1** " * (SIZE // 6),
 }
 
 
@@ -34,6 +51,15 @@ HOSTILE = {
         ("number", "The answer is unknown, perhaps 7", "7"),
         ("number", "$3 + $4 = $7", "7"),
         ("number", "nothing", None),
+        ("number", "<think>It is 3.</think> It is 4.", "4"),
+        ("number", "It must be 3.</think> It is 4.", "4"),
+        ("number", r"<think>It must be \boxed{3}", None),
+        ("number", "#### 1. Count\nThere are 5.\n#### 2. Result\n#### 6", "6"),
+        ("number", "9 * 2 = $<<9*2=18>>18", "18"),
+        ("number", r"\boxed{2^{5}}", "2^{5}"),
+        ("math", r"\boxed{1}\quad\text{and}\quad\boxed{2}", "1, 2"),
+        ("math", r"\boxed{1}, \boxed{1}", "1"),
+        ("math", "Final Answer: The slope is $\\frac{1}{2}$.", r"\frac{1}{2}"),
         ("number", "", None),
         ("math", r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
         ("math", r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
@@ -58,6 +84,27 @@ HOSTILE = {
 )
 def test_strongest_marker_wins(kind: AnswerKind, text: str, answer: str | None) -> None:
     assert extract(text, kind) == answer
+
+
+RUN_ON = [
+    "She has 4 + 3 = 7 left.\n#### 7\n\nQuestion: How many are red?\nAnswer: 7 - 5 = 2\n#### 2",
+    "#### 7\n#### 2",
+    "#### 7 #### 2",
+    "The answer is 7.\n\nQ: How many are red?\nA: The answer is 2.",
+    r"So it is \boxed{7}." + "\nProblem 2: How many are red?\n" + r"So it is \boxed{2}.",
+    "<answer>7</answer>\nUser: And how many are red?\n<answer>2</answer>",
+]
+
+
+@pytest.mark.parametrize("text", RUN_ON)
+@pytest.mark.parametrize("kind", ["number", "math"])
+def test_of_a_text_that_runs_on_the_first_answer_counts_unless_told_otherwise(kind: AnswerKind, text: str) -> None:
+    assert extract(text, kind) == "7"
+    assert extract(text, kind, "last") == "2"
+
+
+def test_a_question_that_is_repeated_before_the_answer_ends_nothing() -> None:
+    assert extract("Let me see.\nQuestion: How many are red?\nThe answer is 2.", "number") == "2"
 
 
 @pytest.mark.parametrize("kind", ["number", "math", "choice", "text"])

@@ -37,6 +37,12 @@ def test_paper_scorers_replace_extraction_and_comparison() -> None:
     ]  # fmt: skip
 
 
+def test_run_on_says_which_answer_counts() -> None:
+    pair = [("#### 5\nQuestion: and now?\n#### 6", "6")]
+    assert score_answers(pair, "number")[0].status == "incorrect"
+    assert score_answers(pair, "number", run_on="last")[0].status == "correct"
+
+
 def test_golds_that_nothing_could_equal_are_faulted() -> None:
     assert gold_fault("12.5", "number") is None
     assert gold_fault(r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", "math") is None

@@ -139,6 +139,10 @@ def test_scores_follow_the_kind_and_the_configured_scorer() -> None:
     assert [score.status for score in toy().score_many(pairs)] == ["correct", "incorrect", "no_answer"]
     strict = Toy(TaskConfig(scorer="coconut"))
     assert [strict.score(text, example).status for text in ("### 18", "### 18.0")] == ["correct", "incorrect"]
+    run_on = "#### 18\n\nQuestion: and then?\n#### 3"
+    assert [Toy(TaskConfig(run_on=which)).score(run_on, example).status for which in ("first", "last")] == [
+        "correct", "incorrect",
+    ]  # fmt: skip
 
 
 def test_local_data_need_neither_datasets_nor_torch(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from latbench.evaluation import evaluate as evaluate_module
 from latbench.evaluation.records import RECORDS
 from latbench.runs.lock import locked
 from latbench.training import checkpoint
+from latbench.util.files import sha256_of
 
 CHECKOUT = Path(__file__).parents[1]
 SMALL = [
@@ -199,6 +200,65 @@ def test_lists_and_tables_start_without_torch(call: Call) -> None:
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(call: Call, arguments: str, starts: list[str]) -> None:
     refuse(call(*arguments.split()), 2, *starts)
+
+
+CODE = """
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM
+Path({ran!r}).touch()
+class OddConfig(LlamaConfig):
+    model_type = "odd"
+class OddModel(LlamaForCausalLM):
+    config_class = OddConfig
+"""
+
+
+def with_code(folder: Path, ran: Path) -> None:
+    """Make the model in a folder one whose code writes a file, and let its checkpoint list the changed files."""
+    (folder / "odd.py").write_text(CODE.format(ran=str(ran)))
+    config = json.loads((folder / "config.json").read_text())
+    classes = {"AutoConfig": "odd.OddConfig", "AutoModelForCausalLM": "odd.OddModel"}
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "odd", "auto_map": classes}))
+    info = json.loads((folder / "latbench.json").read_text())
+    info["files"] = {name: sha256_of(folder / name) for name in info["files"]}
+    (folder / "latbench.json").write_text(json.dumps(info))
+
+
+def test_only_the_option_of_a_call_lets_code_beside_a_model_run(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    call(*TRAIN)
+    (run,) = (path.parent for path in Path("runs").glob("*/config.yaml"))
+    ran = tmp_path / "ran"
+    with_code(run / "checkpoint", ran)
+    refuse(call("eval", "--limit", "2"), 2, f"error: model.id '{run}/checkpoint' comes with code of its own")
+    model = ["--model", str(run / "checkpoint"), "--method", "cot"]
+    refuse(call("eval", "--limit", "2", *model), 2, f"error: model.id '{run}/checkpoint' comes with code of its own")
+    refuse(call(*TRAIN, "--model", str(run / "checkpoint")), 2, f"error: model.id '{run}/checkpoint' comes with code")
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("model:\n", "model:\n  trust_remote_code: true\n", 1))
+    refuse(call("eval", "--limit", "2"), 2, "error: model.trust_remote_code is no setting: no file can allow")
+    (run / "config.yaml").write_text(config)
+    assert not ran.exists()
+
+    code, _, lines = call("eval", "--limit", "2", "--trust-remote-code")
+    assert code == 0, lines
+    assert ran.exists()
+    assert "trust_remote_code" not in (run / "config.yaml").read_text()
+    (manifest,) = run.rglob("manifest.json")
+    assert "trust_remote_code" not in json.loads(manifest.read_text())["config"]["model"]
+
+
+def test_a_manifest_that_asks_to_run_code_is_not_repeated(call: Call, tmp_path: Path) -> None:
+    call(*TRAIN)
+    call("eval", "--limit", "2")
+    (path,) = Path("runs").rglob("manifest.json")
+    manifest = json.loads(path.read_text())
+    manifest["config"]["model"]["trust_remote_code"] = True
+    path.write_text(json.dumps(manifest))
+    refuse(call("rerun", str(path.parent)), 2, "error: model.trust_remote_code is no setting: no file can allow")
 
 
 def test_rows_that_ask_a_test_question_are_reported(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

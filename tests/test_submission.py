@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import resource
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -134,6 +135,35 @@ def test_a_changed_manifest_is_refused(submission: Path, changes: dict[str, Any]
     folder = evaluation(submission)
     write_manifest(folder, replace(read_manifest(folder), **changes))
     assert any(sentence in problem for problem in check_evaluation(folder).problems), check_evaluation(folder).problems
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"hidden_size": 131072, "mlp_size": 524288}, "asks for more than 100,000,000 numbers"),
+        ({"num_layers": 10**9}, "asks for more than 100,000,000 numbers"),
+        ({"lora": {"rank": 10**6}}, "asks for more than 100,000,000 numbers"),
+        ({"trust_remote_code": True}, "model.trust_remote_code is no setting"),
+    ],
+)
+def test_a_backbone_beyond_every_bound_is_refused_unbuilt(
+    submission: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    folder = evaluation(submission)
+    manifest = read_manifest(folder)
+    config = manifest.config | {"model": manifest.config["model"] | changes}
+    write_manifest(folder, replace(manifest, config=config))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert any(sentence in problem for problem in check_evaluation(folder)), check_evaluation(folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+def test_a_split_beyond_every_bound_is_refused_ungenerated(submission: Path) -> None:
+    folder = evaluation(submission)
+    manifest = read_manifest(folder)
+    config = manifest.config | {"task": manifest.config["task"] | {"num_test": 10**12}}
+    write_manifest(folder, replace(manifest, config=config))
+    assert any("task.num_test must be <= 1e+06" in problem for problem in check_evaluation(folder))
 
 
 def test_another_schema_and_cut_lines_are_refused(submission: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ from typing import Any
 import pytest
 import torch
 import toy_run
+from safetensors.torch import load_file, save_file
 from toy_run import CONFIG, Toy, outcome, toy, toy_examples, train
 
 from latbench.config import LoraConfig, ModelConfig, StageOverrides, TrainConfig
 from latbench.method import Stage
 from latbench.model.backbone import Backbone
 from latbench.training import stage_trainer
-from latbench.training.resume import resume_points
+from latbench.training.resume import STATE, hashes, resume_points
 from latbench.training.trainer import train_method
 
 SCRIPT = Path(toy_run.__file__)
@@ -251,6 +253,55 @@ def test_only_the_latest_resume_point_stays_and_holds_no_pickled_arguments(tmp_p
     files = {path.name for path in (tmp_path / FIRST / "checkpoint-6").iterdir()}
     assert "training_args.bin" not in files
     assert "optimizer.pt" in files
+
+
+def flip(path: Path) -> None:
+    """Change one byte of a file, not its size."""
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+def forget(point: Path) -> None:
+    """The state file of an earlier version, without hashes."""
+    path = point / STATE
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "files"}))
+
+
+def poison(point: Path) -> None:
+    """NaN among the weights, with a hash that fits."""
+    tensors = load_file(point / "model.safetensors")
+    next(iter(tensors.values())).view(-1)[0] = float("nan")
+    save_file(tensors, point / "model.safetensors")
+    state = json.loads((point / STATE).read_text())
+    (point / STATE).write_text(json.dumps(state | {"files": hashes(point)}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda point: flip(point / "model.safetensors"), r"damaged: model\.safetensors is not the file that was saved"),
+        (lambda point: flip(point / "optimizer.pt"), r"damaged: optimizer\.pt is not the file that was saved"),
+        (lambda point: (point / "scheduler.pt").unlink(), r"damaged: scheduler\.pt is missing; remove .* and resume"),
+        (forget, "does not name the files that were saved"),
+        (poison, "holds NaN or infinity in "),
+    ],
+)
+def test_a_damaged_resume_point_is_refused(tmp_path: Path, damage: Callable[[Path], object], reason: str) -> None:
+    with pytest.raises(Killed):
+        train(tmp_path, dies_at(16, toy()))
+    damage(tmp_path / FIRST / "checkpoint-6")
+    with pytest.raises(ValueError, match=reason) as caught:
+        train(tmp_path, toy(), resume=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_weights_of_a_complete_stage_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        train(tmp_path, dies_at(20, toy()))
+    flip(resume_points(tmp_path / FIRST)[0] / "model.safetensors")
+    with pytest.raises(ValueError, match=r"damaged: model\.safetensors is not the file that was saved"):
+        train(tmp_path, toy(), resume=True)
 
 
 # stages and budget

@@ -20,9 +20,9 @@ for steps; a `cot` run to start from has not seen a speed in its prompt. Its sec
 default, and faulty) is not here.
 
 With `train.rl` set the second stage follows: GRPO on drawn latents and on the answer. The log-density of a latent is
-that of the head's Gaussian, in units of s, as a mean over dimensions (the ratio is then a geometric mean); the close marker
-counts as a token, though an argmax wrote it, and that the thought went on before is not part of the objective. The
-paper's set-up averages latents and answer apart (`train.rl.parts=apart`), each per answer (`average=sequence`); the
+that of the head's Gaussian, in units of s, as a mean over dimensions (the ratio is then a geometric mean). The close
+marker counts as a token, though an argmax wrote it, and that the thought went on before is not part of the objective.
+The paper's set-up averages latents and answer apart (`train.rl.parts=apart`), each per answer (`average=sequence`); the
 code's default divides sums by 32 instead (`average=constant`, `constant_length=32`), with which chains grow to their
 limit.
 Soft-MSE takes the head's deviation to 0, where nothing is explored and a density says nothing: `min_deviation` is a
@@ -156,7 +156,8 @@ class LatentHead(nn.Module):
             latents = found.mean + found.stddev * noise
         else:
             latents = self.center(hidden)
-        return cast(Tensor, latents * self.scale).to(hidden.dtype)
+        scaled: Tensor = latents * self.scale
+        return scaled.to(hidden.dtype)
 
     def center(self, hidden: Tensor) -> Tensor:
         """The means of the distributions, in units of s."""

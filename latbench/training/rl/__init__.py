@@ -14,8 +14,8 @@ How a method plugs in: it implements `Method.action_log_probs(batch)`, and every
   `Step.latent` at each latent step (`LatentAction.record`), row by row in order of the steps.
 - `batch.scored` marks the positions whose next item is an action; `batch.actions.kinds` says of each, in row-major
   order, whether that is a token (`ids` has it), the close marker or a latent step. The method returns one
-  log-probability and one entropy for each of them, with gradients for the former. `actions.text_log_probs` does it for tokens and close
-  markers; a method of text alone calls `actions.score_text` and is done.
+  log-probability and one entropy for each of them, with gradients for the former. `actions.text_log_probs` does it for
+  tokens and close markers; a method of text alone calls `actions.score_text` and is done.
 - A method whose latent steps have a density sets `scores_latents = True` and handles them too; where it is False latent
   steps are fed but are no actions.
 - `rl_stage` says what is trained, `rollout_rule` and `rollout_prompt` change how answers are drawn, `check_rl` refuses
@@ -23,5 +23,5 @@ How a method plugs in: it implements `Method.action_log_probs(batch)`, and every
   `ActionLogProbs.figures` then holds.
 
 The log-probabilities that the ratio compares to are those of the same function before the first update. What the
-decoding loop said of the same choices is kept beside them: the difference is rounding, and the log says how large it was.
+decoding loop said of the same choices is kept too: the difference is rounding, and the log says how large it was.
 """

@@ -62,7 +62,7 @@ class Rollout:
             reward=reward,
             valid=generation.stop_reason in ("eos", "stop"),
             num_latents=generation.num_latents,
-            num_reasoning_tokens=generation.num_reasoning_tokens,
+            num_reasoning_tokens=generation.num_reasoning_tokens or 0,
             num_answer_tokens=generation.num_answer_tokens,
         )
 

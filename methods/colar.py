@@ -155,7 +155,8 @@ class LatentHead(nn.Module):
             latents = found.mean + found.stddev * noise
         else:
             latents = self.center(hidden)
-        return (latents * self.scale).to(hidden.dtype)
+        scaled: Tensor = latents * self.scale
+        return scaled.to(hidden.dtype)
 
     def center(self, hidden: Tensor) -> Tensor:
         """The means of the distributions, in units of s."""

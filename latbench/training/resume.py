@@ -7,6 +7,7 @@ weights only, beside the tensors that training can change.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,24 @@ def load_weights(method: Method[Any], point: Path, names: frozenset[str]) -> Non
     if broken:
         raise ValueError(f"{point} holds NaN or infinity in {listed(broken)}; remove {point} and resume again")
     method.load_state_dict(tensors, strict=False)  # tied tensors are stored once, frozen ones not at all
+
+
+def replace_weights(point: Path, weights: Path) -> None:
+    """Put other weights into a whole resume point, by renaming a changed copy into its place.
+
+    Killed between the two renames, the stage begins anew and ends the same.
+    """
+    folder = point.parent
+    changed, former = folder / f"changed-{point.name}", folder / f"former-{point.name}"
+    for left in (changed, former):
+        shutil.rmtree(left, ignore_errors=True)
+    shutil.copytree(point, changed)
+    shutil.copyfile(weights, changed / WEIGHTS)
+    state = json.loads((point / STATE).read_text(encoding="utf-8"))
+    write_whole(changed / STATE, json.dumps(state | {"files": hashes(changed)}))
+    point.replace(former)
+    changed.replace(point)
+    shutil.rmtree(former)
 
 
 def cut_log(path: Path, step: int) -> None:

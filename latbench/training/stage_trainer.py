@@ -273,13 +273,13 @@ class StageTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()  # the others have written their random states
             if self.is_world_process_zero():
+                self._write_state(self._beside / name)
                 state = {
                     "fingerprint": self._fingerprint,
                     "window": self.window.state(),
                     "report": asdict(self.current_report()),
                     "files": hashes(self._beside / name),
                 }
-                self._write_state(self._beside / name)
                 (self._beside / name / STATE).write_text(json.dumps(state), encoding="utf-8")
                 shutil.rmtree(self._folder / name, ignore_errors=True)
                 (self._beside / name).replace(self._folder / name)

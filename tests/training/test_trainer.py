@@ -280,7 +280,10 @@ def poison(point: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda point: flip(point / "model.safetensors"), r"damaged: model\.safetensors is not the file that was saved"),
+        (
+            lambda point: flip(point / "model.safetensors"),
+            r"damaged: model\.safetensors is not the file that was saved",
+        ),
         (lambda point: flip(point / "optimizer.pt"), r"damaged: optimizer\.pt is not the file that was saved"),
         (lambda point: (point / "scheduler.pt").unlink(), r"damaged: scheduler\.pt is missing; remove .* and resume"),
         (forget, "does not name the files that were saved"),

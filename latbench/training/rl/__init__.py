@@ -23,6 +23,5 @@ How a method plugs in: it implements `Method.action_log_probs(batch)`, and every
   `ActionLogProbs.figures` then holds.
 
 The log-probabilities that the ratio compares to are those of the same function before the first update. What the
-decoding loop said of the same choices is kept beside them: the difference is rounding, and the log says how large it
-was.
+decoding loop said of the same choices is kept too: the difference is rounding, and the log says how large it was.
 """

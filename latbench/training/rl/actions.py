@@ -70,11 +70,10 @@ class Actions:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Actions:
         """The same on another device."""
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved: dict[str, Any] = {
-            name: value if value is None else value.to(device, non_blocking=non_blocking)
-            for name, value in values.items()
-        }
+        moved: dict[str, Any] = {}
+        for name in (field.name for field in fields(self)):
+            value = getattr(self, name)
+            moved[name] = value if value is None else value.to(device, non_blocking=non_blocking)
         return Actions(**moved)
 
 

@@ -21,7 +21,7 @@ from latbench.decoding.loop import Prompt
 from latbench.method import DIAGNOSTICS, HeldOut, Losses, Method, Stage
 from latbench.model.layout import Batch
 from latbench.task import Example
-from latbench.training.resume import WEIGHTS
+from latbench.training.resume import WEIGHTS, replace_weights
 from latbench.training.rl.rollouts import RolloutSource, quiet
 from latbench.training.rl.surrogate import policy_losses
 from latbench.training.stage_trainer import StageModule, StageTrainer
@@ -192,7 +192,7 @@ class RolloutTrainer(StageTrainer):
         if not self.is_world_process_zero():
             return
         if self.source.config.keep_best and best is not None:
-            shutil.copyfile(self._folder / BEST / WEIGHTS, point / WEIGHTS)
+            replace_weights(point, self._folder / BEST / WEIGHTS)
         figures: dict[str, Any] = {"rl": {"held_out": self.curve.points, "seconds": dict(self.source.state.seconds)}}
         if best is not None:
             figures["rl"] |= {

@@ -22,7 +22,7 @@ from latbench.training.rl.groups import Group, Rollout
 from latbench.training.rl.surrogate import clipped_surrogate, policy_losses
 from latbench.training.trainer import set_trainable
 from methods.latent_sft import LatentSFT
-from methods.latent_sft.method import LatentSFTDecoding
+from methods.latent_sft.config import LatentSFTDecoding
 from methods.latent_sft.policy import Policy, SignRule, candidates, gumbel_log_density, latent_log_probs, perturbed
 
 BackboneOf = Callable[..., Backbone]

@@ -8,8 +8,8 @@ from rollouts_by_hand import rollout
 
 from latbench.config import RLConfig
 from latbench.training.rl.advantages import first_action_winner, group_advantages
+from latbench.training.rl.groups import Group
 from latbench.training.rl.rewards import shaped_reward
-from latbench.training.rl.rollouts import Group
 
 REWARDS = [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
 ALL = [True] * 8

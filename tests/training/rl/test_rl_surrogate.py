@@ -15,7 +15,7 @@ from latbench.decoding.actions import Kind
 from latbench.method import ActionLogProbs
 from latbench.model.backbone import Backbone
 from latbench.training.rl.actions import action_batch, text_log_probs
-from latbench.training.rl.rollouts import Group
+from latbench.training.rl.groups import Group
 from latbench.training.rl.surrogate import clipped_surrogate, divergence, policy_losses
 from methods.colar import Colar, ColarConfig
 from methods.cot import Cot, CotConfig

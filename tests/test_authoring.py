@@ -8,14 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from latbench import registry
 from latbench.cli import main
 from latbench.cli.new_command import write_template
+from latbench.config import GenerateConfig, ModelConfig
 from latbench.decoding.loop import unroll
 from latbench.decoding.rule import FixedLatents
 from latbench.model.backbone import Backbone
 from latbench.model.layout import pad
+from latbench.task import Example
 
 SMALL = (
     "model.hidden_size=16", "model.num_heads=2", "model.num_layers=1", "model.mlp_size=16", "train.max_steps=2",
@@ -45,6 +48,32 @@ def test_new_files_train_and_evaluate_as_they_stand(tmp_path: Path) -> None:
     evaluated = latbench("eval", run, "--method", "my_way.py", "--tasks", "my_sums.py", "--limit", "3", folder=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
     assert "on 3 questions" in evaluated.stdout
+
+
+def test_the_method_of_the_template_learns_and_generates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._entries, "method", {})  # it is registered for this test alone
+    monkeypatch.delenv(registry.FILES, raising=False)
+    write_template("method", "template_way", tmp_path / "template_way.py")
+    entry = registry.get_method(registry.from_file("method", str(tmp_path / "template_way.py")))
+    monkeypatch.delenv(registry.FILES)
+    monkeypatch.delitem(sys.modules, "latbench_file_template_way")
+    method = entry.cls(Backbone.load(ModelConfig(hidden_size=32, num_layers=2, mlp_size=48)), entry.config())
+    examples = [Example(id=str(i), question=f"n{i}?", steps=("<<1+1=2>>",), answer=str(i)) for i in range(4)]
+    (stage,) = method.stages()
+    batch = method.batch(examples, stage)
+    optimizer = torch.optim.Adam(method.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(60):
+        terms = method(batch, stage)
+        assert terms["ce"].num_items == batch.num_items["ce"]
+        optimizer.zero_grad()
+        terms.objective().backward()
+        optimizer.step()
+        losses.append(float(terms.objective().detach()))
+    assert losses[-1] < 0.1 * losses[0]
+    answers = method.generate([example.question for example in examples], GenerateConfig(max_new_tokens=4))
+    assert [answer.text for answer in answers] == [example.answer for example in examples]
+    assert all((answer.num_latents, answer.num_reasoning_tokens) == (6, 0) for answer in answers)
 
 
 @pytest.mark.parametrize(

@@ -2,77 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
-from latbench import registry
 from latbench.cli import app
-from latbench.config import GenerateConfig, ModelConfig
-from latbench.model.backbone import Backbone
 from latbench.report.leaderboard import leaderboard
 from latbench.report.plot import description
-from latbench.task import Example
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-IMPORTS = """from __future__ import annotations
-from typing import Annotated, Any
-from pydantic import Field
-from pydantic.dataclasses import dataclass
-from latbench.decoding.loop import unroll
-from latbench.decoding.rule import FixedLatents
-from latbench.decoding.sampling import Sampling
-from latbench.method import Losses, Method, MethodConfig, Stage
-from latbench.registry import register_method
-from latbench.task import STRICT
-from latbench.training.losses import token_cross_entropy
-"""
 
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-
-
-def as_module(name: str, source: str, folder: Path) -> ModuleType:
-    (folder / f"{name}.py").write_text(source, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_method_of_the_readme_learns_and_generates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry._entries, "method", {})  # the example is registered for this test alone
-    source = next(block for block in blocks("python") if "@register_method" in block)
-    module = as_module("readme_method", IMPORTS + source.split('"""', 2)[2], tmp_path)
-    method = module.Six(Backbone.load(ModelConfig(hidden_size=32, num_layers=2, mlp_size=48)), module.SixConfig())
-    examples = [Example(id=str(i), question=f"n{i}?", steps=("<<1+1=2>>",), answer=str(i)) for i in range(4)]
-    (stage,) = method.stages()
-    batch = method.batch(examples, stage)
-    optimizer = torch.optim.Adam(method.parameters(), lr=3e-3)
-    losses = []
-    for _ in range(60):
-        terms = method(batch, stage)
-        assert terms["ce"].num_items == batch.num_items["ce"]
-        optimizer.zero_grad()
-        terms.objective().backward()
-        optimizer.step()
-        losses.append(float(terms.objective()))
-    assert losses[-1] < 0.1 * losses[0]
-    answers = method.generate([example.question for example in examples], GenerateConfig(max_new_tokens=4))
-    assert [answer.text for answer in answers] == [example.answer for example in examples]
-    assert all((answer.num_latents, answer.num_reasoning_tokens) == (6, 0) for answer in answers)
 
 
 def commands() -> list[list[str]]:

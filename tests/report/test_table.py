@@ -53,15 +53,16 @@ def test_an_unknown_length_is_a_dash_with_its_share_beside(make: Any, record: An
         records = [record(f"q{i}", num_latents=0, num_reasoning_tokens=length) for i, length in enumerate(lengths)]
         return summarise(make(records, run=name, setting=name, variant=name))
 
-    header, _, *lines = table_lines(to_markdown(rows([summary("dash", None, None), summary("half", 4, None)])))
+    header, _, *lines = table_lines(markdown(rows([summary("dash", None, None), summary("half", 4, None)])))
     by_variant = {line[1]: dict(zip(header, line, strict=True)) for line in lines}
     assert (by_variant["dash"]["#L"], by_variant["dash"]["#L unknown"]) == (DASH, "100.0")
     assert by_variant["dash"]["compression"] == DASH
     assert by_variant["half"]["#L"].startswith("4.0 ")
     assert by_variant["half"]["#L unknown"] == "50.0"
-    known = to_markdown(rows([summary("known", 4, 6)]))
-    assert "#L unknown" not in known
-    assert "unknown" not in to_csv(rows([summary("once more", 4, None)]))
+    known = markdown(rows([summary("known", 4, 6)]))
+    assert "#L unknown" not in table_lines(known)[0]
+    (line,) = csv.DictReader(io.StringIO(to_csv(rows([summary("once more", 4, None)]))))
+    assert line["unknown_length"] == "0.5"
 
 
 @pytest.fixture

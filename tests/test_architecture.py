@@ -24,7 +24,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "latbench.decoding",
         "latbench.method",
         "latbench.training",
-        "latbench.authoring",
+        "latbench.authoring latbench.importer",
         "methods tasks",
         "latbench.runs",
         "latbench.evaluation",

@@ -52,13 +52,13 @@ def decoding(run: Run, _: Path) -> Path:
 
 def as_it_comes_with_other_decoding(run: Run, folder: Path) -> Path:
     """After an evaluation with the usual decoding: it goes into the same run, beside that."""
-    command(*BASE, runs_dir=folder)
+    first = command(*BASE, runs_dir=folder)
     assert (
         main([*BASE, *(f"--set={text}" for text in TINY), "--set=generate.max_new_tokens=7", "--runs-dir", str(folder)])
         == 0
     )
     assert len(list(folder.iterdir())) == 1
-    (other,) = [path.parent for path in folder.rglob("manifest.json") if path.parent.name != "synth-test-first3"]
+    (other,) = {path.parent for path in folder.rglob("manifest.json")} - {first}
     return other
 
 
@@ -75,8 +75,8 @@ def started(run: Run, folder: Path) -> Path:
 
 
 def training_free_over_a_run(run: Run, folder: Path) -> Path:
-    given = run.config.to_tree() | {"start": {"method": "cot", "train": {"max_steps": 1}}}
-    config = parse(given, preset="none", overrides=["method.name=soft_thinking"])
+    given = run.config.to_tree() | {"start": {"method": "cot", "train": {"max_steps": 1}}, "method": "soft_thinking"}
+    config = parse(given, preset="none")
     return evaluate(EvalJob.of(train(config, runs_dir=folder), "synth", limit=3))
 
 

@@ -161,7 +161,7 @@ def latent_steps(
             that a shorter segment comes last, as where every r tokens were condensed.
         decode: ids -> text, special tokens included; top: tokens per step.
     """
-    num = len(trace)
+    num = len(trace.entropy)
     cuts = even_cuts(len(chain), num)
     texts: Sequence[str | None] = trace.texts or [None] * num
     rows = zip(trace.entropy.tolist(), trace.ids.tolist(), trace.weights.tolist(), pairwise(cuts), texts, strict=True)

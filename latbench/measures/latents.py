@@ -147,12 +147,9 @@ class StoredTrace:
             raise IndexError(f"no question {question}, sample {sample} in {self.folder}")
         chunk, row, start, end = self._place(question * self.header.samples + sample)
         with _opened(chunk_path(self.folder, chunk)) as file:
-            found = {name: np.asarray(file.get_slice(name)[start:end]) for name in COLUMNS}
+            found: dict[str, Any] = {name: _part(file, name, start, end) for name in COLUMNS}
             texts = (file.metadata() or {}).get(TEXTS)
-        wide: dict[str, Any] = {
-            name: part.astype(np.float32) if part.dtype.kind == "f" else part for name, part in found.items()
-        }
-        return AnswerLatents(**wide, texts=None if texts is None else json.loads(texts)[row])
+        return AnswerLatents(**found, texts=None if texts is None else json.loads(texts)[row])
 
     def columns(self, row: int, names: Sequence[str]) -> Iterator[NDArray[Any]]:
         """Some columns of one answer; those of a whole chunk are kept for the next.
@@ -289,6 +286,14 @@ def _opened(path: Path) -> Iterator[Any]:
     except (OSError, SafetensorError, ValidationError, LookupError, TypeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"{path} cannot be read ({reason}); trace the run again") from None
+
+
+def _part(file: Any, name: str, start: int, end: int) -> NDArray[Any]:
+    """Latent steps start to end of a column, in int32 or float32."""
+    column, dtype = file.get_slice(name), np.int32 if name == "ids" else np.float32
+    if start == end:  # which safetensors refuses at the end of a column
+        return np.empty((0, *column.get_shape()[1:]), dtype)
+    return np.asarray(column[start:end]).astype(dtype)
 
 
 def _decoder(folder: Path) -> Callable[[int], str] | None:

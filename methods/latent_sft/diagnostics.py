@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 from latbench.config import GenerateConfig
 from latbench.decoding.intervened import Intervened
 from latbench.decoding.loop import Prompt
+from latbench.decoding.rule import LatentRule
 from latbench.method import DIAGNOSTICS, HeldOut
 from latbench.model.layout import IGNORE_INDEX
 from latbench.task import Example
@@ -126,6 +127,8 @@ def _oracle(method: Condenser, held_out: HeldOut, examples: Sequence[Example], l
     prompts = [Prompt(id=example.id, text=example.question) for example in examples]
     counts = [len(row) for row in latents]
     config = GenerateConfig(batch_size=BATCH, max_new_tokens=ANSWER, max_latents=max(counts))
-    generations = method.generate(prompts, config, rule=Intervened(method.rule(config), counts, latents))
+    rule = method.rule(config)
+    assert isinstance(rule, LatentRule)
+    generations = method.generate(prompts, config, rule=Intervened(rule, counts, latents))
     pairs = [(generation.text, example) for generation, example in zip(generations, examples, strict=True)]
     return sum(score.status == "correct" for score in held_out.task.score_many(pairs)) / len(examples)

@@ -151,15 +151,16 @@ def test_a_training_that_is_refused_leaves_no_folder(
 
 def test_what_a_method_refuses_of_its_data_leaves_no_folder(small: RunConfig, tmp_path: Path) -> None:
     """Only the method knows it, when its first stage is prepared."""
-    config = parse(small.to_tree(), preset="none", overrides=["method.name=coconut", "method.max_stage=9"])
+    given = small.to_tree() | {"method": {"name": "coconut", "max_stage": 9}}
+    config = parse(given, preset="none")
     with pytest.raises(ValueError, match=r"method\.max_stage"):
         train(config, runs_dir=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 
 def test_decoding_that_the_method_cannot_do_is_refused_before_it_is_trained(small: RunConfig, tmp_path: Path) -> None:
-    overrides = ["method.name=pause", "method.num_pauses=4", "generate.max_latents=2"]
-    config = parse(small.to_tree(), preset="none", overrides=overrides)
+    given = small.to_tree() | {"method": {"name": "pause", "num_pauses": 4}}
+    config = parse(given, preset="none", overrides=["generate.max_latents=2"])
     with pytest.raises(ValueError, match=r"generate\.max_latents is 2"):
         train(config, runs_dir=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()

@@ -38,7 +38,7 @@ def small(preset: str, folder: Path) -> RunConfig:
     return parse(changes, preset=preset)
 
 
-@pytest.mark.parametrize("preset", tree.presets("latent_sft"))
+@pytest.mark.parametrize("preset", [name for name in tree.presets("latent_sft") if not name.endswith("-rl")])
 def test_every_stage_of_a_preset_trains_and_the_run_answers(preset: str, tmp_path: Path) -> None:
     config = small(preset, tmp_path / "model")
     usual = tree.preset("latent_sft", preset)

@@ -15,6 +15,8 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from latbench.model.cache import Span
+
 BLOCK = 128  # tokens on a side of a block: FlexAttention's default, which its kernels are tuned for
 SDPA_OR_FLEX = "sdpa_or_flex"  # the name under which transformers knows `sdpa_or_flex`
 
@@ -109,7 +111,7 @@ def sdpa_or_flex(
     value: Tensor,
     attention_mask: Tensor | BlockMask | None,
     *,
-    spans: Sequence[tuple[int, int, int]] | None = None,
+    spans: Sequence[Span] | None = None,
     **rest: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Attention of a transformers model by the form of its mask: blocks for FlexAttention, anything else for SDPA.
@@ -118,8 +120,8 @@ def sdpa_or_flex(
     backward pass, with the same mask, when a configuration changed for one call has long been changed back.
 
     Args:
-        spans: (first, end, columns) of neighbouring rows that no key beyond so many columns is for; each is attended
-            to by a call of its own. Only beside a dense mask.
+        spans: of a step's rows; each is attended to by a call of its own, which reads the columns it uses. Beside a
+            dense mask without windows.
     """
     if isinstance(attention_mask, BlockMask):
         _allow_recompiling()
@@ -130,9 +132,10 @@ def sdpa_or_flex(
     elif spans is not None and attention_mask is not None:
         parts = (
             (query[first:end], key[first:end, :, :width], value[first:end, :, :width],
-             attention_mask[first:end, ..., :width]) for first, end, width in spans
+             None if even else attention_mask[first:end, ..., :width]) for first, end, width, even in spans
         )  # fmt: skip
-        return torch.cat([sdpa_attention_forward(module, *part, **rest)[0] for part in parts]), None
+        outputs = [sdpa_attention_forward(module, *part, **rest)[0] for part in parts]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs), None
     else:
         attended = sdpa_attention_forward(module, query, key, value, attention_mask, **rest)
     output: Tensor = attended[0]

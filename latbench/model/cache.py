@@ -13,7 +13,8 @@ which `Backbone` cuts where a layer has one.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +24,20 @@ from transformers.cache_utils import CacheLayerMixin
 
 MIN_CAPACITY = 64  # columns; grown by doubling
 CALL_BYTES = 1 << 18  # of keys and values that attention reads in the time that one call of its own costs on a CPU
+
+
+class Span(NamedTuple):
+    """Neighbouring rows of similar length, at one position each.
+
+    Args:
+        first, end: the rows; width: columns that the longest of them uses.
+        even: all use as many, so that attention to these columns needs no mask.
+    """
+
+    first: int
+    end: int
+    width: int
+    even: bool
 
 
 class DecodeCache(Protocol):
@@ -41,8 +56,8 @@ class DecodeCache(Protocol):
         """
         ...
 
-    def spans(self) -> list[tuple[int, int, int]] | None:
-        """Neighbouring rows of similar length: (first, end, columns in use); None: attention reads all columns."""
+    def spans(self) -> list[Span] | None:
+        """All rows, in order, by the columns that they use; None: attention reads all columns."""
         ...
 
 
@@ -78,13 +93,13 @@ class SlotCache:
         self.num_slots = num_slots
         self.capacity = max(capacity, MIN_CAPACITY)
         self.rows: Tensor | None = None
-        self.columns = torch.empty(0, dtype=torch.long)
         self.width = 0
         self.shared = 0  # columns that every prompt begins with
         self.layers = [_SlotLayer(self) for _ in range(num_layers)]
         self.hf: Cache = Cache(layers=list(self.layers))
         self._lengths: Tensor | None = None
         self._longest = 0  # an upper bound of the lengths
+        self._index: tuple[Tensor, slice, Tensor] | None = None  # where the coming keys go
 
     def reserve(self, positions: Tensor, valid: Tensor, rows: Tensor | None = None) -> Tensor:
         """See DecodeCache. A slot's column equals the position, so a token overwrites what stood there.
@@ -98,7 +113,8 @@ class SlotCache:
         else:
             self._used(positions.device)[rows] = lengths
         self.rows = rows
-        self.columns = torch.where(valid, positions, lengths[:, None])
+        slots = torch.arange(self.num_slots, device=positions.device) if rows is None else rows
+        self._index = slots[:, None], slice(None), torch.where(valid, positions, lengths[:, None])
         if rows is None and positions.shape[1] == 1:
             self._longest += 1  # at most; asking the device at every step would stall it
             self.width = self._longest + 1
@@ -112,23 +128,23 @@ class SlotCache:
         columns = torch.arange(self.width, device=positions.device)
         return torch.where(columns < lengths[:, None], columns, -1)
 
-    def spans(self) -> list[tuple[int, int, int]] | None:
+    def spans(self) -> list[Span] | None:
         """See DecodeCache. None where one call over all slots and columns costs no more, as it does on a GPU."""
         layer = self.layers[0]
         if self._lengths is None or self._lengths.device.type != "cpu" or layer.keys is None:
             return None
         lengths = self._lengths.tolist()
         allowed = CALL_BYTES // layer.column_bytes
-        if self.width * len(lengths) - sum(lengths) <= allowed:
+        if self.width * len(lengths) - sum(lengths) <= allowed and min(lengths) < max(lengths):
             return None
-        spans, first, widest, total = [], 0, 1, 0
+        bounds, widest, total = [0], 1, 0
         for slot, length in enumerate(lengths):
-            wider = max(widest, length)
-            if slot > first and wider * (slot + 1 - first) - total - length > allowed:
-                spans.append((first, slot, widest))
-                first, wider, total = slot, max(length, 1), 0
-            widest, total = wider, total + length
-        return [*spans, (first, len(lengths), widest)]
+            widest, total = max(widest, length), total + length
+            if slot > bounds[-1] and widest * (slot + 1 - bounds[-1]) - total > allowed:
+                bounds.append(slot)
+                widest, total = max(1, length), length
+        parts = [(first, end, lengths[first:end]) for first, end in pairwise([*bounds, len(lengths)])]
+        return [Span(first, end, max(1, *used), even=min(used) == max(1, *used)) for first, end, used in parts]
 
     def share(self, slot: int, length: int) -> None:
         """Let every prompt from now on begin with the first columns of this slot."""
@@ -171,6 +187,12 @@ class SlotCache:
     def __len__(self) -> int:
         return 0 if self._lengths is None else int(self._lengths.max())
 
+    def index(self, device: torch.device) -> tuple[Tensor, slice, Tensor]:
+        """Where the coming keys go, (slots, heads, columns), for a layer on this device."""
+        assert self._index is not None, "reserve comes first"
+        rows, heads, columns = self._index
+        return self._index if rows.device == device else (rows.to(device), heads, columns.to(device))
+
     def _used(self, device: torch.device) -> Tensor:
         """(slots,) columns in use."""
         if self._lengths is None:
@@ -205,18 +227,17 @@ class _SlotLayer(CacheLayerMixin):
         """Write (batch, heads, seq, head_dim) at the reserved columns; return all that the rows may see."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        owner, device = self.owner, key_states.device
+        owner = self.owner
         assert self.keys is not None
         assert self.values is not None
-        rows = torch.arange(owner.num_slots, device=device) if owner.rows is None else owner.rows.to(device)
-        index = (rows[:, None], slice(None), owner.columns.to(device))
+        index = owner.index(key_states.device)
         self.keys[index] = key_states.transpose(1, 2)
         self.values[index] = value_states.transpose(1, 2)
         if owner.rows is None:
             return self.keys[:, :, : owner.width], self.values[:, :, : owner.width]
         if self.first is None:
             return key_states, value_states
-        first = (part.expand(len(rows), -1, -1, -1) for part in self.first)
+        first = (part.expand(len(key_states), -1, -1, -1) for part in self.first)
         keys, values = (torch.cat(pair, dim=2) for pair in zip(first, (key_states, value_states), strict=True))
         return keys, values
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 import torch
-from conftest import make_backbone
 
 from latbench.config import GenerateConfig
 from latbench.decoding.loop import Generation, Prompt, decode
@@ -69,9 +69,11 @@ def test_attention_to_live_columns_alone_changes_no_answer(
     assert any(used) == backbone.takes_blocks
 
 
+@pytest.mark.parametrize("lengths", [[9, 9, 2, 30, 29, 0, 0, 12, 1], [7, 7, 7], [4], [5, 6, 5, 6]])
 @pytest.mark.parametrize("allowed", [0, 3, 20, 10_000])
-def test_spans_cover_the_slots_in_order_and_waste_little(allowed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    lengths = [9, 9, 2, 30, 29, 0, 0, 12, 1]
+def test_spans_cover_the_slots_in_order_and_waste_little(
+    lengths: list[int], allowed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     slots = SlotCache(len(lengths), 1)
     zeros = torch.zeros(len(lengths), 1, 1, 4)
     slots.reserve(torch.tensor(lengths)[:, None], torch.ones(len(lengths), 1, dtype=torch.bool))
@@ -80,12 +82,14 @@ def test_spans_cover_the_slots_in_order_and_waste_little(allowed: int, monkeypat
     spans = slots.spans()
     used = [length + 1 for length in lengths]
     if spans is None:
+        assert min(used) < max(used)
         assert slots.width * len(used) - sum(used) <= allowed
         return
-    assert (spans[0][0], spans[-1][1]) == (0, len(used))
-    assert all(before[1] == after[0] for before, after in pairwise(spans))
-    for first, end, width in spans:
+    assert (spans[0].first, spans[-1].end) == (0, len(used))
+    assert all(before.end == after.first for before, after in pairwise(spans))
+    for first, end, width, even in spans:
         assert width == max(used[first:end])
+        assert even == (len(set(used[first:end])) == 1)
         assert width * (end - first) - sum(used[first:end]) <= allowed
 
 
@@ -131,7 +135,7 @@ class Capped(StepRule):
         return step
 
 
-def test_gemma_windows_reach_into_the_shared_prefix() -> None:
-    backbone = make_backbone("gemma3")
+def test_windows_reach_into_the_shared_prefix(backbone_of: Callable[..., Backbone]) -> None:
+    backbone = backbone_of("gemma3")
     assert len(INSTRUCTION) > backbone.text_config.sliding_window
     assert answers(backbone, 3) == one_by_one(backbone)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_backbone
 
 from latbench.config import GenerateConfig, ModelConfig, parse
 from latbench.decoding.loop import Generation, Prompt, decode
@@ -27,9 +27,10 @@ def answers(backbone: Backbone) -> list[Generation]:
 
 @pytest.mark.parametrize("device_map", ["auto", "sequential", "file"])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3"])
-def test_a_spread_model_answers_as_before(name: str, device_map: str, tmp_path: Path) -> None:
-    whole = make_backbone(name)
-    backbone = make_backbone(name)
+def test_a_spread_model_answers_as_before(
+    name: str, device_map: str, backbone_of: Callable[..., Backbone], tmp_path: Path
+) -> None:
+    whole, backbone = backbone_of(name), backbone_of(name)
     if device_map == "file":
         file = tmp_path / "map.json"
         parts = {part: "cpu" for part, _ in backbone.model.named_children()}
@@ -60,11 +61,13 @@ def test_moving_a_spread_model_moves_nothing(llama: Backbone) -> None:
         ('{"": "gpu"}', "model.device must be auto, cpu, cuda or cuda:N"),
     ],
 )
-def test_a_map_that_does_not_fit_is_refused(content: str | None, sentence: str, tmp_path: Path) -> None:
+def test_a_map_that_does_not_fit_is_refused(
+    content: str | None, sentence: str, backbone_of: Callable[..., Backbone], tmp_path: Path
+) -> None:
     file = tmp_path / "map.json"
     if content is not None:
         file.write_text(content)
-    backbone = make_backbone("llama_untied")
+    backbone = backbone_of("llama_untied")
     with pytest.raises(ValueError, match=r"model\.device_map") as refused:
         backbone.spread(str(file))
     assert sentence in str(refused.value)

@@ -251,11 +251,11 @@ def test_a_run_killed_in_its_start_or_after_it_resumes_to_the_same_weights(
     saved: list[Path] = []
     save = checkpoint.save
 
-    def killed(method: Any, folder: Path, extra: Any) -> None:
+    def killed(method: Any, folder: Path, extra: Any, **more: Any) -> None:
         saved.append(folder)
         if len(saved) > num_saved:
             raise KeyboardInterrupt
-        save(method, folder, extra)
+        save(method, folder, extra, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", killed)

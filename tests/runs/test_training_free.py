@@ -115,7 +115,7 @@ def test_adapters_change_nothing(tmp_path: Path) -> None:
 def test_a_run_killed_after_its_start_goes_on(
     runs_dir: Path, undisturbed: Run, monkeypatch: pytest.MonkeyPatch, resume: bool
 ) -> None:
-    def killed(*_: Any) -> None:
+    def killed(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -7,6 +7,8 @@ weights only, beside the tensors that training can change.
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from safetensors import SafetensorError
 
 from latbench.method import Method
 from latbench.model.weights import is_finite, listed
-from latbench.util.files import damage, sha256_of, write_whole
+from latbench.util.files import damage, sha256_of, temporary, write_whole
 
 CHECKPOINT = "checkpoint-"  # of transformers: checkpoint-<optimiser step>
 WEIGHTS = "model.safetensors"  # where transformers looks for weights
@@ -43,9 +45,23 @@ def step_of(point: Path) -> int:
 
 
 def hashes(point: Path) -> dict[str, str]:
-    """SHA-256 of each file of a resume point, for its own state file."""
+    """SHA-256 of each file of a resume point but its own state file."""
     files = [path for path in sorted(point.rglob("*")) if path.is_file() and path.name != STATE]
     return {path.relative_to(point).as_posix(): sha256_of(path) for path in files}
+
+
+def write_state(point: Path, state: Mapping[str, Any]) -> None:
+    """Write the state file of a resume point, with the hashes of all that lies beside it: the last file to be written."""
+    write_whole(point / STATE, json.dumps({**state, "files": hashes(point)}))
+
+
+def put_weights(point: Path, other: Path) -> None:
+    """Replace the weights of a resume point; a kill in the middle leaves the old or the new, and the state knows both."""
+    state = json.loads((point / STATE).read_text(encoding="utf-8"))
+    write_whole(point / STATE, json.dumps({**state, "replaced": sha256_of(other)}))
+    beside = temporary(point / WEIGHTS)
+    shutil.copyfile(other, beside)
+    beside.replace(point / WEIGHTS)
 
 
 def check_whole(point: Path, only: str | None = None) -> None:
@@ -55,12 +71,17 @@ def check_whole(point: Path, only: str | None = None) -> None:
         only: one of the files; None: all.
     Raises: ValueError: a file is missing or changed.
     """
-    state = json.loads((point / STATE).read_text(encoding="utf-8"))
-    saved = state.get("files") if isinstance(state, dict) else None
-    if not isinstance(saved, dict):
-        raise ValueError(f"{point / STATE} does not name the files that were saved; remove {point} and resume again")
+    try:
+        state = json.loads((point / STATE).read_text(encoding="utf-8"))
+        saved = {name: str(sha256) for name, sha256 in state["files"].items() if only in (None, name)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(
+            f"{point / STATE} does not name the files that were saved; remove {point} and resume again"
+        ) from None
     if only is not None:
-        saved = {only: str(saved.get(only))}
+        saved.setdefault(only, "none")
+    if WEIGHTS in saved and (point / WEIGHTS).is_file() and sha256_of(point / WEIGHTS) == state.get("replaced"):
+        del saved[WEIGHTS]
     if (change := damage(point, saved)) is not None:
         raise ValueError(f"{point} is damaged: {change}; remove {point} and resume again")
 

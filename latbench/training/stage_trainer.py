@@ -32,10 +32,10 @@ from latbench.training.resume import (
     WEIGHTS,
     check_whole,
     cut_log,
-    hashes,
     load_weights,
     resume_points,
     step_of,
+    write_state,
 )
 from latbench.training.window import LossWindow
 from latbench.util import heap
@@ -277,10 +277,9 @@ class StageTrainer(Trainer):
                     "fingerprint": self._fingerprint,
                     "window": self.window.state(),
                     "report": asdict(self.current_report()),
-                    "files": hashes(self._beside / name),
                 }
                 self._write_state(self._beside / name)
-                (self._beside / name / STATE).write_text(json.dumps(state), encoding="utf-8")
+                write_state(self._beside / name, state)
                 shutil.rmtree(self._folder / name, ignore_errors=True)
                 (self._beside / name).replace(self._folder / name)
                 _remove(path for path in resume_points(self._folder) if path.name != name)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -21,7 +20,7 @@ from latbench.decoding.loop import Prompt
 from latbench.method import DIAGNOSTICS, HeldOut, Losses, Method, Stage
 from latbench.model.layout import Batch
 from latbench.task import Example
-from latbench.training.resume import WEIGHTS
+from latbench.training.resume import WEIGHTS, load_weights, put_weights, write_state
 from latbench.training.rl.rollouts import RolloutSource, quiet
 from latbench.training.rl.surrogate import policy_losses
 from latbench.training.stage_trainer import StageModule, StageTrainer
@@ -157,6 +156,7 @@ class RolloutTrainer(StageTrainer):
         accuracy, chain_length = (sums / len(examples)).tolist()
         if self.curve.add(step, accuracy, chain_length) and config.keep_best and self.is_world_process_zero():
             self._save(str(self._folder / f"{BEST}.tmp"))
+            write_state(self._folder / f"{BEST}.tmp", {"step": step})
             shutil.rmtree(self._folder / BEST, ignore_errors=True)
             (self._folder / f"{BEST}.tmp").replace(self._folder / BEST)
         wanted = self.control.should_log  # which a row of its own would take as done
@@ -188,11 +188,11 @@ class RolloutTrainer(StageTrainer):
         point."""
         best = self.curve.best
         if self.source.config.keep_best and best is not None:
-            self.module.method.load_state_dict(_best_weights(self._folder), strict=False)
+            load_weights(self.module.method, self._folder / BEST, self._kept)
         if not self.is_world_process_zero():
             return
         if self.source.config.keep_best and best is not None:
-            shutil.copyfile(self._folder / BEST / WEIGHTS, point / WEIGHTS)
+            put_weights(point, self._folder / BEST / WEIGHTS)
         figures: dict[str, Any] = {"rl": {"held_out": self.curve.points, "seconds": dict(self.source.state.seconds)}}
         if best is not None:
             figures["rl"] |= {
@@ -204,11 +204,6 @@ class RolloutTrainer(StageTrainer):
         last = [row for row in self.log_rows() if "rl/reward" in row][-1:]
         figures["rl"]["last"] = {name: value for row in last for name, value in row.items() if "/" in name}
         write_whole(self._folder / DIAGNOSTICS, json.dumps(figures, indent=1) + "\n")
-
-
-def _best_weights(folder: Path) -> dict[str, torch.Tensor]:
-    tensors: dict[str, torch.Tensor] = safetensors.torch.load_file(folder / BEST / WEIGHTS)
-    return tensors
 
 
 def _drop_what_is_not_finite(optimizer: torch.optim.Optimizer, *_: Any) -> None:

@@ -111,7 +111,8 @@ def test_csv_alone_goes_to_standard_output_and_files_to_out(call: Call) -> None:
     Path("tables/leaderboard.md").write_text("old")
     code, out, lines = call("leaderboard", "--out", "tables", "--check")
     assert (code, out) == (1, "")
-    assert lines == ["refused: tables/leaderboard.md is not up to date; write it anew without --check"]
+    assert lines[-1] == "refused: tables/leaderboard.md is not up to date; write it anew without --check"
+    assert all(line.startswith("mind: ") for line in lines[:-1])
     assert Path("tables/leaderboard.md").read_text() == "old"
 
 
@@ -266,7 +267,7 @@ def test_rows_that_ask_a_test_question_are_reported(call: Call, monkeypatch: pyt
     from latbench.runs import train as train_module
 
     overlap = ContaminationReport(num_train=40, num_test=6, pairs=(("train-0", "test-1"), ("train-0", "test-2")))
-    monkeypatch.setattr(train_module, "contamination", lambda *_: overlap)
+    monkeypatch.setattr(train_module, "overlaps", lambda *_, **__: {"synth": overlap})
     code, _, lines = call(*TRAIN)
     assert code == 0
     assert lines[0].startswith("1 training rows ask a test question; leave them out with --set train.drop_contaminated")
@@ -304,13 +305,13 @@ def test_unwritable_output_is_one_sentence_and_exit_code_1(call: Call) -> None:
 
 
 def test_a_full_disk_is_one_sentence_and_the_run_resumes(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "model.safetensors")
 
-    def full_in_rust(*_: Any) -> None:
+    def full_in_rust(*_: Any, **__: Any) -> None:
         raise RuntimeError("I/O error: No space left on device (os error 28)")
 
-    def full_in_torch(*_: Any) -> None:
+    def full_in_torch(*_: Any, **__: Any) -> None:
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 388992 vs 388880")
 
     for failure in (full, full_in_rust, full_in_torch):
@@ -333,7 +334,7 @@ def test_a_run_in_use_is_refused(call: Call) -> None:
 
 
 def test_ctrl_c_says_how_to_resume(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -347,7 +348,7 @@ def test_ctrl_c_says_how_to_resume(call: Call, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_an_unexpected_failure_is_one_sentence_unless_debug(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("gears\nsprings")
 
     monkeypatch.setattr(checkpoint, "save", broken)

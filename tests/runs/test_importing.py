@@ -17,7 +17,7 @@ from latbench.evaluation.records import read_evaluation
 from latbench.runs.run import load_run
 from latbench.submission import check
 
-LIMIT = ["--tasks", "synth", "--limit", "3"]
+FIRST = ["--limit", "3"]
 
 
 @pytest.fixture(scope="module")
@@ -69,18 +69,18 @@ def test_a_folder_may_be_named(source: Path, tmp_path: Path) -> None:
 
 def test_evaluation_and_measures_take_it(run: Path) -> None:
     settings = ["--set", "task.max_ops=4"]
-    assert main(["eval", str(run), *LIMIT]) == 0
+    assert main(["eval", str(run), *FIRST]) == 0
     (evaluation,) = (run / "eval").iterdir()
     manifest = read_evaluation(evaluation).manifest
     assert manifest.train_data.startswith("imported pytorch_model.bin,lora_alpha=1.0 sha256=")
     assert manifest.variant == "imported=pytorch_model.bin,lora_alpha=1.0 generate.max_new_tokens=4"
     assert manifest.config["imported"]["sha256"] == load_run(run).config.imported.sha256
-    assert main(["trace", str(run), *LIMIT]) == 0
-    assert main(["reliance", str(run), *LIMIT]) == 0
-    assert main(["cost", str(run), *LIMIT, "--rounds", "1"]) == 0
-    assert main(["inspect", str(run), "--task", "synth", "--limit", "1"]) == 0
+    assert main(["trace", str(run), *FIRST]) == 0
+    assert main(["reliance", str(run), *FIRST]) == 0
+    assert main(["cost", str(run), *FIRST, "--rounds", "1"]) == 0
+    assert main(["inspect", str(run), "--limit", "1"]) == 0
     assert main(["leaderboard", str(run.parent)]) == 0
-    assert main(["eval", str(run), *LIMIT, *settings]) == 0
+    assert main(["eval", str(run), *FIRST, *settings]) == 0
 
 
 @pytest.mark.parametrize("out", [(), ("--out", "mine")], ids=["its own name", "a name of the user's"])
@@ -90,7 +90,7 @@ def test_its_results_pass_the_check(
     monkeypatch.chdir(tmp_path)
     assert main(import_command(source, tmp_path / "runs", *out)) == 0
     (run,) = (path.parent for path in tmp_path.rglob("train.json"))
-    assert main(["eval", str(run), *LIMIT]) == 0
+    assert main(["eval", str(run), *FIRST]) == 0
     assert check([run]).problems == []
 
 
@@ -106,7 +106,7 @@ def test_lm_eval_takes_it(run: Path) -> None:
 
 
 def test_a_result_is_repeated_from_its_manifest_alone(run: Path, source: Path, tmp_path: Path) -> None:
-    assert main(["eval", str(run), *LIMIT]) == 0
+    assert main(["eval", str(run), *FIRST]) == 0
     evaluation = next(path for path in (run / "eval").iterdir() if path.name.endswith("first3"))
     assert main(["rerun", str(evaluation), "--check", "--runs-dir", str(tmp_path)]) == 0
     again = next(tmp_path.rglob("records.jsonl"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from latbench import registry
+from latbench.cli.keys_page import configuration_page
 from latbench.config import ConfigError, GenerateConfig, RunConfig, identity, parse, read_config, tree
 from latbench.config.keys import method_keys, shared_keys, task_keys
 
@@ -308,3 +309,8 @@ def test_keys_are_listed_with_type_range_default_and_meaning() -> None:
 
 def test_every_shared_key_says_what_it_does() -> None:
     assert [key.name for key in shared_keys() if not key.meaning.endswith(".")] == []
+
+
+def test_the_page_of_all_keys_is_current() -> None:
+    page = (RESULTS.parent / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert page == configuration_page(), "write it anew: latbench list keys --markdown > docs/configuration.md"

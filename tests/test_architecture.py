@@ -22,7 +22,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "latbench.data",
         "latbench.model",
         "latbench.decoding",
-        "latbench.method",
+        "latbench.method latbench.importer",
         "latbench.training",
         "latbench.authoring latbench.importer",
         "methods tasks",

@@ -73,14 +73,14 @@ class ColarImporter(Importer):
         scale = next((scale for name, (_, scale) in SCALES.items() if Path(named).name == name), None)
         settings = {
             **latent_head(assembly, HEAD, scale, "constants.py of the authors, by base model"),
-            "method.test_speed": Setting(5, "the paper's main row, CoLaR-5; generate.thinking_speed chooses another"),
+            "method.test_speed": Setting(5, "the paper's main row, CoLaR-5; generate.method.thinking_speed chooses another"),
             "model.layout": Setting("question_answer", "prompt and answer of the authors' code"),
             "model.markers": Setting((MARKER, MARKER), "ordinary token in the authors' code, of both sides"),
             "model.chat_template": Setting(False, "the authors' code uses none"),
             "model.dtype": stored_dtype(assembly),
             "generate.max_latents": Setting(64, "authors' configuration (128 for MATH)"),
             "generate.max_new_tokens": Setting(16, "authors' configuration"),
-            "generate.latent_noise": Setting(1.0, "authors' configuration: latents are drawn at temperature 1"),
+            "generate.method.latent_noise": Setting(1.0, "authors' configuration: latents are drawn at temperature 1"),
             "generate.temperature": Setting(1.0, "authors' configuration: answers are sampled"),
             "generate.top_p": Setting(0.9, "authors' configuration"),
         }

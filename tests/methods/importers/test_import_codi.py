@@ -116,7 +116,7 @@ def test_every_missing_tensor_is_refused(release: Release, tmp_path: Path) -> No
 
 def test_an_unknown_tensor_is_refused(release: Release, tmp_path: Path) -> None:
     rewritten(release, **{"prj.7.weight": torch.ones(2)})
-    with pytest.raises(ValueError, match=r"1 tensors are unexpected: prj\.7\.weight"):
+    with pytest.raises(ValueError, match=r"1 tensor is unexpected: prj\.7\.weight"):
         run_of(release, tmp_path)
 
 
@@ -132,7 +132,7 @@ def test_a_head_that_differs_from_its_table_is_refused_with_the_difference(relea
 def test_a_number_that_is_not_finite_is_refused_and_nothing_is_left(release: Release, tmp_path: Path) -> None:
     name = "codi.base_model.model.transformer.h.1.ln_1.bias"
     rewritten(release, **{name: torch.full_like(release.state[name], torch.inf)})
-    with pytest.raises(ValueError, match=r"1 tensors are not finite .*h\.1\.ln_1\.bias"):
+    with pytest.raises(ValueError, match=r"1 tensor is not finite .*h\.1\.ln_1\.bias"):
         run_of(release, tmp_path)
     assert not list((tmp_path / "runs").glob("*/checkpoint*"))
 

@@ -17,7 +17,7 @@ from latbench.decoding.sampling import normal, row_keys
 from latbench.runs.importing import plan_import
 
 SCALE = {"method__embedding_scale": 0.3}
-GREEDY = {"generate__temperature": 0.0, "generate__latent_noise": 0.0, "generate__max_latents": 5}
+GREEDY = {"generate__temperature": 0.0, "generate__method__latent_noise": 0.0, "generate__max_latents": 5}
 
 
 def written(folder: Path, base: Any, *, spread: bool = True, hparams: str | None = None, **more: Any) -> Any:
@@ -73,7 +73,7 @@ def test_the_latent_loop_is_that_of_the_adapted_model(family: str, spread: bool,
 
 def test_latents_are_drawn_with_the_spread_of_the_release(tmp_path: Path) -> None:
     file, model, head = written(tmp_path, llama(tmp_path / "base"), hparams=str(tmp_path / "base"))
-    run = run_of(file, tmp_path, generate__latent_noise=1.0)
+    run = run_of(file, tmp_path, generate__method__latent_noise=1.0)
     keys, place = row_keys(0, ["0"], [0]), iter(range(5))
 
     def drawn(hidden: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
@@ -85,7 +85,7 @@ def test_latents_are_drawn_with_the_spread_of_the_release(tmp_path: Path) -> Non
         model, run.method.prompt_ids(QUESTION), next_embeds=drawn, close=close, eos=run.method.backbone.layout.eos,
         stop=lambda logits, done: done == 5 or (done > 0 and int(logits.argmax()) == close[0]), num_new=8,
     )  # fmt: skip
-    assert_same(run, slow, QUESTION, 8, max_latents=5, latent_noise=1.0)
+    assert_same(run, slow, QUESTION, 8, max_latents=5, method={"latent_noise": 1.0})
 
 
 def test_the_base_of_hparams_gives_the_scale_and_must_be_at_hand(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_missing_or_unknown_tensor_is_refused(tmp_path: Path) -> None:
     for change, reason in (
         (("latent_policy.mean.bias", None), "lacks latent_policy.mean.bias"),
         (("llm.base_model.model.model.layers.0.self_attn.v_proj.lora_B.default.weight", None), "lacks .*lora_B"),
-        (("latent_policy.more", torch.ones(1)), "1 tensors are unexpected: latent_policy.more"),
+        (("latent_policy.more", torch.ones(1)), "1 tensor is unexpected: latent_policy.more"),
     ):
         state = {k: v for k, v in {**whole["state_dict"], change[0]: change[1]}.items() if v is not None}
         torch.save({**whole, "state_dict": state}, file)

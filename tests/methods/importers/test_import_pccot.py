@@ -101,7 +101,7 @@ def test_an_adapter_of_another_kind_or_with_more_tensors_is_refused(tmp_path: Pa
         run_of(tmp_path)
     path.write_text(json.dumps(config))
     save_file(load_file(weights) | {"more": torch.ones(1)}, weights)
-    with pytest.raises(ValueError, match="1 tensors are unexpected: more"):
+    with pytest.raises(ValueError, match="1 tensor is unexpected: more"):
         run_of(tmp_path)
 
 

@@ -154,7 +154,7 @@ def test_a_backbone_beyond_every_bound_is_refused_unbuilt(
     config = manifest.config | {"model": manifest.config["model"] | changes}
     write_manifest(folder, replace(manifest, config=config))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert any(sentence in problem for problem in check_evaluation(folder)), check_evaluation(folder)
+    assert any(sentence in problem for problem in check_evaluation(folder).problems)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
 
 
@@ -163,7 +163,7 @@ def test_a_split_beyond_every_bound_is_refused_ungenerated(submission: Path) -> 
     manifest = read_manifest(folder)
     config = manifest.config | {"task": manifest.config["task"] | {"num_test": 10**12}}
     write_manifest(folder, replace(manifest, config=config))
-    assert any("task.num_test must be <= 1e+06" in problem for problem in check_evaluation(folder))
+    assert any("task.num_test must be <= 1e+06" in problem for problem in check_evaluation(folder).problems)
 
 
 def test_another_schema_and_cut_lines_are_refused(submission: Path) -> None:

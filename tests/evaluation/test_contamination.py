@@ -117,13 +117,15 @@ def test_what_is_known_against_a_number_is_a_sentence_each(make: object, record:
     )
     summary = summarise(evaluation)
     assert summary.mixed_precision
-    assert caveats(summary) == [
+    assert [caveat.sentence for caveat in caveats(summary)] == [
         "3 training rows ask one of its questions",
+        "it was trained in bfloat16",
         "50.0 % of its answers have none that could be read",
         "50.0 % of its answers end at a cap",
-        "it was trained in bfloat16",
     ]
     half = replace(evaluation.manifest, config={"model": {"dtype": "bfloat16"}})
-    assert caveats(summarise(replace(evaluation, manifest=half)))[-1].startswith("its weights have less than 32 bits")
+    assert caveats(summarise(replace(evaluation, manifest=half)))[1].sentence.startswith(
+        "its weights have less than 32 bits"
+    )
     clean = replace(evaluation.manifest, contaminated=0, config={"model": {"dtype": "float64"}, "train": {}})
     assert not summarise(replace(evaluation, manifest=clean)).mixed_precision

@@ -178,7 +178,7 @@ def test_a_resume_that_is_refused_leaves_the_run_as_it_was(run: Run, monkeypatch
     (run.folder / "train.json").unlink()
     before = contents(run.folder)
     monkeypatch.setattr(Synth, "load", lambda self, split: [])
-    with pytest.raises(ValueError, match="was begun with another"):
+    with pytest.raises(ValueError, match="was begun with other training data"):
         train(run.config, runs_dir=run.folder.parent, resume=True)
     assert contents(run.folder) == before
 

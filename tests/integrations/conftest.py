@@ -6,14 +6,17 @@ import os
 
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 
+import json
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 
 from latbench.config import parse
+from latbench.model.source import CHECKPOINT_INFO as INFO
 from latbench.runs.run import CHECKPOINT, Run, load_run
 from latbench.runs.train import train
+from latbench.util.files import sha256_of
 
 SMALL = (
     "train.max_steps=1",
@@ -39,6 +42,9 @@ def random_run(method: str, runs_dir: Path) -> Run:
     weights = safetensors.torch.load_file(path)
     blown_up = {name: weight * (6 if weight.dim() > 1 else 1) for name, weight in weights.items()}
     safetensors.torch.save_file(blown_up, path, metadata={"format": "pt"})
+    info = json.loads((run.folder / CHECKPOINT / INFO).read_text(encoding="utf-8"))
+    info["files"][path.name] = sha256_of(path)  # a checkpoint is loaded only as it was saved
+    (run.folder / CHECKPOINT / INFO).write_text(json.dumps(info), encoding="utf-8")
     return load_run(run.folder)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from latbench.api import evaluate, get_method, get_task, load_run, train
+    from latbench.api import evaluate, get_method, get_task, import_release, load_run, train
 
-__all__ = ["evaluate", "get_method", "get_task", "load_run", "train"]
+__all__ = ["evaluate", "get_method", "get_task", "import_release", "load_run", "train"]
 
 
 def __getattr__(name: str) -> Any:

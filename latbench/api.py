@@ -1,4 +1,4 @@
-"""The public Python names, with plain arguments: train, evaluate, load_run, get_method, get_task."""
+"""The public Python names, with plain arguments: train, import_release, evaluate, load_run, get_method, get_task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from latbench.task import Task
 if TYPE_CHECKING:
     from latbench.method import Method
 
-__all__ = ["evaluate", "get_method", "get_task", "load_run", "train"]
+__all__ = ["evaluate", "get_method", "get_task", "import_release", "load_run", "train"]
 
 
 def train(
@@ -51,6 +51,31 @@ def train(
             tree.put(given, key, value)
     config = parse(given, preset=preset)
     return train_run(config, runs_dir=runs_dir, resume=resume, trust_remote_code=trust_remote_code)
+
+
+def import_release(
+    source: Path | str,
+    *,
+    format: str | None = None,
+    base: Path | str | None = None,
+    revision: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    runs_dir: Path | str = "runs",
+) -> Run:
+    """Make a run of a released checkpoint; what is imported already is returned as it is.
+
+    Args:
+        source: a folder, a file or a Hugging Face id; revision: a commit of the latter, None: the newest.
+        format: name of an importer; None: the one that recognises the source.
+        base: the base model, folder or id, where the release has adapters alone; None: the one it names.
+        settings: values by dotted key, in place of what the importer says.
+    Raises: ValueError: not at hand, of no known format, not whole, or something is missing that only the user can say.
+    """
+    from latbench.runs.importing import plan_import
+
+    below = None if base is None else str(base)
+    plan = plan_import(str(source), format=format, base=below, revision=revision, settings=settings)
+    return train_run(plan.config, runs_dir=runs_dir, resume=True)
 
 
 def evaluate(

@@ -73,9 +73,7 @@ class ColarImporter(Importer):
         scale = next((scale for name, (_, scale) in SCALES.items() if Path(named).name == name), None)
         settings = {
             **latent_head(assembly, HEAD, scale, "constants.py of the authors, by base model"),
-            "method.test_speed": Setting(
-                5, "CoLaR-5, the main row of the paper; generate.method.thinking_speed differs"
-            ),
+            "method.test_speed": Setting(5, "the paper's main row, CoLaR-5; generate.method.thinking_speed wins"),
             "model.layout": Setting("question_answer", "prompt and answer of the authors' code"),
             "model.markers": Setting((MARKER, MARKER), "ordinary token in the authors' code, of both sides"),
             "model.chat_template": Setting(False, "the authors' code uses none"),

@@ -12,6 +12,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "methods" / "importers"))
 from release_writers import codi, gpt2
 
+import latbench
 from latbench.cli import main
 from latbench.evaluation.records import read_evaluation
 from latbench.runs.run import load_run
@@ -59,6 +60,15 @@ def test_the_command_says_what_it_found(source: Path, tmp_path: Path, capsys: py
     found = json.loads(capsys.readouterr().out)
     assert Path(found["run"]) == folder
     assert len(found["files"]["pytorch_model.bin"]["sha256"]) == 64
+
+
+def test_python_does_what_the_command_does(source: Path, run: Path) -> None:
+    settings = {"imported.lora_alpha": 1, "task.name": "synth", "generate.max_new_tokens": 4, "model.device": "cpu"}
+    made = latbench.import_release(
+        source / "pytorch_model.bin", base=source / "base", settings=settings, runs_dir=run.parent
+    )
+    assert made.folder == run
+    assert made.config == load_run(run).config
 
 
 def test_a_folder_may_be_named(source: Path, tmp_path: Path) -> None:

@@ -52,11 +52,9 @@ def test_new_files_train_and_evaluate_as_they_stand(tmp_path: Path) -> None:
 
 def test_the_method_of_the_template_learns_and_generates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry._entries, "method", {})  # it is registered for this test alone
-    monkeypatch.delenv(registry.FILES, raising=False)
+    monkeypatch.setenv(registry.FILES, "")  # what the call adds is taken away after the test
     write_template("method", "template_way", tmp_path / "template_way.py")
     entry = registry.get_method(registry.from_file("method", str(tmp_path / "template_way.py")))
-    monkeypatch.delenv(registry.FILES)
-    monkeypatch.delitem(sys.modules, "latbench_file_template_way")
     method = entry.cls(Backbone.load(ModelConfig(hidden_size=32, num_layers=2, mlp_size=48)), entry.config())
     examples = [Example(id=str(i), question=f"n{i}?", steps=("<<1+1=2>>",), answer=str(i)) for i in range(4)]
     (stage,) = method.stages()

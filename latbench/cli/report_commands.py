@@ -42,7 +42,7 @@ def leaderboard(
     """Print or write the tables and the page, from records alone; or check a submission."""
     from latbench.evaluation.asked import asked
     from latbench.report import leaderboard as report
-    from latbench.report import plot as picture
+    from latbench.report import picture
 
     names = [name.strip() for name in formats.split(",")]
     if check:

@@ -85,6 +85,10 @@ class LeaderboardResult:
     """The tables."""
     notices: tuple[str, ...]
     """One sentence each on what was left out or could not be read."""
+    rows: tuple[Row, ...]
+    """All runs that are shown."""
+    sections: tuple[Section, ...]
+    """Their tables."""
     cells: tuple[Cell, ...]
     """The lines of the tables, for a picture."""
     paths: tuple[Path, ...]
@@ -146,7 +150,12 @@ def leaderboard(
         if all_records and "html" in formats:
             _write(record_files(runs, asked), out)
     return LeaderboardResult(
-        text_by_format=texts, notices=tuple(found.notices), cells=tuple(cells(board_rows)), paths=paths
+        text_by_format=texts,
+        notices=tuple(found.notices),
+        rows=tuple(board_rows),
+        sections=tuple(board.sections),
+        cells=tuple(cells(board_rows)),
+        paths=paths,
     )
 
 

@@ -40,7 +40,7 @@ def curves(folder: Path, manifest: Manifest, max_bytes: int) -> list[dict[str, A
 
 def _rows(path: Path) -> list[Mapping[str, float]]:
     """The lines of a log that can be read: finite numbers by name, one of them the step."""
-    rows = []
+    rows: list[Mapping[str, float]] = []
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             for line in islice(file, MAX_ROWS):

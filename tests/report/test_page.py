@@ -242,7 +242,7 @@ def test_every_number_leads_to_its_run_and_addresses_open_what_they_name(board: 
         panels[1].querySelector("td.n a").click();
         await until(() => sheet.open);
         const before = [sheet.open, location.hash];
-        sheet.close();
+        sheet.querySelector(".close").click();
         await until(() => !location.hash.startsWith("#run"));
         return { all: cells.length, bare, before, after: location.hash };
         """

@@ -1,10 +1,15 @@
 // Runs: what stands behind each number, and what can be taken away.
 
 const sheet = document.getElementById("sheet");
-sheet.addEventListener("close", () => { // the address names the tab again
-  if (location.hash.startsWith("#run/")) history.replaceState(null, "", address(panels.find((panel) => !panel.hidden).dataset.key));
-});
-sheet.addEventListener("click", (event) => { if (event.target === sheet) sheet.close(); });
+
+function closeSheet() {
+  if (sheet.open) sheet.close();
+  const shown = panels.find((panel) => !panel.hidden); // the address names the tab again
+  if (location.hash.startsWith("#run/")) history.replaceState(null, "", address(shown.dataset.key));
+}
+
+sheet.addEventListener("close", closeSheet); // by Escape
+sheet.addEventListener("click", (event) => { if (event.target === sheet) closeSheet(); });
 
 const known = (value) => value !== null && value !== undefined && value !== "";
 const written = (value) => (typeof value === "object" ? JSON.stringify(value) : String(value));
@@ -96,7 +101,7 @@ function showRun(number) {
       ...["seed", ...names].map((name) => element("td", {}, seedText(data.runs[one], name))),
       element("td", {}, element("a", { href: runAddress(one) }, data.runs[one].name))))));
   sheet.replaceChildren(
-    element("header", {}, element("h2", { id: "sheet-title" }, label(run)), button("Close", () => sheet.close(), { class: "close" })),
+    element("header", {}, element("h2", { id: "sheet-title" }, label(run)), button("Close", closeSheet, { class: "close" })),
     element("p", { class: "facts" }, `${figure(run, "task")} / ${figure(run, "split")}, ${figure(run, "n")} questions, ${figure(run, "backbone")}, trained on ${figure(run, "train_data")}, setting ${figure(run, "setting")}`),
     element("div", { class: "scroll" }, seeds),
     element("h3", {}, `Seed ${figure(run, "seed")}`),

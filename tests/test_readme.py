@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from latbench.cli import app
+from latbench.report.chart import description
 from latbench.report.leaderboard import leaderboard
-from latbench.report.plot import description
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

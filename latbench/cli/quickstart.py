@@ -13,7 +13,7 @@ from latbench.evaluation.asked import asked
 from latbench.evaluation.evaluate import evaluate
 from latbench.evaluation.job import EvalJob
 from latbench.report.leaderboard import LeaderboardResult, leaderboard
-from latbench.report.plot import SUFFIXES, plot
+from latbench.report.picture import SUFFIXES, plot
 from latbench.runs.train import train
 
 SHOWN = ("direct", "cot", "latent_sft")  # what the command promises, where it is registered

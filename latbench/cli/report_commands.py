@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from latbench import registry
 from latbench.cli.console import (
@@ -26,7 +28,10 @@ commands = typer.Typer()
 @commands.command(rich_help_panel="Results")
 def leaderboard(
     folders: Annotated[list[Path] | None, typer.Argument(metavar="[FOLDER]...", help="./runs by default.")] = None,
-    formats: Annotated[str, typer.Option("--format", help="Comma-separated: md, csv, latex, html.")] = "md",
+    formats: Annotated[
+        str | None,
+        typer.Option("--format", help="Comma-separated: md, csv, latex, html. By default md, a table in a terminal."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to instead of standard output.")] = None,
     only: Annotated[
         str | None, typer.Option(help="Regular expression: rows whose '<task> <method> <variant>' it fits.")
@@ -34,6 +39,7 @@ def leaderboard(
     plot: Annotated[Path | None, typer.Option(help="Draw accuracy against chain length: FILE.png or FILE.svg.")] = None,
     reported: Annotated[bool, typer.Option("--reported", help="Add the numbers that papers report, as such.")] = False,
     all_records: Annotated[bool, typer.Option("--all-records", help="Every record, in files beside the page.")] = False,
+    legend: Annotated[bool, typer.Option("--legend", help="Say below the table what its columns mean.")] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Fail where scores, metrics, identities or files do not recompute.")
     ] = False,
@@ -42,9 +48,11 @@ def leaderboard(
     """Print or write the tables and the page, from records alone; or check a submission."""
     from latbench.evaluation.asked import asked
     from latbench.report import leaderboard as report
-    from latbench.report import plot as picture
+    from latbench.report import picture
+    from latbench.report.run_facts import values
+    from latbench.report.terminal import to_terminal
 
-    names = [name.strip() for name in formats.split(",")]
+    names = [name.strip() for name in (formats or "md").split(",")]
     if check:
         if only is not None or plot is not None:
             raise ValueError("--check looks at all results; leave out --only and --plot")
@@ -56,8 +64,15 @@ def leaderboard(
         raise ValueError("--all-records writes files beside the page; add --format html --out DIR")
     if plot is not None:
         picture.refuse_format(plot)  # before a table is written
+    is_table = formats is None and out is None and (as_json or sys.stdout.isatty())
     board = report.leaderboard(
-        folders or [RUNS], names, out, only=only, reported=reported, all_records=all_records, asked=asked
+        folders or [RUNS],
+        () if is_table else names,
+        out,
+        only=only,
+        reported=reported,
+        all_records=all_records,
+        asked=asked,
     )
     if plot is not None:
         picture.plot(board.cells, plot)
@@ -65,7 +80,11 @@ def leaderboard(
     for notice in board.notices:
         note(notice)
     if as_json:
-        print_json({"tables": board.text_by_format, "files": board.paths, "notices": board.notices})
+        found = {"rows": list(map(values, board.rows)), "tables": board.text_by_format, "files": board.paths}
+        print_json({**found, "notices": board.notices})
+    elif is_table:
+        console = Console()
+        console.print(*to_terminal(board.sections, console.width, with_legend=legend), sep="\n")
     elif out is None:
         say(board.text_by_format[names[0]].rstrip("\n"))
     else:

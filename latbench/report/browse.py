@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,11 +145,23 @@ def record_json(
 
 def script_text(value: Any) -> str:
     """JSON that can stand within <script> and be encoded: no "<" closes it or opens a comment."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    try:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"))
     return _ESCAPED.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
 _ESCAPED = re.compile("[<\u2028\u2029\ud800-\udfff]")
+
+
+def _finite(value: Any) -> Any:
+    """The value with what JSON has no word for, such as infinity, as text."""
+    if isinstance(value, Mapping):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return list(map(_finite, value))
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 
 class _Questions:

@@ -46,6 +46,8 @@ class Column(Generic[T]):
     """Whether a table shows it only where some item has a value."""
     after: str = ""
     """The heading that it follows in the tables; "" keeps its place."""
+    is_front: bool = False
+    """Whether the page shows it before it is asked to, unless it is zero or empty throughout."""
     each: bool = False
     """Whether `of` gives a mapping, and the column stands once for each key, which replaces {} in the heading."""
 
@@ -117,14 +119,23 @@ def _caveats_text(every: Sequence[Sequence[Caveat]]) -> str:
     return "; ".join(text for name, text in texts.items() if None in shares[name] or rates[name] >= WORTH_SAYING)
 
 
-METHOD: Column[Row] = Column("method", lambda row: row.identity.method, csv="method", is_text=True)
+METHOD: Column[Row] = Column("method", lambda row: row.identity.method, csv="method", is_text=True, is_front=True)
 VARIANT: Column[Row] = Column(
-    "variant", lambda row: row.identity.variant, lambda values: values[0] or "default", csv="variant", is_text=True
+    "variant",
+    lambda row: row.identity.variant,
+    lambda values: values[0] or "default",
+    csv="variant",
+    is_text=True,
+    is_front=True,
 )
-SETTING: Column[Row] = Column("setting", lambda row: row.identity.setting, csv="setting", is_text=True)
-BACKBONE: Column[Row] = Column("backbone", lambda row: row.identity.backbone, csv="backbone", is_text=True)
-LAYOUT: Column[Row] = Column("layout", lambda row: row.identity.layout, csv="layout", is_text=True)
-TRAIN_DATA: Column[Row] = Column("training data", lambda row: row.identity.train_data, csv="train_data", is_text=True)
+SETTING: Column[Row] = Column("setting", lambda row: row.identity.setting, csv="setting", is_text=True, is_front=True)
+BACKBONE: Column[Row] = Column(
+    "backbone", lambda row: row.identity.backbone, csv="backbone", is_text=True, is_front=True
+)
+LAYOUT: Column[Row] = Column("layout", lambda row: row.identity.layout, csv="layout", is_text=True, is_front=True)
+TRAIN_DATA: Column[Row] = Column(
+    "training data", lambda row: row.identity.train_data, csv="train_data", is_text=True, is_front=True
+)
 SHARED = (BACKBONE, LAYOUT, TRAIN_DATA)  # named once, above a table, where all its lines agree
 IDENTITY: tuple[Column[Row], ...] = (  # what tells lines apart; also the first columns of the CSV
     Column("task", lambda row: row.identity.task, csv="task", is_text=True),
@@ -141,6 +152,7 @@ COLUMNS: tuple[Column[Row], ...] = (
     Column("", lambda row: row.summary.n, csv="n"),
     Column(
         "accuracy", lambda row: row.summary.accuracy, interval(100, high=1), csv="accuracy",
+        is_front=True,
         legend="% of questions answered correctly (pass@1). Brackets hold 95 % intervals: for a single run over "
         "questions (Wilson's for shares, Student's t for means), for several over seeds (Student's t), which has no "
         "width where they all agree and then says nothing of other questions.",
@@ -149,10 +161,12 @@ COLUMNS: tuple[Column[Row], ...] = (
     Column("", _high(lambda row: row.summary.accuracy), csv="accuracy_high"),
     Column(
         "#L", lambda row: row.summary.chain_length, interval(), csv="chain_length",
+        is_front=True,
         legend="chain length: latent steps plus explicit reasoning tokens per answer, without markers, answer and EOS.",
     ),
     Column(
         "compression", lambda row: row.compression, interval(digits=2), csv="compression",
+        is_front=True,
         legend="mean #L of the reference named with each table / mean #L, each question with its own reference; a dash "
         "where #L is 0 or there is no reference.",
     ),
@@ -166,14 +180,17 @@ COLUMNS: tuple[Column[Row], ...] = (
     ),
     Column(
         "no answer", lambda row: row.summary.no_answer, percent(), csv="no_answer",
+        is_front=True,
         legend="% of answers in which none was found.",
     ),
     Column(
         "timeout", lambda row: row.summary.timeout, percent(), csv="timeout",
+        is_front=True,
         legend="% of answers on which the checker ran out of time.",
     ),
     Column(
         "truncated", lambda row: row.summary.truncated, percent(), csv="truncated",
+        is_front=True,
         legend="% of answers that were cut at a cap.",
     ),
     Column(
@@ -182,6 +199,7 @@ COLUMNS: tuple[Column[Row], ...] = (
     ),
     Column(
         "train FLOPs", lambda row: row.summary.train_flops, mean(".2e"), csv="train_flops",
+        is_front=True,
         legend="floating-point operations of training, those of the run that a run starts from included; what a method "
         "prepares between its stages, such as soft labels, is left out.",
     ),
@@ -193,6 +211,7 @@ COLUMNS: tuple[Column[Row], ...] = (
     ),
     Column(
         "too long", lambda row: row.summary.prompt_too_long, percent(), csv="prompt_too_long", after="truncated",
+        is_front=True,
         legend="% of answers to questions longer than the context: counted as wrong, left out of lengths.",
     ),
     Column(
@@ -201,6 +220,7 @@ COLUMNS: tuple[Column[Row], ...] = (
     ),
     Column(
         "maj@k", lambda row: row.summary.maj_at_k, interval(100, high=1), csv="maj_at_k", when=_sampled, after="k",
+        is_front=True,
         legend="% of questions that the majority of all k answers gets right.",
     ),
     Column("", _low(lambda row: row.summary.maj_at_k), csv="maj_at_k_low"),
@@ -216,6 +236,7 @@ COLUMNS: tuple[Column[Row], ...] = (
     Column(
         "pass@{}", lambda row: {k: chance for k, chance in row.summary.pass_at.items() if k > 1},
         interval(100, high=1), when=_sampled, after="k", each=True,
+        is_front=True,
         legend="% of questions of which one of so many answers is right, without bias from all k.",
     ),
     Column("", lambda row: row.manifest.diagnostics, csv="diagnostics"),
@@ -223,6 +244,7 @@ COLUMNS: tuple[Column[Row], ...] = (
     Column(
         "caveats", lambda row: caveats(row.summary), _caveats_text, after="accuracy", is_text=True,
         when=lambda rows: any(map(_caveats_text, ([caveats(row.summary)] for row in rows))),
+        is_front=True,
         legend="what is known against the numbers of a line: contaminated (training rows ask questions of the test "
         "set), mixed precision (less than 32 bits in training or in answering), damaged (lines that cannot be read), "
         "and each rate of failed answers that reaches 1 %.",
@@ -233,11 +255,13 @@ COLUMNS: tuple[Column[Row], ...] = (
     ),
     Column(
         "latent share", _latent_share, percent(), csv="latent_share", after="#L",
+        is_front=True,
         legend="% of #L that are latent steps.",
     ),
     Column(
         "answers/s, batch 1", lambda row: (cost := row.measures.cost) and 1 / median(cost.seconds_single), mean(".1f"),
         csv="answers_per_second_batch_1", after="answers/s", if_known=True,
+        is_front=True,
         legend="answers per second one by one, from `latbench cost`.",
     ),
     Column(

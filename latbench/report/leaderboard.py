@@ -19,6 +19,7 @@ from latbench.report.markdown import to_markdown
 from latbench.report.page import record_files, to_html
 from latbench.report.reported import Reported, find_reported, read_reported, reported_markdown
 from latbench.report.rows import Cell, Identity, Row, cells, rows
+from latbench.report.run_facts import places
 from latbench.report.sections import Section, report_sections
 from latbench.util.files import write_whole
 
@@ -28,8 +29,8 @@ class Board:
     """What a format shows."""
 
     rows: Sequence[Row]
-    runs: Sequence[Row]
-    """The same in the order in which their folders were found."""
+    runs: Mapping[str, Row]
+    """The same by the names that the page gives them."""
     sections: Sequence[Section]
     """Their tables."""
     choices: Mapping[Path, Choice]
@@ -84,6 +85,10 @@ class LeaderboardResult:
     """The tables."""
     notices: tuple[str, ...]
     """One sentence each on what was left out or could not be read."""
+    rows: tuple[Row, ...]
+    """All runs that are shown."""
+    sections: tuple[Section, ...]
+    """Their tables."""
     cells: tuple[Cell, ...]
     """The lines of the tables, for a picture."""
     paths: tuple[Path, ...]
@@ -123,7 +128,7 @@ def leaderboard(
 
     found = load(folders, choose if "html" in formats else None)
     board_rows = found.rows if only is None else _fitting(found.rows, only)
-    runs = sorted(board_rows, key=lambda row: found.folders.index(row.summary.folder))
+    runs = dict(zip(places(board_rows, folders), board_rows, strict=True))
     path = find_reported(folders)
     if reported and path is None:
         raise ValueError("no reported.csv in the folders given; name one that has it, such as results/ of the checkout")
@@ -145,7 +150,12 @@ def leaderboard(
         if all_records and "html" in formats:
             _write(record_files(runs, asked), out)
     return LeaderboardResult(
-        text_by_format=texts, notices=tuple(found.notices), cells=tuple(cells(board_rows)), paths=paths
+        text_by_format=texts,
+        notices=tuple(found.notices),
+        rows=tuple(board_rows),
+        sections=tuple(board.sections),
+        cells=tuple(cells(board_rows)),
+        paths=paths,
     )
 
 
@@ -165,8 +175,6 @@ class Loaded:
     """The rows of all evaluations under some folders, and a sentence on each that could not be used."""
 
     rows: list[Row]
-    folders: list[Path]
-    """Of the evaluations, in the order in which they were found."""
     notices: list[str]
 
 
@@ -206,7 +214,7 @@ def load(folders: Sequence[Path], look: Callable[[Evaluation], None] | None = No
         notices += unusable
         if look is not None:
             look(evaluation)
-    return Loaded(rows=rows(_without_repeats(summaries, notices), measures), folders=found, notices=notices)
+    return Loaded(rows=rows(_without_repeats(summaries, notices), measures), notices=notices)
 
 
 def find_evaluations(folders: Iterable[Path]) -> Iterator[Path]:

@@ -29,13 +29,15 @@ class Measured:
 
     names: tuple[str, ...]
     seeds: Sequence[Measures]
+    cell: int | None = None
+    """Its place in the section."""
 
     def lines(self, items: Sequence[T], alike: Callable[[T], Any]) -> list[Line[T]]:
         """A line for all that was measured alike: nothing else may be averaged."""
         groups: dict[Any, list[T]] = {}
         for item in items:
             groups.setdefault(alike(item), []).append(item)
-        return [Line(self.names, group) for group in groups.values()]
+        return [Line(self.names, group, self.cell) for group in groups.values()]
 
 
 def measure_tables(names: Sequence[Head], cells: Sequence[Measured]) -> list[Table]:

@@ -138,6 +138,22 @@ def comparable(cells: Iterable[Cell]) -> list[list[Cell]]:
     return list(_grouped(cells, lambda cell: cell.section).values())
 
 
+def main_cells(section: Sequence[Cell]) -> list[int]:
+    """For each cell of a section the place of the one that stands for its method: without variant, else the best.
+
+    Args:
+        section: cells in their order, best first.
+    """
+
+    def family(cell: Cell) -> tuple[str, ...]:
+        return cell.identity.method, cell.identity.backbone, cell.identity.layout, cell.identity.train_data
+
+    families: dict[tuple[str, ...], int] = {}
+    for place in sorted(range(len(section)), key=lambda place: (bool(section[place].identity.variant), place)):
+        families.setdefault(family(section[place]), place)
+    return [families[family(cell)] for cell in section]
+
+
 def _place(row: Row) -> tuple[object, ...]:
     identity = row.identity
     return identity.task, identity.split, -row.summary.accuracy.value, identity, row.manifest.seed, row.manifest.run

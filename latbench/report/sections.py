@@ -34,12 +34,15 @@ def report_sections(rows: Sequence[Row]) -> list[Section]:
 def _section(section: Sequence[Cell]) -> Section:
     task, split, n, test_set = section[0].section
     telling = names(section)
-    tables = [_table("", section, leaderboard_columns())]
+    tables = [_table("", section, leaderboard_columns(), section)]
     reporting = [cell for cell in section if any(row.manifest.diagnostics for row in cell.rows)]
     if reporting:
         columns = diagnostics([row for cell in reporting for row in cell.rows])
-        tables.append(_table("What training reported (means over seeds):", reporting, columns))
-    measured = [Measured(_texts(telling, cell), [row.measures for row in cell.rows]) for cell in section]
+        tables.append(_table("What training reported (means over seeds):", reporting, columns, section))
+    measured = [
+        Measured(_texts(telling, cell), [row.measures for row in cell.rows], place)
+        for place, cell in enumerate(section)
+    ]
     tables += measure_tables([head(column) for column in telling], measured)
     shared = [column for column in SHARED if column not in telling]
     common = "".join(f" {column.heading.capitalize()}: {column.of(section[0].rows[0])}." for column in shared)
@@ -47,9 +50,11 @@ def _section(section: Sequence[Cell]) -> Section:
     return Section(title=plain(f"{task} / {split}"), facts=plain(facts), tables=tuple(tables), cells=tuple(section))
 
 
-def _table(title: str, section: Sequence[Cell], columns: Sequence[Column[Row]]) -> Table:
-    telling = names(section)
-    lines = [Line(_texts(telling, cell), cell.rows) for cell in section]
+def _table(title: str, cells: Sequence[Cell], columns: Sequence[Column[Row]], section: Sequence[Cell]) -> Table:
+    """The table of some cells of a section."""
+    telling = names(cells)
+    places = {id(cell): place for place, cell in enumerate(section)}
+    lines = [Line(_texts(telling, cell), cell.rows, places[id(cell)]) for cell in cells]
     return table(title, [head(column) for column in telling], columns, lines)
 
 

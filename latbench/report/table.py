@@ -21,6 +21,8 @@ class Head:
     """Whether the column holds words (aligned left), not figures."""
     legend: str = ""
     """What it means."""
+    is_front: bool = True
+    """Whether the page shows the column before it is asked to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,8 @@ class Table:
     """What stands above it; "" for the main one of a section."""
     heads: tuple[Head, ...]
     lines: tuple[tuple[str, ...], ...]
+    cells: tuple[int | None, ...] = ()
+    """Of each line the place of its cell in the section; () where the lines are of no cells."""
 
     @property
     def headings(self) -> tuple[str, ...]:
@@ -46,6 +50,8 @@ class Line(Generic[T]):
     """What tells it from the other lines."""
     items: Sequence[T]
     """What it averages over, one per seed."""
+    cell: int | None = None
+    """Place in the section of the cell that it is of."""
 
 
 def table(title: str, names: Sequence[Head], columns: Sequence[Column[T]], lines: Sequence[Line[T]]) -> Table:
@@ -63,9 +69,10 @@ def table(title: str, names: Sequence[Head], columns: Sequence[Column[T]], lines
         title=title,
         heads=(*names, *map(head, shown)),
         lines=tuple((*line.names, *(column.text(line.items) for column in shown)) for line in lines),
+        cells=tuple(line.cell for line in lines),
     )
 
 
 def head(column: Column[T]) -> Head:
     """What stands above a column."""
-    return Head(column.heading, column.is_text, column.legend)
+    return Head(column.heading, column.is_text, column.legend, column.is_front)

@@ -15,7 +15,7 @@ from latbench.report.leaderboard import find_evaluations, leaderboard
 
 
 def test_no_module_of_the_report_imports_torch_or_a_plotting_library() -> None:
-    modules = ["leaderboard", "plot", "rows", "sections", "csv", "table", "columns", "page", "latex"]
+    modules = ["leaderboard", "picture", "rows", "sections", "csv", "table", "columns", "page", "latex"]
     code = f"import sys, {', '.join('latbench.report.' + name for name in modules)}\n"
     heavy = "('torch', 'transformers', 'pandas', 'matplotlib', 'scipy', 'numpy', 'tabulate')"
     code += f"print([name for name in {heavy} if name in sys.modules])"
@@ -26,9 +26,9 @@ def test_no_module_of_the_report_imports_torch_or_a_plotting_library() -> None:
 def test_making_a_leaderboard_and_a_plot_imports_no_torch(make: Any, record: Any, tmp_path: Path) -> None:
     make([record("a"), record("b")])
     code = (
-        "import sys\nfrom pathlib import Path\nfrom latbench.report import leaderboard, plot\n"
+        "import sys\nfrom pathlib import Path\nfrom latbench.report import leaderboard, picture\n"
         f"result = leaderboard.leaderboard([Path({str(tmp_path)!r})], ['md', 'csv', 'latex', 'html'])\n"
-        f"plot.plot(result.cells, Path({str(tmp_path / 'p.svg')!r}))\n"
+        f"picture.plot(result.cells, Path({str(tmp_path / 'p.png')!r}))\n"
         "print('torch' in sys.modules, 'transformers' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import io
 import json
 import re
 import shutil
@@ -21,24 +22,45 @@ from latbench.evaluation.records import RECORDS, TRACE, TRACE_HEADER, Evaluation
 from latbench.measures.latents import stored_latents
 from latbench.measures.shown_latents import MAX_RECORDS, choice, write_latents
 from latbench.report.browse import Choice, browsable
-from latbench.report.chart import chart, pareto_front
 from latbench.report.leaderboard import leaderboard
-from latbench.report.page import _sort_key
-from latbench.report.rows import cells, rows
+from latbench.report.page import _figure
+from latbench.report.rows import rows
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 
 
-def drive(page: Path, script: str, *options: str) -> Any:
+UNTIL = """
+    async function until(holds) {
+      for (let turn = 0; turn < 200 && !holds(); turn += 1) await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+"""
+FRAMED = """
+    const frame = document.querySelector("iframe");
+    await until(() => frame.contentWindow.eval("typeof sheet") !== "undefined");
+    return frame.contentWindow.eval(`(async () => {{ {script} }})()`);
+"""
+
+
+def framed(page: Path, width: int) -> Path:
+    """A page that shows another in a frame: a browser without a window is at least 500 pixels wide."""
+    frame = page.with_name("frame.html")
+    style = f"width:{width}px;height:900px;border:0"
+    frame.write_text(f'<body style="margin:0"><iframe src="{page.name}" style="{style}"></iframe></body>')
+    return frame
+
+
+def drive(page: Path, script: str, *options: str, fragment: str = "") -> Any:
     """Run a script (the body of an async function) in the page; its result. Fails where the console shows an error."""
     assert CHROMIUM is not None
-    run = f"(async () => {{ {script} }})().then((found) => {{ document.title = JSON.stringify(found); }});"
+    run = f"{UNTIL} (async () => {{ {script} }})().then((found) => {{ document.title = JSON.stringify(found); }});"
     driven = page.with_name("driven.html")
     driven.write_text(page.read_text(encoding="utf-8").replace("</body>", f"<script>{run}</script></body>"))
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0"]
     command += [f"--user-data-dir={page.parent / 'profile'}", "--virtual-time-budget=5000", *options, "--dump-dom"]
-    done = subprocess.run([*command, driven.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [*command, driven.as_uri() + fragment], capture_output=True, text=True, timeout=120, check=True
+    )
     messages = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     assert not messages, messages
     title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
@@ -88,6 +110,7 @@ def board(make: Any, record: Any, tmp_path: Path) -> Path:
     longer = [record(f"q{i}", i % 2 > 0, num_latents=0, num_reasoning_tokens=20, reasoning="a\nb") for i in range(9)]
     make(longer, run="second", method="cot", setting="s2")
     other = {"data": {}, "task": "gsm8k", "variant": "</script><b>&"}
+    other["config"] = {"generate": {"temperature": 0.7}}
     from latbench.task import Fingerprint
 
     other["data"] = {"gsm8k/test": Fingerprint(source="x", sha256="00", num_examples=1)}
@@ -105,16 +128,16 @@ def test_sort_filter_tabs_and_records_work_without_console_errors(board: Path) -
     found = drive(
         written(board),
         """
-        const first = document.querySelectorAll(".panel")[1], out = {};
-        const methods = () => [...first.querySelectorAll("table")[0].tBodies[0].rows]
+        const first = panels[1], out = {};
+        const methods = () => [...first.querySelector("table").tBodies[0].rows]
           .filter((line) => !line.hidden).map((line) => line.cells[0].textContent);
         out.tabs = tabs.map((tab) => tab.textContent);
-        out.hidden = [...document.querySelectorAll(".panel")].map((panel) => panel.hidden);
+        out.hidden = panels.map((panel) => panel.hidden);
         const press = (key) => document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key }));
         tabs[1].focus();
         press("ArrowRight");
-        out.hiddenAfter = [...document.querySelectorAll(".panel")].map((panel) => panel.hidden);
-        out.focused = document.activeElement.id;
+        out.hiddenAfter = panels.map((panel) => panel.hidden);
+        out.focused = [document.activeElement.id, location.hash];
         press("End");
         out.order = methods();
         const header = [...first.querySelectorAll("th")].find((th) => th.textContent.trim() === "#L");
@@ -122,6 +145,8 @@ def test_sort_filter_tabs_and_records_work_without_console_errors(board: Path) -
         out.byLength = [methods(), header.getAttribute("aria-sort")];
         header.querySelector("button").click();
         out.byLengthAgain = [methods(), header.getAttribute("aria-sort")];
+        header.querySelector("button").dispatchEvent(new Event("focus"));
+        out.explained = tip.textContent;
         const input = first.querySelector("input.filter");
         input.value = "coco"; input.dispatchEvent(new Event("input"));
         const count = first.querySelector(".count").textContent;
@@ -130,8 +155,8 @@ def test_sort_filter_tabs_and_records_work_without_console_errors(board: Path) -
         const point = first.querySelector(".point");
         point.dispatchEvent(new Event("focus"));
         out.tip = [tip.hidden, tip.textContent];
-        const select = first.querySelector(".run");
-        select.value = 1; select.dispatchEvent(new Event("change"));
+        const select = first.querySelector(".run-choice");
+        select.value = data.runs.findIndex((run) => run.name === "second"); select.dispatchEvent(new Event("change"));
         const verdict = first.querySelector(".verdict-choice");
         verdict.value = "incorrect"; verdict.dispatchEvent(new Event("change"));
         const buttons = first.querySelectorAll(".list button");
@@ -139,24 +164,206 @@ def test_sort_filter_tabs_and_records_work_without_console_errors(board: Path) -
         buttons[0].dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowDown", bubbles: true }));
         out.records = [...buttons].map((button) => button.firstChild.textContent);
         out.record = first.querySelector(".record").textContent;
-        out.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+        const search = first.querySelector(".search");
+        search.value = "q4"; search.dispatchEvent(new Event("input"));
+        out.searched = [...first.querySelectorAll(".list .id")].map((node) => node.textContent);
         return out;
         """,
-        "--window-size=500,900",
+        "--window-size=1440,900",
     )
     assert found["tabs"] == ["gsm8k / test", "synth / test"]
     assert (found["hidden"], found["hiddenAfter"]) == ([True, False], [False, True]), "the larger table comes first"
-    assert found["focused"] == "tab-0"
+    assert found["focused"] == ["tab-0", "#gsm8k-test"]
     assert found["order"] == ["coconut", "cot"]
     assert found["byLength"] == [["cot", "coconut"], "descending"]
     assert found["byLengthAgain"] == [["coconut", "cot"], "ascending"]
+    assert found["explained"].startswith("#L: chain length: latent steps plus")
     assert found["filtered"] == [["coconut"], "1 of 2 lines", 1]
     assert found["tip"][0] is False
     assert found["tip"][1].startswith("coconut\naccuracy 66.7 [")
     assert found["records"] == ["q0", "q2", "q4", "q6", "q8"]
-    assert "q2incorrect" in found["record"]
+    assert found["record"].startswith("q2about this run")
+    assert "incorrect" in found["record"]
     assert "a\nb" in found["record"]
-    assert found["wide"] <= 0  # nothing but the tables scrolls sideways on a phone
+    assert found["searched"] == ["q4"]
+
+
+PHONE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+
+@browser
+def test_tables_fit_their_box_and_are_cards_on_a_phone(make: Any, record: Any, tmp_path: Path) -> None:
+    changes = {"contaminated": 3, "config": {"model": {"dtype": "bfloat16"}}, "variant": "key.of.a.setting=1"}
+    for number in range(3):
+        answers = [record(f"q{i}", i > number, num_reasoning_tokens=i, gold_chain_length=9) for i in range(9)]
+        make(answers, run=f"r{number}", method=f"a_long_name_{number}", setting=str(number), **changes)
+    script = f"""
+        const table = document.querySelector("table.main"), box = table.parentNode;
+        const heads = () => headsOf(table).filter((head) => !head.hidden).map((head) => head.textContent.trim());
+        const fit = heads(), over = box.scrollWidth - box.clientWidth;
+        document.querySelector(".columns").open = true;
+        const labels = [...document.querySelectorAll(".columns label")];
+        labels.find((one) => one.textContent.trim() === "prompt tokens").querySelector("input").click();
+        const chosen = heads();
+        const line = table.tBodies[0].rows[0];
+        const names = [0, 1].map((column) => getComputedStyle(line.cells[column]).position);
+        return {{ fit, over, chosen, names, page: {PHONE}, card: getComputedStyle(table.tHead).display === "none",
+          named: [...line.cells].filter((cell) => !cell.hidden).map((cell) => cell.dataset.h) }};
+        """
+    page = written(tmp_path)
+    wide, narrow = (drive(page, script, f"--window-size={size}") for size in ("1440,900", "760,900"))
+    assert wide["over"] <= 0 >= narrow["over"]
+    assert len(wide["fit"]) > len(narrow["fit"]) >= 4
+    assert wide["fit"][:4] == ["method", "variant", "accuracy", "caveats"]
+    assert not {"timeout", "truncated", "no answer"} & set(wide["fit"]), "zero throughout"
+    assert "prompt tokens" in wide["chosen"]
+    assert "prompt tokens" not in wide["fit"]
+    assert wide["names"] == ["sticky", "sticky"]
+    phone = drive(framed(page, 390), FRAMED.format(script=script), "--allow-file-access-from-files")
+    assert phone["card"]
+    assert phone["page"] <= 0, "nothing scrolls sideways"
+    assert phone["named"] == phone["chosen"]
+    assert set(phone["fit"]) >= {"accuracy", "#L", "compression", "caveats"}
+
+
+@browser
+def test_every_number_leads_to_its_run_and_addresses_open_what_they_name(board: Path) -> None:
+    page = written(board)
+    script = """
+        await until(() => document.readyState === "complete");
+        const open = panels.filter((panel) => !panel.hidden);
+        const record = open.map((panel) => panel.querySelector(".record").textContent);
+        return { open: sheet.open, sheet: sheet.textContent, record,
+          hidden: panels.map((panel) => panel.hidden), hash: location.hash };
+        """
+    numbers = """
+        const cells = [...document.querySelectorAll("tr[data-cell] td.n")].filter((cell) => cell.textContent !== "–");
+        const bare = cells.filter((cell) => !cell.querySelector("a")).length;
+        panels[1].querySelector("td.n a").click();
+        await until(() => sheet.open);
+        const before = [sheet.open, location.hash];
+        sheet.querySelector(".close").click();
+        await until(() => !location.hash.startsWith("#run"));
+        return { all: cells.length, bare, before, after: location.hash };
+        """
+    found = drive(page, numbers)
+    assert found["all"] > 20
+    assert found["bare"] == 0
+    assert found["before"] == [True, "#run/first"]
+    assert found["after"] == "#synth-test"
+    opened = drive(page, script, fragment="#run/third")
+    assert opened["hidden"] == [False, True]
+    assert opened["open"]
+    for fact in (
+        "latbench eval",
+        "sha256 ",
+        "Configuration",
+        "Versions",
+        "third/records.jsonl",
+        "generate.temperature0.7",
+    ):
+        assert fact in opened["sheet"], fact
+    shown = drive(page, script, fragment="#record/second/q5/0")
+    assert not shown["open"]
+    assert shown["record"][0].startswith("q5about this run")
+
+
+@browser
+def test_two_runs_are_read_beside_each_other(board: Path) -> None:
+    script = """
+        const root = panels[1].querySelector(".browser");
+        const choose = (name, value) => {
+          const node = root.querySelector(name);
+          node.value = value;
+          node.dispatchEvent(new Event("change"));
+        };
+        choose(".run-choice", runNumber("first"));
+        choose(".other-choice", runNumber("second"));
+        const both = [...root.querySelectorAll(".answer header strong")].map((node) => node.textContent);
+        choose(".verdict-choice", "differ");
+        const texts = (one) => [...one.children].map((node) => node.textContent);
+        const rows = [...root.querySelectorAll(".list button")].map(texts);
+        return { both, rows };
+        """
+    found = drive(written(board), script)
+    assert found["both"] == ["coconut", "cot"]
+    verdicts = {f"q{i}": (i % 3 > 0, i % 2 > 0) for i in range(9)}
+    words = {True: "correct", False: "incorrect"}
+    assert sorted(found["rows"]) == [
+        [name, words[one], words[other]] for name, (one, other) in sorted(verdicts.items()) if one != other
+    ]
+
+
+@browser
+def test_other_settings_are_folded_and_all_points_can_be_reached(make: Any, record: Any, tmp_path: Path) -> None:
+    for number, variant in enumerate(("", "a=1", "a=2")):
+        make([record(f"q{i}", i >= number) for i in range(9)], run=f"r{number}", variant=variant, setting=str(number))
+    make([record(f"q{i}") for i in range(9)], run="other", method="cot", setting="x")
+    script = """
+        const isShown = (one) => getComputedStyle(one).display !== "none";
+        const shown = (name) => [...document.querySelectorAll(name)].filter(isShown);
+        const visible = () => shown("table.main tbody tr").map((line) => line.cells[1].textContent);
+        const points = () => shown(".point");
+        const before = [visible(), points().length];
+        const press = document.querySelector(".unfold");
+        const text = press.textContent;
+        press.click();
+        const after = [visible(), points().length];
+        const places = points().map((point) => {
+          const box = point.querySelector(".mark").getBoundingClientRect();
+          const top = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+          return top && top.closest(".point") === point;
+        });
+        const twin = points()[0];
+        twin.dispatchEvent(new Event("focus"));
+        return { before, text, after, places, told: tip.children.length };
+        """
+    found = drive(written(tmp_path), script, "--window-size=1200,1600")
+    assert found["before"] == [["default", "default"], 2]
+    assert found["text"] == "+ 2 settings"
+    assert found["after"][1] == 4
+    assert found["after"][0] == ["default", "a=1", "a=2", "default"]
+    assert all(found["places"]), "no mark lies under another"
+    assert found["told"] == 2, "the two runs that got everything right stand at one point"
+
+
+@browser
+def test_what_is_downloaded_is_the_csv(board: Path) -> None:
+    import csv
+
+    make_csv = leaderboard([board], ["csv"]).text_by_format["csv"]
+    text, rows_ = drive(written(board), "return [csvOf(data.runs), JSON.parse(jsonOf(data.runs))];")
+    expected = list(csv.reader(io.StringIO(make_csv)))
+    got = list(csv.reader(io.StringIO(text)))
+    assert got[0] == expected[0]
+    for line, wanted in zip(got[1:], expected[1:], strict=True):
+        for name, value, there in zip(got[0], line, wanted, strict=True):
+            if name in ("pass_at", "diagnostics"):
+                assert json.loads(value or "{}") == json.loads(there or "{}")
+            else:
+                assert value == there or float(value) == float(there), name
+    assert [row["run"] for row in rows_] == ["third", "first", "second"]
+
+
+@browser
+def test_training_curves_are_drawn(make: Any, record: Any, tmp_path: Path) -> None:
+    make([record("a"), record("b")], run="run/eval/synth-test")
+    manifest = tmp_path / "run/eval/synth-test" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"run/eval/synth-test"', '"run"'))
+    stage = tmp_path / "run" / "stages" / "0-sft"
+    stage.mkdir(parents=True)
+    lines = [json.dumps({"step": step, "epoch": 0.1, "loss": 4 / step, "grad_norm": 1.0}) for step in range(1, 400)]
+    (stage / "log.jsonl").write_text("\n".join([*lines, "{", '{"loss": NaN, "step": 400}', "7"]))
+    script = """
+        showRun(0);
+        const points = (one) => one.querySelector("path").getAttribute("d").split("L").length;
+        return [...sheet.querySelectorAll(".curve")].map((one) => [one.textContent, points(one)]);
+        """
+    loss, norm = drive(written(tmp_path), script)
+    assert loss[0].startswith("loss 0.010")
+    assert loss[0].endswith("steps 1 to 400")
+    assert 30 <= loss[1] <= 60
+    assert norm[0].startswith("grad_norm 1 to 1")
 
 
 @browser
@@ -177,7 +384,7 @@ def test_latent_steps_are_bars_as_wide_as_their_weights(make: Any, record: Any, 
 
 
 def test_a_figure_column_sorts_by_the_number_a_cell_begins_with() -> None:
-    assert [_sort_key(one) for one in ("0.8/1.2, 0.5/1.1", "0.03, 0.04", "∞", "99.8 [97.9, 100.0]", "–")] == [
+    assert [_figure(one) for one in ("0.8/1.2, 0.5/1.1", "0.03, 0.04", "∞", "99.8 [97.9, 100.0]", "–")] == [
         "0.8", "0.03", "inf", "99.8", "",
     ]  # fmt: skip
 
@@ -190,7 +397,7 @@ def test_files_beside_the_page_hold_all_records(make: Any, record: Any, tmp_path
     script = """
         const before = document.querySelectorAll(".list button").length;
         document.querySelector(".more").click();
-        await new Promise((resolve) => setTimeout(resolve, 1000));
+        await until(() => document.querySelectorAll(".list button").length > before);
         const buttons = document.querySelectorAll(".list button");
         buttons[299].click();
         return [before, buttons.length, document.querySelector(".record").textContent];
@@ -232,7 +439,7 @@ def test_a_lone_surrogate_anywhere_is_shown_as_an_escape(make: Any, record: Any,
     make([record("alone", text=lone, extracted=lone, gold=lone, reasoning=lone)], variant=f"v{lone}")
     for name in ("train_data", "backbone", "setting", "method", "layout"):
         make([record("a")], run=name, **{name: name + lone})
-    runs = [run for section in data(written(tmp_path).read_text(encoding="utf-8")) for run in section["runs"]]
+    runs = data(written(tmp_path).read_text(encoding="utf-8"))["runs"]
     (shown,) = [one for run in runs for one in run["records"] if one["id"] == "alone"]
     assert shown["text"] == "\\udce9"
     assert leaderboard([tmp_path], ["md", "csv", "latex"], tmp_path / "out").paths
@@ -246,9 +453,10 @@ def test_templates_ship_with_the_package() -> None:
 
 
 def test_texts_of_records_come_back_whole(board: Path) -> None:
-    (first, _) = data(written(board).read_text(encoding="utf-8"))
-    assert first["runs"][0]["records"][0]["text"] == "</script><script>throw 1</script>"
-    assert first["runs"][0]["variant"] == "</script><b>&"
+    found = data(written(board).read_text(encoding="utf-8"))
+    (third,) = [run for run in found["runs"] if run["name"] == "third"]
+    assert third["records"][0]["text"] == "</script><script>throw 1</script>"
+    assert third["values"][found["columns"].index("variant")] == "</script><b>&"
 
 
 def test_questions_are_shown_where_the_manifest_asks_for_the_same(make: Any, record: Any, tmp_path: Path) -> None:
@@ -261,8 +469,8 @@ def test_questions_are_shown_where_the_manifest_asks_for_the_same(make: Any, rec
     records = [record(example.id, gold=example.answer) for example in examples]
     make(records, run="same", config=config, questions_sha256=questions_hash(examples))
     make(records, run="other", config=config, setting="s2")
-    same, other = data(written(tmp_path).read_text(encoding="utf-8"))[::-1]
-    by_run = {part["runs"][0]["name"]: part["questions"] for part in (same, other)}
+    found = data(written(tmp_path).read_text(encoding="utf-8"))
+    by_run = {found["runs"][part["lines"][0][0]]["name"]: part["questions"] for part in found["sections"]}
     assert by_run["same"] == {row.id: [row.question, "\n".join(row.steps)] for row in examples}
     assert by_run["other"] == {}
 
@@ -325,22 +533,7 @@ def test_twenty_runs_with_long_texts_stay_under_two_megabytes(make: Any, record:
         make(records, run=f"run{seed}", seed=seed)
     page = written(tmp_path)
     assert page.stat().st_size < 2_000_000
-    assert all(len(run["records"]) > 3 for run in data(page.read_text(encoding="utf-8"))[0]["runs"])
-
-
-def test_the_front_holds_what_no_cell_beats(make: Any, record: Any) -> None:
-    def summary(run: str, correct: int, length: int) -> Any:
-        records = [record(f"q{i}", i < correct, num_latents=length) for i in range(10)]
-        return summarise(make(records, run=run, setting=run))
-
-    made = cells(rows([summary("short", 2, 0), summary("best", 9, 8), summary("beaten", 8, 9), summary("tie", 9, 9)]))
-    assert [cell.rows[0].manifest.run for cell in pareto_front(made)] == ["short", "best"]
-    picture = chart(made)
-    assert picture is not None
-    by_run = {cell.rows[0].manifest.run: point for cell, point in zip(made, picture.points, strict=True)}
-    assert by_run["short"].x < by_run["best"].x < by_run["tie"].x
-    assert by_run["short"].y > by_run["beaten"].y > by_run["best"].y  # y points down
-    assert [by_run[name].on_front for name in ("short", "best", "beaten", "tie")] == [True, True, False, False]
+    assert all(len(run["records"]) > 3 for run in data(page.read_text(encoding="utf-8"))["runs"])
 
 
 def test_a_section_without_decoded_answers_has_no_picture(make: Any, record: Any, tmp_path: Path) -> None:

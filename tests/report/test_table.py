@@ -239,7 +239,7 @@ def test_a_new_metric_is_one_column_in_every_format(run: Any, monkeypatch: pytes
     (section,) = report_sections(made)
     latex = to_latex([section])
     assert " & longest & " in latex
-    assert section.tables[0].heads[place] == Head("longest", is_text=False, legend="tokens of the longest chain.")
+    assert section.tables[0].heads[place] == Head("longest", legend="tokens of the longest chain.", is_front=False)
 
 
 def test_a_cell_that_a_spreadsheet_would_run_is_told_to_be_text(run: Any) -> None:

@@ -1,0 +1,68 @@
+"""The leaderboard in a terminal, and as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from latbench.cli import main
+from latbench.evaluation.metrics import summarise
+from latbench.report.rows import rows
+from latbench.report.sections import Section, report_sections
+from latbench.report.terminal import fitting, to_terminal
+
+
+@pytest.fixture
+def section(make: Any, record: Any) -> Section:
+    """Two lines, one of a long variant, with a gold chain."""
+    answers = [record(f"q{i}", i > 1, gold_chain_length=9) for i in range(8)]
+    runs = [make(answers, run="a"), make(answers, run="b", method="cot", variant="a.long.key=1 " * 3, setting="s2")]
+    (found,) = report_sections(rows(list(map(summarise, runs))))
+    return found
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_lines_are_never_wider_than_the_terminal(section: Section, width: int) -> None:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(*to_terminal([section], width, with_legend=True), sep="\n")
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= width
+    heads = next(line for line in lines if line.startswith("method"))
+    assert heads.split()[:3] == ["method", "variant", "accuracy"]
+    assert any(
+        "latent steps plus explicit reasoning" in " ".join(lines[place : place + 2]) for place in range(len(lines))
+    )
+
+
+def test_columns_of_interest_come_first_and_empty_ones_not_at_all(section: Section) -> None:
+    wide, narrow = (fitting(section.tables[0], width).headings for width in (300, 80))
+    assert wide == ("method", "variant", "accuracy", "caveats", "#L", "latent share", "compression", "train FLOPs")
+    assert len(narrow) < len(wide)
+    assert wide[: len(narrow)] == narrow
+    assert fitting(section.tables[0], 300).lines[0][4] == "4.0 [4.0, 4.0]"
+    (first, _) = fitting(section.tables[0], 80).lines
+    assert "[" in first[2], "the accuracy keeps its interval"
+    assert not any("[" in text for text in first[3:])
+
+
+def test_a_terminal_gets_a_table_a_pipe_markdown_and_json_rows_with_numbers(
+    make: Any, record: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make([record("a"), record("b", False)], run="one")
+    assert main(["leaderboard", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("# Leaderboard")
+    assert main(["leaderboard", str(tmp_path), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert (row["run"], row["accuracy"], row["chain_length"], row["pass_at"]) == ("one", 0.5, 4, {"1": 0.5})
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert main(["leaderboard", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "─" in shown
+    assert "latent steps plus" not in shown
+    assert main(["leaderboard", str(tmp_path), "--legend"]) == 0
+    assert "latent steps plus" in capsys.readouterr().out

@@ -10,8 +10,9 @@ costs and times. `latbench rerun RESULT --check` trains and answers again.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import isclose
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from latbench.evaluation.contamination import recomputed
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.metrics import caveats as caveats_of
 from latbench.evaluation.metrics import problem, summarise
-from latbench.evaluation.plan import EvalConfig
+from latbench.evaluation.plan import EvalConfig, questions
 from latbench.evaluation.records import TRACE, Evaluation, Manifest, Record, read_evaluation, records_path
 from latbench.measures.files import COST, CostFile, read_measures
 from latbench.report.leaderboard import FORMATS, LeaderboardResult, find_evaluations, leaderboard
@@ -31,7 +32,7 @@ from latbench.report.page import RECORD_FILES
 from latbench.report.reported import TITLE
 from latbench.runs.run import Run
 from latbench.runs.train import UNTRAINED
-from latbench.task import Example
+from latbench.task import Example, Task
 from latbench.util.files import read_bounded
 from latbench.util.text import printable
 
@@ -42,6 +43,7 @@ MAX_BYTES = 150_000  # of a run's gzipped records
 MAX_UNPACKED = 64_000_000  # bytes that these hold
 MAX_TABLE = 64_000_000  # bytes of a leaderboard file
 MAX_TEXT = 10_000  # characters of a setting
+MAX_KNOWN = 4  # test sets in memory
 MAX_NUMBERS = 100_000_000  # in the parameters of an embedded backbone and its heads, which are built to be checked
 # not `variant`: it names what differs from the preset, which later versions may change
 _RECOMPUTED = ("run", "task", "method", "setting", "backbone", "layout", "seed", "n", "questions_sha256")
@@ -65,7 +67,8 @@ def check(folders: Sequence[Path]) -> Checked:
     Raises: ValueError: a folder does not exist, or there is no evaluation in any.
     """
     found = list(find_evaluations(folders))
-    checked = [check_evaluation(folder) for folder in found]
+    read = QuestionsReadOnce()
+    checked = [check_evaluation(folder, read) for folder in found]
     problems = [sentence for one in checked for sentence in one.problems]
     for folder in folders:
         problems += check_tables(folder)
@@ -75,14 +78,35 @@ def check(folders: Sequence[Path]) -> Checked:
     return Checked(problems=list(map(printable, problems)), caveats=caveats, num_evaluations=len(found))
 
 
-def check_evaluation(folder: Path) -> Checked:
-    """Look at one evaluation; there is no problem where everything recomputes."""
+class QuestionsReadOnce:
+    """Reads questions as `plan.questions` does; those of the last few test sets, which many evaluations share, once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[Task[Any], list[Example]]] = {}
+
+    def __call__(self, settings: EvalConfig) -> tuple[Task[Any], list[Example]]:
+        """See `plan.questions`."""
+        key = json.dumps([settings.task_name, asdict(settings.task), settings.split, settings.limit])
+        if key not in self._known:
+            if len(self._known) == MAX_KNOWN:
+                del self._known[next(iter(self._known))]
+            self._known[key] = questions(settings)
+        return self._known[key]
+
+
+def check_evaluation(folder: Path, read: QuestionsReadOnce | None = None) -> Checked:
+    """Look at one evaluation; there is no problem where everything recomputes.
+
+    Args:
+        folder: of the evaluation.
+        read: of the other evaluations of the submission.
+    """
     problems, caveats = [], []
     try:
         problems = list(_sizes(folder))
         if not problems:
             evaluation = read_evaluation(folder, MAX_UNPACKED)
-            problems = list(_faults(evaluation))
+            problems = list(_faults(evaluation, read or QuestionsReadOnce()))
             caveats = [] if problems else [found.sentence for found in caveats_of(summarise(evaluation))]
     except (ValueError, OSError) as error:
         problems.append(str(error))
@@ -101,14 +125,14 @@ def _sizes(folder: Path) -> Iterator[str]:
         yield f"{TRACE}/ is too large for a submission; remove it"
 
 
-def _faults(evaluation: Evaluation) -> Iterator[str]:
+def _faults(evaluation: Evaluation, read: QuestionsReadOnce) -> Iterator[str]:
     if evaluation.num_bad_lines:
         yield f"{evaluation.num_bad_lines} lines are no records; evaluate again"
     elif reason := problem(evaluation):
         yield reason
     else:
         measures, unusable = read_measures(evaluation)
-        yield from _problems(evaluation, measures.cost)
+        yield from _problems(evaluation, measures.cost, read)
         yield from unusable
 
 
@@ -144,7 +168,7 @@ def _table(path: Path) -> str:
         raise ValueError(f"{path} is not UTF-8; write it again") from None
 
 
-def _problems(evaluation: Evaluation, cost: CostFile | None) -> Iterator[str]:
+def _problems(evaluation: Evaluation, cost: CostFile | None, read: QuestionsReadOnce) -> Iterator[str]:
     manifest = evaluation.manifest
     try:
         _refuse_long_texts(manifest.config)
@@ -153,7 +177,7 @@ def _problems(evaluation: Evaluation, cost: CostFile | None) -> Iterator[str]:
         if config.imported is not None:  # into a folder that the user may name
             name = manifest.run
         run = Run(evaluation.folder.parent / name, config, told={"train_data": manifest.train_data})
-        job = EvalJob(run, _settings(manifest, config))
+        job = EvalJob(run, _settings(manifest, config), read)
         fresh = job.manifest
     except ValueError as error:
         yield f"cannot be checked: {' '.join(str(error).split())}"

@@ -17,6 +17,7 @@ import pytest
 from latbench.config import RunConfig, parse
 from latbench.evaluation.asked import asked
 from latbench.evaluation.job import EvalJob
+from latbench.evaluation.plan import EvalConfig, questions
 from latbench.evaluation.records import (
     MANIFEST,
     RECORDS,
@@ -230,3 +231,16 @@ def test_a_copy_is_refused(submission: Path) -> None:
     assert num_checked == 2
     assert len(problems) == 1
     assert "it has the setting and the seed of" in problems[0]
+
+
+def test_evaluations_on_the_same_questions_read_them_once(submission: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(evaluation(submission), submission / "copy")
+    read: list[EvalConfig] = []
+
+    def counting(settings: EvalConfig) -> Any:
+        read.append(settings)
+        return questions(settings)
+
+    monkeypatch.setattr("latbench.submission.questions", counting)
+    assert check([submission]).num_evaluations == 2
+    assert len(read) == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from math import isfinite
@@ -29,6 +29,8 @@ class EvalJob:
     """Who answers."""
     settings: EvalConfig
     """What is asked, and how it is decoded and scored."""
+    read: Callable[[EvalConfig], tuple[Task[Any], list[Example]]] = questions
+    """How the questions are read; for a caller that has many jobs on the same ones."""
 
     @classmethod
     def of(
@@ -70,7 +72,7 @@ class EvalJob:
 
     @cached_property
     def _questions(self) -> tuple[Task[Any], list[Example]]:
-        return questions(self.settings)
+        return self.read(self.settings)
 
     @cached_property
     def folder(self) -> Path:

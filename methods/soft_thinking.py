@@ -111,7 +111,7 @@ class SoftRule(LatentRule):
     def __init__(self, backbone: Backbone, settings: SoftThinkingConfig, config: GenerateConfig) -> None:
         super().__init__(backbone, Sampling.from_config(config))
         self.settings, self.filters = settings, filters(settings)
-        self.eos = torch.tensor(backbone.eos_ids, device=backbone.device)
+        self.close, self.eos = backbone.layout.close[0], torch.tensor(backbone.eos_ids, device=backbone.device)
 
     def concept(self, logits: Tensor, rows: RowState) -> Mixture:
         """w_t, over at most `max_topk` ids."""
@@ -138,8 +138,9 @@ class SoftRule(LatentRule):
     def latent(self, hidden: Tensor, logits: Tensor, rows: RowState) -> Latent:
         """See LatentRule; instead of feeding the marker in a step of its own, it is forced."""
         concept = self.concept(logits, rows)
-        cold = cold_stop(self.settings, logits, rows, rows.mode == Mode.LATENT)
-        stop = (self.meaning(concept) == self.backbone.layout.close[0]) | cold
+        stop = self.meaning(concept) == self.close
+        if self.settings.cold_stop_entropy > 0:
+            stop = stop | cold_stop(self.settings, logits, rows, rows.mode == Mode.LATENT)
         return Latent(self.backbone.mix(concept.ids, concept.weights), stop, concept)
 
     def step(self, hidden: Tensor, logits: Tensor, rows: RowState) -> Step:

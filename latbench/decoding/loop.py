@@ -14,7 +14,7 @@ from torch import Tensor
 
 from latbench.config import GenerateConfig
 from latbench.decoding.actions import ActionRecorder, RowActions
-from latbench.decoding.rule import Mode, RowState, Step, StepRule, close_marker, widened
+from latbench.decoding.rule import Mode, RowState, Step, StepRule, close_marker, surely_none, widened
 from latbench.decoding.sampling import row_keys
 from latbench.decoding.trace import LatentTrace, TraceRecorder
 from latbench.model.backbone import Backbone, DecodeState
@@ -368,17 +368,23 @@ class _Loop:
         s.stop.masked_fill_(deciding & (step.mode == Mode.DONE), _EOS)
         latent = deciding & (step.mode == Mode.LATENT)
         over = latent & (rows.num_latents >= self.config.max_latents)
-        latent &= ~over
+        if not surely_none(over):
+            latent = latent ^ over
+            self._close_at_cap(step, over)
         if self.recorder is not None:
             self.recorder.add(s.question, latent, step, logits)
         rows.num_latents += latent
-        rows.mode = torch.where(deciding, torch.where(over, Mode.TEXT, step.mode), rows.mode)
+        rows.mode = torch.where(deciding, step.mode, rows.mode)
+
+    def _close_at_cap(self, step: Step, over: Tensor) -> None:
+        """Rows at the cap of latent steps ((batch,) bool) go on with text, and end where that did not help before."""
+        s = self.slots
+        assert step.mode is not None
+        step.mode = torch.where(over, Mode.TEXT, step.mode)
         step.token = torch.where(over, -1, step.token)
         s.stop.masked_fill_(over & s.capped if len(self.close) else over, _LENGTH)
         s.capped |= over
-        if not len(self.close):
-            return
-        marker = close_marker(self.backbone, over)
+        marker = close_marker(self.backbone, over) if len(self.close) else None
         if marker is not None and step.forced is not None:
             width = max(marker.shape[1], step.forced.shape[1])
             step.forced = torch.where(over[:, None], widened(marker, width), widened(step.forced, width))

@@ -157,7 +157,8 @@ class LatentRule(StepRule):
             return super().step(hidden, logits, rows)
         latent = self.latent(hidden, logits, rows)
         thinks = rows.mode == Mode.LATENT
-        feeds, closes = thinks & ~latent.stop, thinks & latent.stop
+        closes = thinks & latent.stop
+        feeds = thinks ^ closes
         embeds, token = latent.embeds, torch.full_like(rows.mode, -1)
         marker = self.backbone.layout.close
         if rows.talking or not marker:
@@ -225,12 +226,14 @@ class RecordedLatents(FixedLatents):
         return latent
 
 
-def close_marker(backbone: Backbone, rows: Tensor) -> Tensor | None:
-    """Forced ids: the close marker for these rows ((batch,) bool), -1 for the others.
+def surely_none(rows: Tensor) -> bool:
+    """Whether (batch,) bool holds for no row, as far as that can be told without waiting for a GPU."""
+    return rows.device.type == "cpu" and not rows.any()
 
-    None where there is no such row, if that can be told without waiting for a GPU.
-    """
-    if rows.device.type == "cpu" and not rows.any():
+
+def close_marker(backbone: Backbone, rows: Tensor) -> Tensor | None:
+    """Forced ids: the close marker for these rows ((batch,) bool), -1 for the others; None where surely none is."""
+    if surely_none(rows):
         return None
     marker = torch.tensor(backbone.layout.close, device=rows.device, dtype=torch.long)
     return torch.where(rows[:, None], marker, -1)

@@ -139,8 +139,9 @@ class Sampling:
         scaled = logits.float() / self.temperature
         if most is not None and most < top == vocab:  # the total over a vocabulary asks for no order
             scores, ids = torch.topk(scaled, most)
-            total = scaled if self.top_p < 1 else scores  # without top-p the proportions are all that counts
-            probabilities = (scores - total.logsumexp(-1, keepdim=True)).exp().double()
+            if self.top_p == 1 and self.min_p == 0:
+                return ids, scores.double().softmax(-1)
+            probabilities = (scores - scaled.logsumexp(-1, keepdim=True)).exp().double()
         else:
             scores, ids = torch.topk(scaled, top)
             probabilities, ids = scores.softmax(-1).double()[:, :most], ids[:, :most]

@@ -277,7 +277,7 @@ class Backbone(nn.Module):
         rows = self.embed(torch.arange(weights.shape[-1], device=weights.device) if ids is None else ids)
         with torch.autocast(rows.device.type, enabled=False):
             wide = weights.float(), rows.float()
-            mixed = wide[0] @ wide[1] if ids is None else torch.einsum("...k,...kh->...h", *wide)
+            mixed = wide[0] @ wide[1] if ids is None else (wide[0][..., None, :] @ wide[1])[..., 0, :]
         return mixed.to(rows.dtype)
 
     @property

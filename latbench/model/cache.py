@@ -13,6 +13,7 @@ which `Backbone` cuts where a layer has one.
 
 from __future__ import annotations
 
+import weakref
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
@@ -213,7 +214,7 @@ class _SlotLayer(CacheLayerMixin):
 
     def __init__(self, owner: SlotCache) -> None:
         super().__init__()
-        self.owner = owner
+        self.owner: SlotCache = weakref.proxy(owner)  # a cycle would keep the slots until the garbage is collected
         self.first: tuple[Tensor, Tensor] | None = None  # of the shared columns
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:

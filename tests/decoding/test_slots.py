@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -139,3 +141,20 @@ def test_windows_reach_into_the_shared_prefix(backbone_of: Callable[..., Backbon
     backbone = backbone_of("gemma3")
     assert len(INSTRUCTION) > backbone.text_config.sliding_window
     assert answers(backbone, 3) == one_by_one(backbone)
+
+
+def test_the_slots_of_a_call_are_freed_when_it_returns(llama: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref[SlotCache]] = []
+    share = SlotCache.share
+
+    def watched(slots: SlotCache, slot: int, length: int) -> None:
+        alive.append(weakref.ref(slots))
+        share(slots, slot, length)
+
+    monkeypatch.setattr(SlotCache, "share", watched)
+    gc.disable()  # a collection by chance would hide a cycle
+    try:
+        answers(llama, 4)
+        assert [slots() for slots in alive] == [None]
+    finally:
+        gc.enable()

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from latbench.config import GenerateConfig
 from latbench.decoding.actions import ActionRecorder, RowActions
+from latbench.decoding.latent_trace import LatentTrace, TraceRecorder
 from latbench.decoding.rule import Mode, RowState, Step, StepRule, close_marker, surely_none, widened
 from latbench.decoding.sampling import row_keys
-from latbench.decoding.trace import LatentTrace, TraceRecorder
 from latbench.model.backbone import Backbone, DecodeState
+from latbench.model.batches import pad
 from latbench.model.cache import SlotCache
-from latbench.model.layout import pad
 from latbench.task import StopReason
 
 _RUNNING, _EOS, _STOP, _LENGTH = range(4)

@@ -10,7 +10,7 @@ from latbench.decoding.loop import Prompt, decode, unroll
 from latbench.decoding.rule import FixedLatents, Latent, Mode, RowState
 from latbench.method import LossTerm
 from latbench.model.backbone import Backbone, DecodeState
-from latbench.model.layout import pad
+from latbench.model.batches import pad
 from latbench.task import Example
 from latbench.training.losses import token_cross_entropy
 

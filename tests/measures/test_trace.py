@@ -21,19 +21,19 @@ from transformers.utils.logging import disable_progress_bar
 from latbench import registry
 from latbench.cli import main
 from latbench.config import GenerateConfig, parse
+from latbench.decoding.latent_trace import LatentTrace
 from latbench.decoding.loop import Generation, Prompt
 from latbench.decoding.rule import FixedLatents, Latent, RowState, StepRule
-from latbench.decoding.trace import LatentTrace
 from latbench.evaluation.evaluate import evaluate
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import RECORDS, TRACE, TRACE_HEADER, read_evaluation, read_manifest
 from latbench.measures import trace as module
-from latbench.measures.files import read_measures
 from latbench.measures.inspect import InspectedStep, inspect, latent_steps, render
 from latbench.measures.latents import StoredTrace
+from latbench.measures.measure_files import read_measures
 from latbench.measures.trace import NoLatentStepsError, trace
 from latbench.method import Losses, Method, MethodConfig, Stage
-from latbench.model.layout import Batch
+from latbench.model.batches import Batch
 from latbench.runs import environment
 from latbench.runs.lock import locked
 from latbench.runs.run import Run, load_run

@@ -19,7 +19,7 @@ from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import read_evaluation
 from latbench.method import Losses, Stage
 from latbench.model.backbone import Backbone
-from latbench.model.layout import IGNORE_INDEX, pad
+from latbench.model.batches import IGNORE_INDEX, pad
 from latbench.runs.train import train
 from latbench.task import Example
 from latbench.training.losses import token_cross_entropy
@@ -114,7 +114,7 @@ def test_stages_share_the_budget(first_stage: int, names: list[str], shares: lis
 # layout (11.2)
 
 
-@pytest.mark.parametrize("layout", ["default", "coconut"])
+@pytest.mark.parametrize("layout", ["default", "plain_hash_answer"])
 def test_what_is_supervised(layout: str) -> None:
     """The remaining chain and the close marker after it; a marker right after the latents is forced."""
     method = built(make_backbone("llama", layout=layout), max_stage=4)
@@ -253,7 +253,7 @@ def test_a_pause_is_trained_where_there_are_latents_and_answers_without_their_st
 # without latents, without curriculum (8)
 
 
-@pytest.mark.parametrize("layout", ["default", "coconut"])
+@pytest.mark.parametrize("layout", ["default", "plain_hash_answer"])
 @torch.no_grad()
 def test_without_latents_it_is_cot_then_no_cot(layout: str) -> None:
     method = built(make_backbone("gpt2", layout=layout), latents_per_step=0)

@@ -20,7 +20,7 @@ from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import read_evaluation
 from latbench.method import Losses, Stage
 from latbench.model.backbone import Backbone
-from latbench.model.layout import IGNORE_INDEX
+from latbench.model.batches import IGNORE_INDEX
 from latbench.model.loading import with_lora
 from latbench.runs.train import train
 from latbench.task import Example
@@ -123,7 +123,7 @@ def test_the_teacher_gets_no_gradient() -> None:
 # text and positions (12.1, 12.2)
 
 
-@pytest.mark.parametrize("layout", ["default", "coconut"])
+@pytest.mark.parametrize("layout", ["default", "plain_hash_answer"])
 def test_the_teacher_reads_all_but_the_last_step(layout: str) -> None:
     backbone = make_backbone("llama", layout=layout)
     method = built(backbone)
@@ -147,7 +147,7 @@ def test_the_teacher_reads_all_but_the_last_step(layout: str) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("layout", ["default", "coconut"])
+@pytest.mark.parametrize("layout", ["default", "plain_hash_answer"])
 def test_the_distilled_token_predicts_the_first_of_the_answer(layout: str) -> None:
     """Tokens are told apart by their embeddings, the first entry of the layers; the marker `###` has three."""
     backbone = make_backbone("llama", layout=layout)
@@ -422,7 +422,7 @@ def test_the_weights_of_the_terms() -> None:
     assert float(losses.objective()) == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("layout", ["default", "coconut"])
+@pytest.mark.parametrize("layout", ["default", "plain_hash_answer"])
 @torch.no_grad()
 def test_without_latents_it_is_no_cot_and_cot_training_together(layout: str) -> None:
     """The distance stays defined: the close marker is there without latents too."""

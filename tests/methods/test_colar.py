@@ -22,7 +22,7 @@ from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import read_evaluation
 from latbench.method import Losses, Stage
 from latbench.model.backbone import Backbone
-from latbench.model.layout import IGNORE_INDEX, Batch
+from latbench.model.batches import IGNORE_INDEX, Batch
 from latbench.model.tiny import tiny_config, tiny_tokenizer
 from latbench.runs.run import Run
 from latbench.runs.train import train
@@ -158,7 +158,7 @@ def watched_targets(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tensor]]:
 
 
 @pytest.mark.parametrize(("lengths", "c"), [((7, 3), 5), ((6, 4, 2), 3), ((9, 1, 5, 2), 2), ((3, 8), 1)])
-@pytest.mark.parametrize("layout", ["default", "coconut"])
+@pytest.mark.parametrize("layout", ["default", "plain_hash_answer"])
 def test_no_row_of_a_padded_batch_loses_its_stop(
     backbone_of: BackboneOf, monkeypatch: pytest.MonkeyPatch, lengths: tuple[int, ...], c: int, layout: str
 ) -> None:
@@ -211,7 +211,7 @@ def test_labels_of_a_row_are_drawn_independently(llama: Backbone) -> None:
     assert pairs == {"ac", "ad", "bc", "bd"}
 
 
-@pytest.mark.parametrize("layout", ["default", "coconut"])
+@pytest.mark.parametrize("layout", ["default", "plain_hash_answer"])
 @pytest.mark.parametrize("predict_chain", [True, False])
 def test_each_position_is_taught_what_comes_next(backbone_of: BackboneOf, layout: str, predict_chain: bool) -> None:
     """Q <think> z_1 z_2 </think> A EOS: chunk 1, chunk 2, </think>, A, EOS, and nothing inside Q."""
@@ -723,7 +723,7 @@ def test_there_is_at_least_one_latent(llama: Backbone) -> None:
 @pytest.mark.parametrize("cap", [0, 1, 4])
 def test_the_cap_forces_the_close_marker(backbone_of: BackboneOf, cap: int) -> None:
     """Nothing ever stops here: the marker's first token is never the argmax."""
-    method, config = built(backbone_of("gpt2", layout="coconut")), replace(GENERATE, max_latents=cap)
+    method, config = built(backbone_of("gpt2", layout="plain_hash_answer")), replace(GENERATE, max_latents=cap)
     for prompt, found in zip(PROMPTS, method.generate(PROMPTS, config), strict=True):
         expected = slow_answer(method, prompt, config)
         assert not expected.stopped

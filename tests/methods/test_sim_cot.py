@@ -18,7 +18,7 @@ from latbench.evaluation.records import read_evaluation
 from latbench.measures.inspect import inspect
 from latbench.method import Losses, Stage
 from latbench.model.backbone import Backbone
-from latbench.model.layout import IGNORE_INDEX
+from latbench.model.batches import IGNORE_INDEX
 from latbench.runs.train import train
 from latbench.task import Example
 from latbench.training import checkpoint
@@ -87,7 +87,7 @@ def test_a_thought_gets_a_step_and_the_last_all_that_are_left(steps: str, num: i
     assert assigned_steps(steps, num) == expected
 
 
-@pytest.mark.parametrize("layout", ["default", "coconut"])
+@pytest.mark.parametrize("layout", ["default", "plain_hash_answer"])
 def test_the_targets_of_each_stage(layout: str) -> None:
     method = built(make_backbone("llama", layout=layout), max_stage=3, latents_per_step=1)
     five = Example(id="x", question="?", steps=("<<1=1>>", "<<2=2>>", "<<3=3>>", "<<4=4>>", "<<5=5>>"), answer="5")

@@ -63,7 +63,7 @@ def texts(method: SimCotCodi, one: Example) -> list[str]:
 # targets (9.2, 9.12)
 
 
-@pytest.mark.parametrize("layout", ["default", "coconut"])
+@pytest.mark.parametrize("layout", ["default", "plain_hash_answer"])
 def test_each_latent_gets_a_step_and_the_last_all_that_are_left(layout: str) -> None:
     method = built(make_backbone("llama", layout=layout))
     a, b, c, d, _ = (step for step in example(4).steps)
@@ -76,7 +76,7 @@ def test_each_latent_gets_a_step_and_the_last_all_that_are_left(layout: str) -> 
 
 def test_a_merge_across_the_end_of_a_step_leaves_it_clean(monkeypatch: pytest.MonkeyPatch) -> None:
     """One token for `>>` and newline, as Llama's: there is no newline in what is tokenised."""
-    backbone = make_backbone("llama", layout="coconut")
+    backbone = make_backbone("llama", layout="plain_hash_answer")
     encode = PreTrainedTokenizerBase.encode
 
     def merging(tokenizer: Any, text: str, **options: Any) -> Any:

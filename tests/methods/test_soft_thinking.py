@@ -411,7 +411,7 @@ class Scripted(SoftRule):
         return super().step(hidden, logits, rows)
 
 
-@pytest.mark.parametrize("layout", ["default", "coconut"])
+@pytest.mark.parametrize("layout", ["default", "plain_hash_answer"])
 def test_a_likeliest_close_marker_ends_the_thinking_and_counts_as_no_step(
     backbone_of: BackboneOf, monkeypatch: pytest.MonkeyPatch, layout: str
 ) -> None:
@@ -478,7 +478,7 @@ def test_only_thinking_rows_count(llama: Backbone) -> None:
 
 
 @pytest.mark.parametrize("variant", ["soft", "gumbel", "dirichlet", "discrete"])
-@pytest.mark.parametrize("layout", ["default", "coconut"])
+@pytest.mark.parametrize("layout", ["default", "plain_hash_answer"])
 def test_each_row_has_its_own_count_through_refill_and_shrinking_batches(
     backbone_of: BackboneOf, variant: str, layout: str
 ) -> None:

@@ -23,7 +23,7 @@ from latbench.config import GenerateConfig, ModelConfig, TrainConfig
 from latbench.decoding.rule import StepRule
 from latbench.method import Losses, LossTerm, Method, MethodConfig, Stage
 from latbench.model.backbone import Backbone
-from latbench.model.layout import Batch
+from latbench.model.batches import Batch
 from latbench.task import Example
 from latbench.training import stage_trainer
 from latbench.training.cost import TrainReport

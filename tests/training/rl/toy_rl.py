@@ -19,10 +19,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import torch
 
 from latbench.config import GenerateConfig, ModelConfig, RLConfig, RolloutConfig, TrainConfig
+from latbench.decoding.action_batch import ActionLogProbs
 from latbench.decoding.loop import Generation
-from latbench.method import ActionLogProbs, HeldOut
+from latbench.method import HeldOut
 from latbench.model.backbone import Backbone
-from latbench.model.layout import Batch
+from latbench.model.batches import Batch
 from latbench.task import Example, Fingerprint, Score, Task, TaskConfig
 from latbench.training.cost import TrainReport
 from latbench.training.stage_trainer import StageTrainer

@@ -15,7 +15,17 @@ from latbench.data.generated import GeneratedTask
 from latbench.data.hub import HubSource
 from latbench.decoding.action_batch import ActionBatch, ActionLogProbs
 from latbench.decoding.loop import Generation, Prompt, decode, unroll
-from latbench.decoding.rule import FixedLatents, Latent, LatentRule, Mixture, Mode, RowState, Step, StepRule
+from latbench.decoding.rule import (
+    FixedLatents,
+    Latent,
+    LatentRule,
+    Mixture,
+    Mode,
+    RecordedLatents,
+    RowState,
+    Step,
+    StepRule,
+)
 from latbench.decoding.sampling import Sampling, gumbel, normal, row_keys
 from latbench.method import HeldOut, Losses, LossTerm, Method, MethodConfig, Stage
 from latbench.model.backbone import Backbone, DecodeState
@@ -58,6 +68,7 @@ __all__ = [
     "Positive",
     "PositiveFloat",
     "Prompt",
+    "RecordedLatents",
     "RolloutBatch",
     "RowState",
     "Sampling",

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from latbench.config import YOUNGER, Fraction, GenerateConfig, Positive, PositiveFloat
 from latbench.decoding.loop import unroll
-from latbench.decoding.rule import FixedLatents, StepRule
+from latbench.decoding.rule import FixedLatents, RecordedLatents, StepRule
 from latbench.decoding.sampling import uniform
 from latbench.method import Losses, LossTerm, Method, MethodConfig, Stage
 from latbench.model.backbone import Backbone
@@ -164,12 +164,12 @@ class Coconut(Method[CoconutConfig, CoconutBatch]):
 
     def loss(self, batch: CoconutBatch, stage: Stage) -> Losses:
         """Cross-entropy of what follows the latents."""
-        return Losses(ce=self.text_loss(batch, FixedLatents(self.backbone, batch.num_latents, self.next_embeds)))
+        return Losses(ce=self.text_loss(batch))
 
-    def text_loss(self, batch: CoconutBatch, latents: FixedLatents) -> LossTerm:
+    def text_loss(self, batch: CoconutBatch, record: RecordedLatents | None = None) -> LossTerm:
         """Question, then z_1 ... z_n with z_{i+1} the hidden state at z_i, then the text."""
-        state = self.backbone.prefill(batch.question)
-        state = unroll(self.backbone, state, latents, max_latents=self.num_latents(self.config.max_stage))
+        latents = FixedLatents(self.backbone, batch.num_latents, self.next_embeds)
+        state = unroll(self.backbone, self.backbone.prefill(batch.question), latents, record=record)
         return token_cross_entropy(self.backbone.extend(state, batch.target), batch.target.labels)
 
     # inference

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from latbench.config import GenerateConfig, NonNegativeFloat, Positive
 from latbench.decoding.loop import unroll
-from latbench.decoding.rule import FixedLatents, StepRule
+from latbench.decoding.rule import FixedLatents, RecordedLatents, StepRule
 from latbench.method import Losses, Method, MethodConfig, Stage
 from latbench.model.backbone import Backbone
 from latbench.model.batches import IGNORE_INDEX, RolloutBatch, Tokens
@@ -122,16 +122,16 @@ class Codi(Method[CodiConfig, CodiBatch]):
 
     def loss(self, batch: CodiBatch, stage: Stage) -> Losses:
         """L = L_student + beta L_KD + gamma L_teacher."""
-        return self.distil(batch, FixedLatents(self.backbone, self.config.num_latents, self.project))
+        return self.distil(batch)
 
     def project(self, hidden: Tensor) -> Tensor:
         """(batch, hidden) last hidden state -> next input embedding."""
         return self.heads["projection"](hidden).to(hidden.dtype) if self.config.projection else hidden
 
-    def distil(self, batch: CodiBatch, latents: FixedLatents) -> Losses:
+    def distil(self, batch: CodiBatch, record: RecordedLatents | None = None) -> Losses:
         """Student: question, z_1 ... z_K with z_{k+1} the projected state at z_k, answer. Teacher: the whole text."""
-        state = self.backbone.prefill(batch.question)
-        state = unroll(self.backbone, state, latents, max_latents=self.config.num_latents)
+        latents = FixedLatents(self.backbone, self.config.num_latents, self.project)
+        state = unroll(self.backbone, self.backbone.prefill(batch.question), latents, record=record)
         student = self.backbone.feed(state, batch.target, layers=True)
         supervised = batch.teacher.labels != IGNORE_INDEX
         embeds = self.backbone.embed(batch.teacher.ids)

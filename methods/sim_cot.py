@@ -130,9 +130,9 @@ class SimCot(Coconut):
     def loss(self, batch: CoconutBatch, stage: Stage) -> Losses:
         """Cross-entropy of what follows the latents, and of the step of each thought."""
         assert isinstance(batch, SimCotBatch)
-        latents = RecordedLatents(self.backbone, batch.num_latents)
+        latents = RecordedLatents()
         ce = self.text_loss(batch, latents)
-        z, c, num = torch.stack(latents.fed, dim=1)[:, :-1], self.config.latents_per_step, self.num_thoughts(stage)
+        z, c, num = latents.embeds, self.config.latents_per_step, self.num_thoughts(stage)
         thoughts = z.reshape(len(z), z.shape[1] // c, c, z.shape[-1])
         weight = self.config.step_weight / max(num, 1)
         return Losses(

@@ -85,11 +85,11 @@ class SimCotCodi(Codi):
     def loss(self, batch: CodiBatch, stage: Stage) -> Losses:
         """CODI's losses, and the cross-entropy of each latent's step."""
         assert isinstance(batch, SimCotCodiBatch)
-        latents = RecordedLatents(self.backbone, self.config.num_latents, self.project)
+        latents = RecordedLatents()
         losses = self.distil(batch, latents)
-        z = torch.stack(latents.fed, dim=1)[:, :, None]  # (batch, K + 1, 1, hidden)
+        z = torch.cat([latents.embeds, self.project(latents.after)[:, None]], dim=1)  # (batch, K + 1, hidden)
         steps = self.decoder.losses(
-            z,
+            z[:, :, None],
             batch.steps,
             self.backbone.embed,
             num_items=batch.num_items,

@@ -59,10 +59,10 @@ def loss_of(method: Coconut, examples: list[Example], name: str) -> Losses:
 
 
 def recorded(backbone: Backbone, questions: list[str], num: int | Tensor) -> list[Tensor]:
-    """What an unroll feeds, the one too many included: (batch, hidden) per step."""
-    rule = RecordedLatents(backbone, num)
-    unroll(backbone, backbone.prefill(pad([backbone.prompt(question) for question in questions])), rule)
-    return rule.fed
+    """What an unroll feeds, and at last what would have come next: (batch, hidden) per step."""
+    record, prompts = RecordedLatents(), pad([backbone.prompt(question) for question in questions])
+    unroll(backbone, backbone.prefill(prompts), FixedLatents(backbone, num), record=record)
+    return [*record.fed, record.after]
 
 
 # curriculum (11.1)

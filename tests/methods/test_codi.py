@@ -444,15 +444,15 @@ def test_without_latents_it_is_no_cot_and_cot_training_together(layout: str) -> 
 @torch.no_grad()
 def test_latents_in_training_equal_latents_in_generation(name: str) -> None:
     method = built(make_backbone(name), num_latents=4)
-    rule = RecordedLatents(method.backbone, 4, method.project)
-    method.distil(method.batch(EXAMPLES, STAGE), rule)
+    record = RecordedLatents()
+    method.distil(method.batch(EXAMPLES, STAGE), record)
     config = GenerateConfig(max_new_tokens=3, batch_size=2)
     for row, got in enumerate(method.generate([e.question for e in EXAMPLES], config, trace=True)):
         assert got.num_latents == 4
         assert got.closed
         assert got.trace is not None
         assert got.trace.embeds is not None
-        expected = torch.stack([latent[row] for latent in rule.fed[:4]]).float()
+        expected = torch.stack([latent[row] for latent in record.fed]).float()
         torch.testing.assert_close(got.trace.embeds, expected, rtol=1e-5, atol=1e-5)
 
 

@@ -40,7 +40,13 @@ EXAMPLES = [
     Example(id="none", question="2?", steps=(), answer="-25"),
     Example(id="two", question="n1 = 1; n0 = n1 + 1; n0 = ?", steps=("<<1=1>>", "<<1+1=2>>"), answer="2"),
 ]
-PARITY = [("gpt2", "default"), ("llama", "default"), ("qwen2", "default"), ("gpt2", "coconut"), ("llama", "coconut")]
+PARITY = [
+    ("gpt2", "default"),
+    ("llama", "default"),
+    ("qwen2", "default"),
+    ("gpt2", "plain_hash_answer"),
+    ("llama", "plain_hash_answer"),
+]
 
 
 def built(backbone: Backbone, **settings: Any) -> Coconut:

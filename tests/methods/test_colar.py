@@ -418,8 +418,8 @@ CASES: list[tuple[str, str, int, dict[str, Any]]] = [
     ("gpt2", "default", 2, {}),
     ("llama", "default", 3, {}),
     ("qwen2", "default", 5, {}),
-    ("gpt2", "coconut", 3, {"latent_loss": "nll"}),
-    ("llama", "coconut", 1, {"head_size": 7}),
+    ("gpt2", "plain_hash_answer", 3, {"latent_loss": "nll"}),
+    ("llama", "plain_hash_answer", 1, {"head_size": 7}),
     ("qwen2", "default", 1, {"latent_loss": "nll", "predict_chain": False}),
     ("llama", "default", 4, {"latent_loss": "mse", "pooling": "mean"}),
     ("gpt2", "default", 50, {"predict_chain": False}),  # one latent a row
@@ -683,7 +683,7 @@ def same(method: Colar, found: Generation, expected: SlowAnswer) -> None:
         ("llama", "default", {}),
         ("gpt2", "default", {"latent_noise": 1.0}),
         ("qwen2", "default", {"latent_noise": 0.5, "thinking_speed": 5}),
-        ("llama", "coconut", {"latent_noise": 1.0, "thinking_speed": AUTO}),
+        ("llama", "plain_hash_answer", {"latent_noise": 1.0, "thinking_speed": AUTO}),
     ],
 )
 def test_cached_batches_equal_a_loop_without_cache(name: str, layout: str, changes: dict[str, Any]) -> None:

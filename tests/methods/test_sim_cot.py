@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from latbench.config import GenerateConfig, LoraConfig, ModelConfig, RunConfig, TrainConfig, parse, tree
-from latbench.decoding.rule import FixedLatents
 from latbench.evaluation.evaluate import evaluate
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import read_evaluation
@@ -38,7 +37,13 @@ EXAMPLES = [
     Example(id="none", question="2?", steps=(), answer="-25"),
     Example(id="two", question="n1 = 1; n0 = n1 + 1; n0 = ?", steps=("<<1=1>>", "<<1+1=2>>"), answer="2"),
 ]
-PARITY = [("gpt2", "default"), ("llama", "default"), ("qwen2", "default"), ("gpt2", "coconut"), ("llama", "coconut")]
+PARITY = [
+    ("gpt2", "default"),
+    ("llama", "default"),
+    ("qwen2", "default"),
+    ("gpt2", "plain_hash_answer"),
+    ("llama", "plain_hash_answer"),
+]
 
 
 def built(backbone: Backbone, **settings: Any) -> SimCot:
@@ -156,9 +161,7 @@ def test_the_steps_loss_equals_a_loop_without_cache(name: str, layout: str, sett
             assert term.num_items == len(each)
             assert term.weight == pytest.approx(0.7 / num)
             assert float(term.total) == pytest.approx(sum(map(sum, each)), rel=1e-10)
-        coconut = method.text_loss(
-            method.batch(EXAMPLES, stage), FixedLatents(method.backbone, method.num_latents(stage.index))
-        )
+        coconut = method.text_loss(method.batch(EXAMPLES, stage))
         torch.testing.assert_close(losses["ce"].total, coconut.total, rtol=1e-12, atol=1e-12)
 
 

@@ -286,7 +286,8 @@ SETTINGS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize(
-    ("name", "layout"), [("gpt2", "default"), ("llama", "default"), ("qwen2", "default"), ("llama", "coconut")]
+    ("name", "layout"),
+    [("gpt2", "default"), ("llama", "default"), ("qwen2", "default"), ("llama", "plain_hash_answer")],
 )
 def test_a_batch_agrees_with_a_slow_loop_row_by_row(backbone_of: BackboneOf, name: str, layout: str) -> None:
     backbone = backbone_of(name, layout=layout)

@@ -33,7 +33,7 @@ from latbench.measures.latents import StoredTrace
 from latbench.measures.measure_files import read_measures
 from latbench.measures.trace import NoLatentStepsError, trace
 from latbench.method import Losses, Method, MethodConfig, Stage
-from latbench.model.batches import Batch
+from latbench.model.batches import SequenceBatch
 from latbench.runs import environment
 from latbench.runs.lock import locked
 from latbench.runs.run import Run, load_run
@@ -79,10 +79,10 @@ class UnevenMethod(Method[UnevenConfig]):
     def stages(self) -> list[Stage]:
         return [Stage(name="sft")]
 
-    def batch(self, examples: Sequence[Example], stage: Stage) -> Batch:
+    def batch(self, examples: Sequence[Example], stage: Stage) -> SequenceBatch:
         return self.backbone.batch_sequences(examples, supervise="steps")
 
-    def loss(self, batch: Batch, stage: Stage) -> Losses:
+    def loss(self, batch: SequenceBatch, stage: Stage) -> Losses:
         return Losses(ce=token_cross_entropy(*self.backbone.logits_at_labels(batch.tokens)))
 
     def rule(self, config: GenerateConfig) -> StepRule:

@@ -21,7 +21,7 @@ to 5 are the default: `direct` stays near chance, and four fifths of the problem
 
 The tiny presets of the methods ask for less (levels 2 to 4, canonical order, values alone), which two layers learn in
 one pass: latent steps have to look up, compute and store in one pass through the layers what explicit text spreads over
-several, and a method that feeds its mean superposition back never commits to one of several orders (results/README.md).
+several, and a method that feeds its mean superposition back never commits to one of several orders.
 """
 
 from __future__ import annotations

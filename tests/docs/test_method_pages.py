@@ -34,7 +34,8 @@ def test_published_numbers_of_a_page_are_those_of_the_file(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     if PUBLISHED in text:
         table = published(path.stem)
-        assert table and table in text.partition(PUBLISHED)[2], f"write it anew:\n{table}"
+        assert table, f"{path.stem} has no published numbers"
+        assert table in text.partition(PUBLISHED)[2], f"write it anew:\n{table}"
 
 
 def test_the_index_has_a_line_for_each_method() -> None:

@@ -98,7 +98,8 @@ class Quantity:
 
     Args:
         op: one of + - *.
-        left, right: (is a literal, literal or index).
+        left: (is a literal, literal or index).
+        right: (is a literal, literal or index).
         needs: indices of the quantities among the operands.
         equation: `a+b=c`, in values.
         value: c.

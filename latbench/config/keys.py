@@ -65,7 +65,7 @@ def keys_of(section: str, config: type) -> Iterator[Key]:
     """Keys of a configuration class, those of the classes in it included.
 
     Args:
-        section: what stands before the names, such as `train`.
+        section: first part of the names, such as `train`.
         config: the class; a field without a docstring has that of the class it is inherited from.
     """
     schema = TypeAdapter(config).json_schema(ref_template="{model}")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from latbench.evaluation.records import read_evaluation
 from latbench.evaluation.statistics import Interval, mcnemar_exact
-from latbench.measures.files import Graph, effects, verdicts
+from latbench.measures.measure_files import GraphParallelism, effects, verdicts
+from latbench.report.cells import Cell, Row
 from latbench.report.leaderboard import leaderboard
-from latbench.report.rows import Cell, Row
 
 RESULTS = Path(__file__).parents[2] / "results"
 NOTHING = "–"  # where a seed was not measured
@@ -36,7 +36,7 @@ def by_seed(cell: Cell, of: Callable[[Row], str]) -> str:
     return texts[0] if len(set(texts)) == 1 else ", ".join(texts)
 
 
-def graph(of: Callable[[Graph], Interval | float | None]) -> Callable[[Row], str]:
+def graph(of: Callable[[GraphParallelism], Interval | float | None]) -> Callable[[Row], str]:
     def text(row: Row) -> str:
         found = row.measures.parallelism and row.measures.parallelism.graph
         value = of(found) if found else None

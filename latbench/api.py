@@ -37,7 +37,8 @@ def train(
 
     Args:
         method: a registered name, or the path of a Python file that registers one.
-        preset: one of `latbench list presets`; model: a Hugging Face id or a local path.
+        preset: one of `latbench list presets`.
+        model: a Hugging Face id or a local path.
         settings: values by dotted key, such as `{"train.lr": 1e-4}`.
         resume: continue an unfinished run; a finished one is returned as it is.
         trust_remote_code: run Python files that lie beside the model; of this call alone.
@@ -65,7 +66,8 @@ def import_release(
     """Make a run of a released checkpoint; what is imported already is returned as it is.
 
     Args:
-        source: a folder, a file or a Hugging Face id; revision: a commit of the latter, None: the newest.
+        source: a folder, a file or a Hugging Face id.
+        revision: a commit of the latter, None: the newest.
         format: name of an importer; None: the one that recognises the source.
         base: the base model, folder or id, where the release has adapters alone; None: the one it names.
         settings: values by dotted key, in place of what the importer says.

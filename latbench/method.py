@@ -44,11 +44,14 @@ class Stage:
     Args:
         name: of its folder, of its overrides `train.stages.<name>.*`, and in the logs.
         index: position in a curriculum, read by the method.
-        epochs, steps, lr: None takes `train.*`; `steps` (optimiser steps) wins over `epochs`.
+        epochs: passes over the training examples; None takes `train.*`.
+        steps: optimiser steps, which win over `epochs`; None: none are fixed.
+        lr: peak learning rate; None takes `train.*`.
         share: share of `train.epochs` this stage gets where neither `epochs` nor `steps` is set; equal budgets are
             kept by shares that sum to one.
-        trainable: prefixes of parameter names of the method (`backbone.`, `heads.` ...); the default is everything
-            that `model.lora` leaves trainable; frozen: prefixes taken out of it.
+        trainable: prefixes of parameter names of the method (`backbone.`, `heads.` ...); the default is everything that
+            `model.lora` leaves trainable.
+        frozen: prefixes taken out of it.
         rollouts: learns from answers of the model itself (`train.rl`), by `action_log_probs` instead of `loss`.
     """
 
@@ -298,7 +301,8 @@ class Method(nn.Module, ABC, Generic[ConfigT, BatchT]):
         Args:
             prompts: questions; a plain string gets its position as id.
             seed: with the prompt's id and sample it keys every random draw.
-            trace: also return what each latent step mixed; actions: also return all steps.
+            trace: also return what each latent step mixed.
+            actions: also return all steps.
             rule: in place of the method's own.
         """
         given = [p if isinstance(p, Prompt) else Prompt(id=str(i), text=p) for i, p in enumerate(prompts)]

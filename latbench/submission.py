@@ -1,4 +1,4 @@
-"""Validate a submission: what stands in its files must follow from its records, its configuration and the task's data.
+"""Validate a submission: its files must follow from its records, its configuration and the task's data.
 
 Besides what every table asks (`metrics.problem`), an evaluation is refused where one of these does not recompute: the
 run's id and the identity of its cell from the configuration, the questions asked from the task's data, the verdict on

@@ -72,7 +72,9 @@ class Node:
     """One quantity of a problem's dependency graph.
 
     Args:
-        value: as text; step: the one of `Example.steps` that computes it; needs: indices of what it is computed from.
+        value: as text.
+        step: the one of `Example.steps` that computes it.
+        needs: indices of what it is computed from.
     """
 
     value: str

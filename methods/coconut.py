@@ -46,16 +46,21 @@ from methods.pause import pause_embedding
 class CoconutConfig(MethodConfig):
     """The curriculum; c and S are the code's for GSM8K."""
 
-    latents_per_step: Annotated[int, Field(ge=0)] = 2  # c; 0: without thought (ablation)
-    max_stage: Positive = 3  # S, reasoning steps that latents replace
-    # 1: a `cot` run to start from takes the place of stage 0; max_stage + 1: the final stage alone (no curriculum)
+    latents_per_step: Annotated[int, Field(ge=0)] = 2
+    """c, latent steps that replace one reasoning step; 0: without thought (an ablation)."""
+    max_stage: Positive = 3
+    """S, the number of reasoning steps that latents replace; c times S latents are fed at inference."""
     first_stage: Annotated[int, Field(ge=0)] = 0
-    final_share: Annotated[Fraction, Field(gt=0, lt=1)] = 0.5  # of train.epochs; the other stages share the rest evenly
-    # instead of shares of train.epochs, which is not read then: epochs of each stage (E), and of the final one
+    """First stage of the curriculum; 1 where a `cot` run to start from takes the place of stage 0, max_stage + 1 for
+    the final stage alone, without a curriculum."""
+    final_share: Annotated[Fraction, Field(gt=0, lt=1)] = 0.5
+    """Share of train.epochs for the final stage; the other stages divide the rest evenly."""
     stage_epochs: tuple[PositiveFloat, PositiveFloat] | None = None
+    """Epochs of each stage (E of the paper), and of the final one; train.epochs is not read then. null: shares."""
     thought: Literal["hidden", "pause"] = Field(default="hidden", json_schema_extra=YOUNGER)
     """What a latent step feeds: the last hidden state, or a learned vector (`pause`, an ablation)."""
-    uniform_prob: Fraction = 0.0  # p: an example is at a stage drawn from 0 ... its number of steps (analysis)
+    uniform_prob: Fraction = 0.0
+    """p, the probability that an example is trained at a stage drawn from 0 to its number of steps (for analysis)."""
 
     def __post_init__(self) -> None:
         if self.first_stage > self.max_stage + 1:

@@ -42,14 +42,22 @@ from latbench.training.losses import hidden_distillation, token_cross_entropy
 class CodiConfig(MethodConfig):
     """The defaults are the released code's for GPT-2."""
 
-    num_latents: Annotated[int, Field(ge=0)] = 6  # K
-    projection: bool = True  # off: the hidden state itself is fed (ablation)
-    projection_size: Positive | None = None  # between its two layers; None: the model's width
-    projection_norm: bool = True  # LayerNorm at its end
-    kd_weight: NonNegativeFloat = 1.0  # beta; 20 for Llama
-    teacher_weight: NonNegativeFloat = 1.0  # gamma
-    drop_last_step: bool = True  # of the teacher's chain
-    divide: Literal["loss", "activations"] = "loss"  # what the deviation divides; activations: the paper's text
+    num_latents: Annotated[int, Field(ge=0)] = 6
+    """K, latent steps of every question."""
+    projection: bool = True
+    """Project a hidden state before it is fed; false: the hidden state itself is fed (an ablation)."""
+    projection_size: Positive | None = None
+    """Width between the two layers of the projection; null: the model's."""
+    projection_norm: bool = True
+    """End the projection with a LayerNorm."""
+    kd_weight: NonNegativeFloat = 1.0
+    """beta, weight of the distillation; the paper has 20 for Llama."""
+    teacher_weight: NonNegativeFloat = 1.0
+    """gamma, weight of the teacher's cross-entropy."""
+    drop_last_step: bool = True
+    """Leave the last step out of the teacher's chain, from which it could copy the answer."""
+    divide: Literal["loss", "activations"] = "loss"
+    """What a layer's deviation divides: the loss, as in the released code, or the states, as in the paper's text."""
 
 
 @dataclass(kw_only=True)

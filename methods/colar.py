@@ -78,20 +78,30 @@ class ColarDecoding:
 class ColarConfig(MethodConfig):
     """The defaults are those of the paper's tables on GSM8K; its ablations are DL, OC, MP and NLL."""
 
-    max_speed: Positive = 5  # c_max: c is uniform over 1 ... c_max
-    # c is uniform over these instead: 1, 3, 5, 7 for speeds never trained on, a single one for a model of that speed
+    max_speed: Positive = 5
+    """c_max: the training speed c, in chain tokens per latent, is drawn from 1 to c_max."""
     speeds: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
-    auto_prob: Fraction = 0.0  # examples whose prompt says `auto` instead of c
+    """Training speeds to draw from instead, such as 1, 3, 5, 7; null: 1 to max_speed."""
+    auto_prob: Fraction = 0.0
+    """Share of the examples whose prompt says `auto` instead of the speed."""
     test_speed: Annotated[int, Field(ge=0)] = 2
     """c in the prompt where generate.method.thinking_speed is null; 0: `auto`."""
-    pooling: Literal["sqrt", "mean"] = "sqrt"  # what divides a chunk's sum; mean: MP
-    latent_loss: Literal["soft_mse", "nll", "mse"] = "soft_mse"  # mse: with a deterministic head (DL)
+    pooling: Literal["sqrt", "mean"] = "sqrt"
+    """What divides the sum of a chunk's embeddings: the root of their number, or the number (the ablation MP)."""
+    latent_loss: Literal["soft_mse", "nll", "mse"] = "soft_mse"
+    """Loss of the latent head: squared error of a draw, negative log-likelihood, or squared error of a deterministic
+    head (the ablation DL)."""
     latent_weight: NonNegativeFloat = 1.0
-    entropy_bonus: NonNegativeFloat = 0.0  # alpha; -w_H of the code. Without it soft_mse takes the deviation to 0
-    predict_chain: bool = True  # cross-entropy on tokens of the chunks; off: OC
-    head_size: Positive | None = None  # I; None: the model's width
-    embedding_scale: PositiveFloat | None = None  # s; None: standard deviation of the model's input embeddings
-    # of reinforcement learning
+    """Weight of the latent head's loss."""
+    entropy_bonus: NonNegativeFloat = 0.0
+    """alpha, weight of the head's entropy in nats per dimension, minus w_H of the released code; without it soft_mse
+    takes the deviation to 0."""
+    predict_chain: bool = True
+    """Train the LM head to continue a latent with a token of the next chunk; false: the ablation OC."""
+    head_size: Positive | None = None
+    """I, inner width of the latent head; null: the model's width."""
+    embedding_scale: PositiveFloat | None = None
+    """s, the unit of the latent head; null: standard deviation of the model's input embeddings."""
     min_deviation: NonNegativeFloat = Field(default=0.0, json_schema_extra=YOUNGER)
     """Floor under the deviation of draws and densities, in units of s; not in the paper."""
     latent_density: Literal["mean", "sum"] = Field(default="mean", json_schema_extra=YOUNGER)

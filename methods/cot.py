@@ -38,7 +38,7 @@ class CotConfig(MethodConfig):
     """What a model as it comes is asked."""
 
     ask: str | None = Field(default=None, json_schema_extra=YOUNGER)
-    """Request after the question of a model without think tokens; None: to reason and to box the answer, "": none."""
+    """Request after the question of a model without think tokens; null: to reason and to box the answer, "": none."""
 
 
 @register_method("cot", config=CotConfig)

@@ -33,7 +33,7 @@ class DirectConfig(MethodConfig):
     """What a model as it comes is asked."""
 
     ask: str | None = Field(default=None, json_schema_extra=YOUNGER)
-    """Request after the question of a model without think tokens; None: for the boxed answer alone, "": none."""
+    """Request after the question of a model without think tokens; null: for the boxed answer alone, "": none."""
 
 
 @register_method("direct", config=DirectConfig)

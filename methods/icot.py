@@ -43,13 +43,18 @@ NUM_OFFSETS = 100  # o is 0 ... 99; the last one has the mass of all beyond
 class IcotConfig(MethodConfig):
     """The removal schedule; the defaults are the paper's for GSM8K, with a tenth of the training spent on it."""
 
-    max_removed: Positive = 39  # S_max; from there on the whole chain is removed
-    tokens_per_stage: Positive = 1  # more of them for fewer stages, where the budget is short
-    # of train.epochs, spread evenly over the stages that remove in part; the rest is trained without a chain
+    max_removed: Positive = 39
+    """S_max, removed tokens from which on the whole chain is removed."""
+    tokens_per_stage: Positive = 1
+    """Further tokens that a stage removes; more of them make fewer stages, where the budget is short."""
     removal_share: Annotated[Fraction, Field(gt=0, lt=1)] = 0.1
-    smoothing: PositiveFloat | None = 4.0  # lambda; None: every sequence loses exactly s tokens (lambda = infinity)
-    side: Literal["left", "right"] = "left"  # of the chain, where tokens are removed
-    max_tokens: Positive | None = None  # longer sequences, whole chain included, are skipped; None: the context decides
+    """Share of train.epochs, spread evenly over the stages that remove a part; the rest is trained without a chain."""
+    smoothing: PositiveFloat | None = 4.0
+    """lambda of removal smoothing; null: every sequence loses exactly the stage's number of tokens."""
+    side: Literal["left", "right"] = "left"
+    """End of the chain at which tokens are removed."""
+    max_tokens: Positive | None = None
+    """Skip longer sequences, in tokens with the whole chain; null: the model's context decides."""
 
 
 @register_method("icot", config=IcotConfig)

@@ -39,7 +39,8 @@ INITIAL = "<<"  # the pause starts as this token, as Coconut's new tokens do
 class PauseConfig(MethodConfig):
     """How long the pause is."""
 
-    num_pauses: Positive = 6  # M
+    num_pauses: Positive = 6
+    """M, pauses between question and answer."""
 
 
 def pause_embedding(backbone: Backbone) -> nn.Embedding:

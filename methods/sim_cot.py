@@ -53,12 +53,17 @@ MAX_READ = 64  # tokens of a step that is read back
 class SimCotConfig(CoconutConfig):
     """Coconut's curriculum and the loss of the steps; the defaults are the code's."""
 
-    latents_per_step: Positive = 2  # c, vectors of a thought
-    max_stage: Positive = 5  # S
-    step_weight: NonNegativeFloat = 1.0  # lambda
-    reduction: Reduction = "rows"  # what CE_i is a mean over; the code's CODI variant: tokens, a weaker loss
-    # target of a thought without a step; equation: the answer as <<answer=answer>>; none: it is not decoded
+    latents_per_step: Positive = 2
+    """c, latent steps of a thought, which replaces one reasoning step."""
+    max_stage: Positive = 5
+    """S, the number of thoughts, and of reasoning steps that they replace."""
+    step_weight: NonNegativeFloat = 1.0
+    """lambda, weight of the loss of the decoded steps."""
+    reduction: Reduction = "rows"
+    """What the loss of a step is a mean over: rows, of sums over tokens, or tokens, a weaker loss (the released variant
+    on CODI)."""
     fill: Literal["answer", "equation", "none"] = "answer"
+    """Target of a thought without a step: the answer, the answer as `<<answer=answer>>`, or none, not decoded."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -41,7 +41,8 @@ from methods.sim_cot import StepDecoder, StepTargets, assigned_steps, text_of_st
 class SimCotCodiConfig(CodiConfig):
     """CODI's settings and the weight of the steps."""
 
-    step_weight: NonNegativeFloat = 1.0  # lambda
+    step_weight: NonNegativeFloat = 1.0
+    """lambda, weight of the loss of the decoded steps."""
 
 
 @dataclass(kw_only=True)

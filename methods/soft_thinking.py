@@ -48,20 +48,32 @@ class SoftThinkingConfig(MethodConfig):
     """Settings of the thinking; the answer's tokens, and all of `moi`, are chosen as `generate.*` says."""
 
     variant: Literal["soft", "gumbel", "dirichlet", "moi", "discrete"] = "soft"
-    # filters in this order, of all but `moi`; the defaults are Soft Thinking's code
-    temperature: PositiveFloat = 0.6  # T
-    top_k: Annotated[int, Field(ge=0)] = 30  # 0: off
+    """What a step feeds: the mean embedding of the filtered distribution, the same with Gumbel or Dirichlet noise on
+    its weights, Mixture of Inputs (`moi`), or a sampled token, the control (`discrete`)."""
+    temperature: PositiveFloat = 0.6
+    """T, divides the logits before the filters; `moi` reads generate.temperature instead."""
+    top_k: Annotated[int, Field(ge=0)] = 30
+    """First filter: so many most probable tokens; 0: all. Not read by `moi`, like the filters below."""
     top_p: Annotated[Fraction, Field(gt=0)] = 0.95
-    min_p: Fraction = 0.001  # of the largest probability; 0: off
-    max_topk: Positive = 10  # entries of a mixture
-    cold_stop_entropy: NonNegativeFloat = 0.01  # tau, nats of the unfiltered distribution at T; 0: no cold stop
-    cold_stop_steps: Positive = 256  # N
-    gumbel_temperature: PositiveFloat = 0.5  # tau_g; to 0: one sampled token, large: uniform over the entries
-    concentration: PositiveFloat = 4.0  # gamma of `dirichlet`; 1 in the code
-    # of `moi`
-    beta: NonNegativeFloat = 1.0  # large: the sampled token alone
-    num_candidates: Positive = 20  # n
-    candidate_temperature: PositiveFloat = 1.0  # of their probabilities, whatever that of the sampling
+    """Second filter: the most probable tokens that hold this share of the probability."""
+    min_p: Fraction = 0.001
+    """Third filter: tokens of at least this fraction of the largest probability; 0: all."""
+    max_topk: Positive = 10
+    """Last filter: entries of a mixture at most."""
+    cold_stop_entropy: NonNegativeFloat = 0.01
+    """tau of the cold stop, in nats of the unfiltered distribution at T; 0: no cold stop."""
+    cold_stop_steps: Positive = 256
+    """N of the cold stop: steps in a row below tau that end the thinking."""
+    gumbel_temperature: PositiveFloat = 0.5
+    """tau_g of `gumbel`: near 0 a mixture is one sampled token, at large values uniform over its entries."""
+    concentration: PositiveFloat = 4.0
+    """gamma of `dirichlet`, as in the paper; its code has 1."""
+    beta: NonNegativeFloat = 1.0
+    """beta of `moi`: weight of the sampled token; at large values it alone is fed."""
+    num_candidates: Positive = 20
+    """n of `moi`: most probable tokens that are mixed with the sampled one."""
+    candidate_temperature: PositiveFloat = 1.0
+    """Temperature of these candidates' probabilities in `moi`, whatever that of the sampling."""
 
     def draws(self, generate: GenerateConfig) -> bool:
         """Noise and sampled thinking draw at any temperature of the answer."""

@@ -72,15 +72,23 @@ FURTHER_ENTITY = 0.15  # probability that a node without parents is an entity; e
 class GraphsConfig(TaskConfig):
     """Which problems and how many; the defaults are the statistics and the sizes of the published set."""
 
-    # Nodes drawn; those in no statement are left out, on average a fifth. There are names for 38 classes.
     num_nodes: Annotated[int, Field(ge=6, le=40)] = 28
-    mean_parents: Annotated[float, Field(gt=0, le=10)] = 1.5  # of the Poisson distribution
+    """Nodes drawn for a graph; those in no statement are left out, on average a fifth. There are names for 38
+    classes."""
+    mean_parents: Annotated[float, Field(gt=0, le=10)] = 1.5
+    """Mean of the Poisson distribution that a node's number of parents is drawn from."""
     min_steps: Positive = 3
+    """Least number of statements from the entity to the answer."""
     max_steps: Positive | None = None
+    """Greatest number of these statements; null: any."""
     seed: int = 0
-    num_train: ProblemCount = 17_886  # the first n of a larger set are the same rows
+    """Seed of the problems; splits share no graph and no text at any seed."""
+    num_train: ProblemCount = 17_886
+    """Training problems; the first n of a larger set are the same rows."""
     num_validation: ProblemCount = 300
+    """Validation problems."""
     num_test: ProblemCount = 500
+    """Test problems."""
 
     def __post_init__(self) -> None:
         if self.max_steps is not None and self.min_steps > self.max_steps:

@@ -27,8 +27,10 @@ CHARACTERS_PER_TOKEN = (
 class OpenR1MathConfig(TaskConfig):
     """Which traces are kept."""
 
-    max_tokens: Annotated[int, Field(ge=1)] = 4096  # of the chain
-    tokenizer: str | None = None  # Hugging Face id or path that counts them; None: a third of the characters
+    max_tokens: Annotated[int, Field(ge=1)] = 4096
+    """Longest chain that is kept, in tokens."""
+    tokenizer: str | None = None
+    """Tokenizer that counts them, a Hugging Face id or a path; null: a third of the characters is taken."""
 
 
 def hub_row(hub: Mapping[str, Any], index: int) -> Row | None:

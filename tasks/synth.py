@@ -21,7 +21,7 @@ to 5 are the default: `direct` stays near chance, and four fifths of the problem
 
 The tiny presets of the methods ask for less (levels 2 to 4, canonical order, values alone), which two layers learn in
 one pass: latent steps have to look up, compute and store in one pass through the layers what explicit text spreads over
-several, and a method that feeds its mean superposition back never commits to one of several orders (results/README.md).
+several, and a method that feeds its mean superposition back never commits to one of several orders.
 """
 
 from __future__ import annotations
@@ -56,19 +56,32 @@ Needs = tuple[tuple[int, ...], ...]  # by quantity: the earlier quantities it is
 class SynthConfig(TaskConfig):
     """Which problems, how many, and how they are worded; the problems themselves depend on the first block alone."""
 
-    min_ops: Annotated[int, Field(ge=1, le=12)] = 3  # level: number of operations, equally many problems of each
+    min_ops: Annotated[int, Field(ge=1, le=12)] = 3
+    """Least level, the number of operations; there are equally many problems of each level."""
     max_ops: Annotated[int, Field(ge=1, le=12)] = 5
-    modulus: Annotated[int, Field(ge=2, le=1000)] = 10  # of every operation
-    branch: Fraction = 0.5  # probability of opening a further branch where one fits, and of merging two
+    """Greatest level."""
+    modulus: Annotated[int, Field(ge=2, le=1000)] = 10
+    """Modulus of every operation."""
+    branch: Fraction = 0.5
+    """Probability of opening a further branch of the graph where one fits, and of merging two."""
     seed: int = 0
-    num_train: ProblemCount = 50_000  # the first n of a larger set are the same rows
+    """Seed of the problems; splits share no graph and no text at any seed."""
+    num_train: ProblemCount = 50_000
+    """Training problems; the first n of a larger set are the same rows."""
     num_validation: ProblemCount = 500
+    """Validation problems."""
     num_test: ProblemCount = 1000
-    order: Literal["random", "canonical"] = "random"  # of the steps: any valid order, or that of the definitions
-    shuffled: bool = False  # sentences in random order
-    step_names: bool = True  # steps say what they compute: <<n1=6-1=5>>; else values alone: <<6-1=5>>
-    random_names: bool = False  # names drawn from n0 .. n23 instead of n0, n1, ... in order of definition
-    distractors: Annotated[int, Field(ge=0, le=12)] = 0  # quantities the answer does not need
+    """Test problems."""
+    order: Literal["random", "canonical"] = "random"
+    """Order of the steps: any valid one, or that of the definitions."""
+    shuffled: bool = False
+    """State the definitions in random order."""
+    step_names: bool = True
+    """Steps say what they compute, `<<n1=6-1=5>>`; false: values alone, `<<6-1=5>>`."""
+    random_names: bool = False
+    """Draw names from n0 to n23; false: n0, n1 and so on in the order of definition."""
+    distractors: Annotated[int, Field(ge=0, le=12)] = 0
+    """Quantities that the answer does not need."""
 
     def __post_init__(self) -> None:
         if self.min_ops > self.max_ops:
@@ -85,7 +98,8 @@ class Quantity:
 
     Args:
         op: one of + - *.
-        left, right: (is a literal, literal or index).
+        left: (is a literal, literal or index).
+        right: (is a literal, literal or index).
         needs: indices of the quantities among the operands.
         equation: `a+b=c`, in values.
         value: c.

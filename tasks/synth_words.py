@@ -125,22 +125,25 @@ class SynthWordsConfig(TaskConfig):
     """Which problems, how many, and how they are worded; the problems themselves depend on the first block alone."""
 
     min_ops: Annotated[int, Field(ge=1, le=12)] = 3
-    """Least level: number of operations, equally many problems of each."""
+    """Least level, the number of operations; there are equally many problems of each level."""
     max_ops: Annotated[int, Field(ge=1, le=12)] = 5
     """Greatest level."""
     max_value: Annotated[int, Field(ge=30, le=999)] = 99
     """Greatest number, in the text, in the steps and as an answer."""
     branch: Fraction = 0.5
-    """Probability of opening a further branch where one fits, and of merging two."""
+    """Probability of opening a further branch of the graph where one fits, and of merging two."""
     seed: int = 0
+    """Seed of the problems; splits share no graph and no text at any seed."""
     num_train: Positive = 8000
-    """The first n of a larger set are the same rows."""
+    """Training problems; the first n of a larger set are the same rows."""
     num_validation: Positive = 500
+    """Validation problems."""
     num_test: Positive = 1000
+    """Test problems."""
     order: Literal["random", "canonical"] = "random"
-    """Of the steps: any valid order, or that of the definitions."""
+    """Order of the steps: any valid one, or that of the definitions."""
     steps: Literal["equations", "phrases"] = "equations"
-    """`<<3*7=21>>`, or `Ann: 3 * 7 = 21`."""
+    """How a step is written: `<<3*7=21>>`, or `Ann: 3 * 7 = 21`."""
     shuffled: bool = False
     """Sentences in random order; else what a sentence speaks of comes before it."""
     distractors: Annotated[int, Field(ge=0, le=12)] = 1

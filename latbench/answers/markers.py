@@ -70,7 +70,7 @@ _ANY_MARKER = re.compile(
 
 
 def after_thinking(text: str) -> str:
-    """The text after its last closed thinking part; what stands in a part that is not closed is no answer."""
+    """The text after its last closed thinking part; text in a part that is not closed is no answer."""
     if "<" not in text:
         return text
     tags = list(_THINKING.finditer(text))

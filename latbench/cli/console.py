@@ -115,7 +115,8 @@ def find_target(
     Args:
         options: `model.id` and `method.name`, None where not given.
         settings: further `model.*` and `method.*` of a model as it comes, by dotted key.
-        device, device_map: where the model of a run is put.
+        device: where the model of a run is put; None: where its configuration says.
+        device_map: how it is spread over several devices.
         trust_remote_code: run Python files that lie beside the model.
     Raises: ValueError: both or half of it was given, or there is no such run.
     """
@@ -186,5 +187,5 @@ def slots(jobs: int | None) -> list[str | None]:
 
 
 def figures(summary: Summary) -> dict[str, Any]:
-    """An evaluation's metrics as JSON values, without its manifest, which stands beside the records."""
+    """An evaluation's metrics as JSON values, without its manifest, which is a file of its own."""
     return {key: value for key, value in asdict(summary).items() if key != "manifest"}

@@ -171,12 +171,13 @@ def list_(
 
 def _list_keys(method: str | None, task: str | None, markdown: bool, as_json: bool) -> None:
     from latbench.cli.keys_page import configuration_page
-    from latbench.config.keys import method_keys, shared_keys, task_keys
+    from latbench.config.keys import every_task_keys, imported_keys, method_keys, shared_keys, task_keys
 
     if markdown:
         say(configuration_page().rstrip("\n"))
         return
-    keys = [*shared_keys(), *(method_keys(method) if method else []), *(task_keys(task) if task else [])]
+    of_task = task_keys(task) if task else every_task_keys()
+    keys = [*shared_keys(), *of_task, *(method_keys(method) if method else []), *imported_keys()]
     if as_json:
         print_json({"keys": [asdict(key) for key in keys]})
         return

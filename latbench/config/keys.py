@@ -12,6 +12,8 @@ from pydantic import TypeAdapter
 
 from latbench import registry
 from latbench.config.identity import OWN, SECTIONS
+from latbench.config.sections import ImportConfig
+from latbench.task import TaskConfig
 
 _BOUNDS = {"minimum": ">= {}", "exclusiveMinimum": "> {}", "maximum": "<= {}", "exclusiveMaximum": "< {}"}
 _TYPES = {"string": "text", "boolean": "true or false", "integer": "integer", "number": "number", "null": "null"}
@@ -49,16 +51,39 @@ def task_keys(task: str) -> list[Key]:
     return list(keys_of("task", registry.get_task_entry(task).config))
 
 
+def every_task_keys() -> list[Key]:
+    """Keys of `task.*` that all tasks read."""
+    return list(keys_of("task", TaskConfig))
+
+
+def imported_keys() -> list[Key]:
+    """Keys of a run that is a released checkpoint: `imported.*`."""
+    return list(keys_of("imported", ImportConfig))
+
+
 def keys_of(section: str, config: type) -> Iterator[Key]:
     """Keys of a configuration class, those of the classes in it included.
 
     Args:
-        section: what stands before the names, such as `train`.
+        section: first part of the names, such as `train`.
+        config: the class; a field without a docstring has that of the class it is inherited from.
     """
     schema = TypeAdapter(config).json_schema(ref_template="{model}")
     order = [field.name for field in dataclasses.fields(config)]
     fields = dict(sorted(schema.get("properties", {}).items(), key=lambda item: order.index(item[0])))
-    yield from _keys(section, {"properties": fields}, schema.get("$defs", {}))
+    inherited = _docstrings(config)
+    described = {name: {"description": inherited.get(name, "")} | field for name, field in fields.items()}
+    yield from _keys(section, {"properties": described}, schema.get("$defs", {}))
+
+
+def _docstrings(config: type) -> dict[str, str]:
+    """The docstring under each field, of the nearest class that has one."""
+    return {
+        name: field.description
+        for cls in reversed(config.__mro__)
+        for name, field in vars(cls).get("__pydantic_fields__", {}).items()
+        if field.description
+    }
 
 
 def _keys(section: str, schema: Mapping[str, Any], classes: Mapping[str, Any]) -> Iterator[Key]:
@@ -90,6 +115,12 @@ def _default(field: Mapping[str, Any]) -> str:
     return {"array": "[]", "object": "{}"}.get(str(field.get("type")), "required")
 
 
+def _weak(field: Mapping[str, Any], bound: str) -> bool:
+    """Whether a bound says nothing, since the same number is excluded."""
+    excluded = field.get(f"exclusive{bound.capitalize()}")
+    return excluded is not None and bool(excluded == field[bound])
+
+
 def _type(field: Mapping[str, Any], classes: Mapping[str, Any]) -> str:
     if "anyOf" in field:
         return " or ".join(dict.fromkeys(_type(part, classes) for part in field["anyOf"]))
@@ -103,5 +134,5 @@ def _type(field: Mapping[str, Any], classes: Mapping[str, Any]) -> str:
         return f"list of {_type(field.get('items', {}), classes)}"
     if field.get("type") == "object":
         return "mapping"
-    bounds = [text.format(f"{field[key]:g}") for key, text in _BOUNDS.items() if key in field]
+    bounds = [text.format(f"{field[key]:g}") for key, text in _BOUNDS.items() if key in field and not _weak(field, key)]
     return " ".join([_TYPES.get(str(field.get("type")), "any"), *bounds])

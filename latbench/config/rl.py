@@ -27,11 +27,11 @@ class RolloutConfig:
     max_latents: Annotated[int, Field(ge=0)] = 128
     """Latent steps per row; then the close marker is forced."""
     temperature: PositiveFloat = 1.0
-    """Of text tokens, in drawing and in their log-probabilities alike."""
+    """Temperature of text tokens, in drawing and in their log-probabilities alike; it divides the logits."""
     top_k: Annotated[int, Field(ge=0)] = 0
-    """Tokens drawn from; 0: all. Log-probabilities are not renormalised over them."""
+    """Draw among so many most probable tokens; 0: among all. Log-probabilities are not renormalised over them."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Mass drawn from; log-probabilities are not renormalised over it."""
+    """Draw among the most probable tokens that hold this share; log-probabilities are not renormalised over it."""
     latent_noise: NonNegativeFloat = 1.0
     """Scale of the noise on latent steps; at 0 latents are not explored."""
     method: dict[str, Any] = Field(default_factory=dict)
@@ -76,11 +76,11 @@ class RLConfig:
     variant: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
     """Named setting of average, deviation, clip_high and dynamic."""
     steps: Positive = 200
-    """Optimiser updates."""
+    """Optimiser updates of the stage."""
     lr: PositiveFloat = 1e-6
     """Learning rate; `train.stages.rl.lr` goes before it."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Of the learning rate in this stage, in place of `train.schedule`."""
+    """How the learning rate falls in this stage, in place of `train.schedule`."""
     warmup_ratio: Fraction = 0.0
     """Share of the updates with a rising rate, in place of `train.warmup_ratio`."""
     prompts: Positive = 32
@@ -92,28 +92,29 @@ class RLConfig:
     passes: Positive = 1
     """Times that a rollout is gone through (mu of GRPO)."""
     rollout: RolloutConfig = Field(default_factory=RolloutConfig)
-    """How answers are drawn."""
+    """How answers are drawn, in the keys below."""
     reward: Literal["correct", "latent_cost", "per_latent"] = "correct"
-    """1 for a correct answer, else 0; less `latent_cost` for each latent step; or divided by their number."""
+    """Reward of an answer: 1 if it is correct, else 0; the same less `latent_cost` for each latent step; or the same
+    divided by their number."""
     latent_cost: NonNegativeFloat = 0.01
     """What a latent step costs with reward=latent_cost."""
     deviation: Literal["unbiased", "biased", "none"] | None = None
     """Standard deviation that divides the centred rewards of a group: over G - 1, over G, or no division."""
     advantage_epsilon: PositiveFloat = 1e-6
-    """Added to that deviation."""
+    """Small number added to the deviation that divides rewards."""
     average: Literal["sequence", "token", "constant"] | None = None
-    """Of the loss: mean over each answer's actions and then over answers; mean over all actions of the update; sum of
-    an answer's actions over a constant, mean over answers."""
+    """How the loss is averaged: over each answer's actions and then over answers; over all actions of the update; or an
+    answer's actions summed and divided by a constant, then over answers."""
     constant_length: Positive | None = None
-    """The constant; None: `rollout.max_new_tokens`."""
+    """Constant that divides the sum of an answer's actions with average=constant; null: `rollout.max_new_tokens`."""
     parts: Literal["joint", "apart"] = "joint"
-    """apart: latent steps and text are averaged each for itself, and the two means are added (CoLaR)."""
+    """Average latent steps and text together, or each for itself and add the two means (`apart`, CoLaR)."""
     learn_from: Literal["all", "latents", "text"] = "all"
-    """Actions in the loss."""
+    """Actions that the loss is over: all, latent steps alone, or text alone."""
     clip_low: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """Ratios below 1 - clip_low are clipped."""
+    """Ratios of new to old probability below 1 - clip_low are clipped."""
     clip_high: PositiveFloat | None = None
-    """Ratios above 1 + clip_high are clipped."""
+    """Ratios of new to old probability above 1 + clip_high are clipped."""
     dual_clip: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = None
     """c of dual clip (arXiv:1912.09729, equation 5): with a negative advantage the loss is at most c times its size."""
     ratio_cap: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = None
@@ -126,16 +127,16 @@ class RLConfig:
     """Multiply that divergence by the ratio, which makes its gradient that of the divergence itself
     (arXiv:2512.02556, section 3.1); TRL's default."""
     invalid: Literal["keep", "include", "exclude"] = "keep"
-    """Answers without an end within the caps: nothing special; they count in mean and deviation of their group and get
-    advantage 0; they do not count and get advantage 0."""
+    """What happens to answers without an end within the caps: nothing special (`keep`); they count in mean and
+    deviation of their group and get advantage 0 (`include`); or they do not count and get advantage 0 (`exclude`)."""
     first_action: Literal["all", "winner"] = "all"
-    """winner: of a group, only the correct answer of the highest mean log-probability moves its first action
-    (Latent-GRPO, arXiv:2604.27998: all first latents of a group come from one state)."""
+    """Answers of a group that move their first action: all, or the correct one of the highest mean log-probability
+    alone (`winner`; Latent-GRPO, arXiv:2604.27998: all first latents of a group come from one state)."""
     dynamic: bool | None = None
     """Dynamic sampling: groups whose rewards are all equal are drawn anew."""
     max_draws: Positive = 10
-    """Cap: draws of `prompts` groups for one rollout. Without dynamic sampling, rollouts in a row without a group of
-    unequal rewards."""
+    """Most draws of `prompts` groups for one rollout; without dynamic sampling, most rollouts in a row without a group
+    of unequal rewards."""
     eval_every: Annotated[int, Field(ge=0)] = 25
     """Updates between greedy evaluations on held-out questions; 0: none."""
     eval_questions: Positive = 256

@@ -1,10 +1,10 @@
 """A run's configuration: frozen pydantic dataclasses over YAML and overrides; all errors are reported together.
 
 Tree for YAML and `--set KEY=VALUE`: `seed`, `task.*`, `method.*`, `model.*`, `train.*`, `generate.*`, `start.*`,
-`imported.*`; `task.name` and `method.name` choose the registered classes whose settings stand beside them. `start` is
-the recipe of the run whose trained model this one starts from: a tree of its own without seed, task and model, which
-both share. `imported` names the released checkpoint whose weights a run has in place of training.
-`parse` layers the defaults, a preset, the user's tree and the overrides; `RunConfig.from_tree` validates the result.
+`imported.*`; `task.name` and `method.name` choose the registered classes that read the other keys of these sections.
+`start` is the recipe of the run whose trained model this one starts from: a tree of its own without seed, task and
+model, which both share. `imported` names the released checkpoint whose weights a run has in place of training. `parse`
+layers the defaults, a preset, the user's tree and the overrides; `RunConfig.from_tree` validates the result.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ class RunConfig:
     """Everything that determines a run.
 
     Args:
-        task_name, method_name: registered names; `task`, `method`: the settings of those classes.
+        task_name: registered name of the task.
+        method_name: registered name of the method.
+        task: settings of the task's class.
+        method: settings of the method's class.
         preset: name of the preset the tree was layered on; "none" without one.
         start: the run whose trained model this one starts from, of the same seed, task and model; None: the backbone as
             it comes. Its `generate` is for its own evaluations and changes nothing here.

@@ -188,23 +188,26 @@ class ImportConfig:
     """The released checkpoint whose weights a run has in place of training."""
 
     source: str
-    """A folder, a file, or a Hub id."""
+    """Where the release lies: a folder, a file, or a Hub id."""
     revision: str | None = None
-    """Commit of a Hub id."""
+    """Commit of the source, where it is a Hub id; null: the newest."""
     format: str
     """Name of the importer, a file of `methods/importers/`."""
     base: str | None = None
-    """The base model, a Hub id or a folder, where the format needs one."""
+    """Base model of the release, a Hub id or a folder, where the format needs one; null: none, or the one that the
+    importer knows."""
     base_revision: str | None = None
-    """Commit of the base's Hub id."""
+    """Commit of the base model, where it is a Hub id; null: the newest."""
     lora_alpha: PositiveFloat | None = None
-    """Numerator of the scale of adapters whose files do not store it; None: the format's default."""
+    """Numerator of the scale of adapters whose files do not store it; null: the format's default."""
     first_added_id: Annotated[int, Field(ge=0)] | None = None
-    """Id of the first token that the release added, where rows beyond it make that unclear; None: the last rows."""
+    """Id of the first token that the release added, where rows beyond it make that unclear; null: the last rows
+    of the table."""
     settings: dict[str, Any] = Field(default_factory=dict)
-    """Values by dotted key that the importer chose: the release's own protocol, beside which a variant is named."""
+    """Values by dotted key that the importer chose, which are the protocol of the release; a setting that differs from
+    them is named as a variant in the tables."""
     sha256: str = ""
-    """Of all source files, and those of the base that were read; the identity of the weights."""
+    """Hash over all files that were read, those of the base model included: the identity of the weights."""
 
     @property
     def label(self) -> str:

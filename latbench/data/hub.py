@@ -27,7 +27,8 @@ class HubSource:
     """Where a split lives on the Hub and how its columns become a row.
 
     Args:
-        id, name: data set and configuration.
+        id: the data set.
+        name: its configuration.
         split: Hub split, several joined by "+".
         revision: commit; None where no commit is known for certain: then the newest, or whatever the cache holds, is
             read and the commit found is named in the fingerprint.

@@ -24,7 +24,8 @@ class ContaminationReport:
     """Overlap of a training set with a test set.
 
     Args:
-        num_train, num_test: rows compared.
+        num_train: training rows compared.
+        num_test: test rows compared.
         pairs: (training id, test id) of every pair of rows with one normalised question.
     """
 

@@ -29,7 +29,8 @@ class RowActions:
     """The steps of one row, in order.
 
     Args:
-        kinds: (step,) Kind; ids: (step,) token ids, -1 for a latent step.
+        kinds: (step,) Kind.
+        ids: (step,) token ids, -1 for a latent step.
         log_probs: (step,) float32, what the decoding loop gave the choice: of TOKEN and CLOSE the log-softmax of the
             logits over the sampling temperature, before top-k and top-p; of LATENT what the rule says; else 0.
         records: (latent, ...) by name, of the latent steps alone.
@@ -64,8 +65,10 @@ class ActionRecorder:
         """Note this step of the rows where `running` holds.
 
         Args:
-            questions: (batch,) whose rows they are; running, deciding, emitted: (batch,) bool: in the loop; with a
-                choice rather than a queue of forced ids; which emit a token.
+            questions: (batch,) whose rows they are.
+            running: (batch,) bool, rows in the loop.
+            deciding: (batch,) bool, rows with a choice rather than a queue of forced ids.
+            emitted: (batch,) bool, rows that emit a token.
             step: of the rule, `token` being what is fed: emitted, forced, or -1.
             logits: (batch, vocab) that the choice was made from.
         """

@@ -59,7 +59,8 @@ def matched_noise(latents: Tensor, key: Tensor) -> Tensor:
     """Gaussian vectors, each with mean and deviation of the one it replaces, exactly, hence with its norm.
 
     Args:
-        latents: (latent, hidden); key: scalar, of the row's random draws (`sampling.row_keys`).
+        latents: (latent, hidden).
+        key: scalar, of the row's random draws (`sampling.row_keys`).
     Returns: (latent, hidden).
     """
     num, size = latents.shape

@@ -19,7 +19,8 @@ class LatentTrace:
         ids: (latent, top_k) int32 and weights (latent, top_k) float32: largest entries of each step's distribution;
             for rules without one, the LM head's reading of the hidden state.
         entropy: (latent,) nats, of the LM head's whole distribution before the step.
-        norm: (latent,) of the embedding fed; embeds: (latent, hidden).
+        norm: (latent,) of the embedding fed.
+        embeds: (latent, hidden).
         texts: of each step, where the method can read them (`Method.read_latents`).
     """
 
@@ -36,8 +37,10 @@ class LabelLatents:
     """What a helper model makes of one chain.
 
     Args:
-        ids, weights: (latent, top_k) by falling weight; embeds: (latent, hidden) float32, the mixtures; cuts:
-            (latent + 1,) bounds in the chain of the segments that the latents stand for. On the CPU.
+        ids: (latent, top_k) entries by falling weight.
+        weights: (latent, top_k) their weights.
+        embeds: (latent, hidden) float32, the mixtures.
+        cuts: (latent + 1,) bounds in the chain of the segments that the latents stand for. On the CPU.
     """
 
     ids: Tensor

@@ -34,7 +34,9 @@ class Prompt:
     """A question to answer.
 
     Args:
-        id, sample: key the random draws; text: the task's prompt.
+        id: of the question; keys the random draws.
+        sample: number of the answer to it; keys them too.
+        text: the task's prompt.
         raw: feed the text as it is, without template or markers; the whole output is the answer segment.
         ids: fed in place of what the method makes of the text; None: what it makes.
     """
@@ -51,12 +53,17 @@ class Generation:
     """What came out for one prompt.
 
     Args:
-        text: the answer segment ("" where the close marker never came); reasoning: explicit reasoning text.
+        text: the answer segment ("" where the close marker never came).
+        reasoning: explicit reasoning text.
         closed: the answer segment was reached.
-        num_latents, num_reasoning_tokens, num_answer_tokens: without markers and EOS; num_prompt_tokens: fed before.
-            Reasoning tokens are None where a model without think tokens leaves their number unknown, see `written`.
+        num_latents: latent steps.
+        num_reasoning_tokens: explicit tokens of the chain, without markers.
+        num_answer_tokens: tokens of the answer, without EOS.
+        num_prompt_tokens: fed before. Reasoning tokens are None where a model without think tokens leaves their number
+            unknown, see `written`.
         decode_steps: forward passes after the prompt, forced ids included.
-        trace: of the latent steps, where asked for; actions: all steps, where asked for.
+        trace: of the latent steps, where asked for.
+        actions: all steps, where asked for.
     """
 
     text: str
@@ -91,7 +98,8 @@ def decode(
             mode, whatever the rule. All that is emitted is the answer segment there, and where the prompt is raw or
             the layout has no close marker.
         seed: keys every random draw with the prompt's id and sample.
-        trace: also return what each latent step mixed; actions: also return all steps, for reinforcement learning.
+        trace: also return what each latent step mixed.
+        actions: also return all steps, for reinforcement learning.
     Raises: ValueError: a backbone that checkpoints gradients in train mode.
     """
     recorder = TraceRecorder(config.trace_top_k) if trace else None

@@ -32,11 +32,14 @@ class RowState:
     """What a rule may know of its rows.
 
     Args:
-        keys: (batch,) of the random generator; steps: (batch,) decisions taken so far.
-        mode: (batch,) Mode of the coming decision; num_latents: (batch,) latent steps so far.
+        keys: (batch,) of the random generator.
+        steps: (batch,) decisions taken so far.
+        mode: (batch,) Mode of the coming decision.
+        num_latents: (batch,) latent steps so far.
         in_answer: (batch,) bool, the close marker is behind the row.
         question: (batch,) index of the row's prompt among those given to `decode`; 0, 1, 2 ... in `unroll`.
-        thinking, talking: some row is in LATENT mode, some row is not; a rule may skip the other half of its work.
+        thinking: some row is in LATENT mode; else a rule may skip that half of its work.
+        talking: some row is not in LATENT mode; else a rule may skip that half of its work.
         memory: the rule's own tensors, first axis batch; rows that start anew are zeroed by the loop.
     """
 
@@ -209,7 +212,7 @@ class RecordedLatents:
     Args:
         fed: (batch, hidden) of each latent step.
         seen: (batch, hidden) last hidden states that these steps were made from.
-        took: (batch,) bool, the rows that took the step; what stands in the others was not fed.
+        took: (batch,) bool, the rows that took the step; the values of the others were not fed.
         after: (batch, hidden) last hidden states after each row's last step.
     """
 

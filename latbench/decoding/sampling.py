@@ -52,7 +52,9 @@ def uniform(keys: Tensor, steps: Tensor, draw: int = 0, num: int | None = None) 
     """Uniform numbers in (0, 1), keyed.
 
     Args:
-        keys: (batch,) from `row_keys`; steps: (batch,) decision number within the row; draw: which use within a step.
+        keys: (batch,) from `row_keys`.
+        steps: (batch,) decision number within the row.
+        draw: which use within a step.
         num: how many per row; None: one.
     Returns: (batch,) or (batch, num) float64.
     """
@@ -115,7 +117,9 @@ class Sampling:
         """One token id per row.
 
         Args:
-            logits: (batch, vocab); keys, steps: (batch,), see `uniform`.
+            logits: (batch, vocab).
+            keys: (batch,), see `uniform`.
+            steps: (batch,), see `uniform`.
         Returns: (batch,) ids.
         """
         if self.temperature == 0:

@@ -10,7 +10,9 @@ def top_k_mixture(logits: Tensor, k: int, temperature: float = 1.0) -> tuple[Ten
     """Softmax restricted to the k largest scores (Latent-SFT, arXiv:2510.15522v2, latent vocabulary).
 
     Args:
-        logits: (..., vocab); k: entries kept, all of them where k >= vocab; temperature: divides the kept scores.
+        logits: (..., vocab).
+        k: entries kept, all of them where k >= vocab.
+        temperature: divides the kept scores.
     Returns: ids (..., k) by falling weight, and weights (..., k) float32 that sum to one.
     """
     scores, ids = torch.topk(logits.float(), min(k, logits.shape[-1]))
@@ -36,7 +38,8 @@ def temperature_of_entropy(scores: Tensor, target: float) -> Tensor:
     """The temperature at which the softmax of scores has a given entropy, whatever the scale of the scores.
 
     Args:
-        scores: (..., k), not all equal; target: entropy in nats, below log k.
+        scores: (..., k), not all equal.
+        target: entropy in nats, below log k.
     Returns: (..., 1), by bisection to a relative 1e-3; a constant, without gradient.
     """
     scores = scores.detach().float()
@@ -55,7 +58,8 @@ def with_gumbel(
     """A mixture re-weighted by noise on its log-probabilities (Latent-SFT, stage 2); its support stays.
 
     Args:
-        weights: (..., top_k), summing to one; noise: of that shape, standard Gumbel.
+        weights: (..., top_k), summing to one.
+        noise: of that shape, standard Gumbel.
         scale: factor on the noise before it is clamped; 0 leaves the weights (at temperature 1).
         temperature: divides the noisy log-probabilities.
     Returns: (..., top_k) float32, summing to one.

@@ -25,9 +25,13 @@ class Comparison:
     """Paired comparison of two runs, on the first answer to each question.
 
     Args:
-        a, b: names of the runs' folders.
-        n: questions; both, neither: how many both or neither solves.
-        only_a, only_b: the questions that one alone solves, in the order of a's records.
+        a: name of the first run's folder.
+        b: name of the other's.
+        n: questions.
+        both: questions that both solve.
+        neither: questions that neither solves.
+        only_a: questions that a alone solves, in the order of a's records.
+        only_b: questions that b alone solves, in that order too.
         difference: mean of (a correct) - (b correct), a fraction, with its t-interval over questions.
         p_value: exact McNemar, two-sided.
         caveats: what else could make the difference, one sentence each.

@@ -24,13 +24,17 @@ class Summary:
     was decoded; they are None where nothing was decoded at all. Accuracy and rates count every record.
 
     Args:
-        folder, manifest, num_bad_lines: of the evaluation; the manifest names the cell it belongs to.
+        folder: of the evaluation.
+        manifest: of the evaluation; it names the cell it belongs to.
+        num_bad_lines: lines of the records that cannot be read.
         test_set: hash over what was asked, and over the ids that are left where records were lost; equal means the same
             questions, and only these stand in one table.
-        n: questions; samples: answers per question.
+        n: questions.
+        samples: answers per question.
         accuracy: pass@1, the mean over samples, then over questions.
-        pass_at: pass@k by k, 1, 2, 4 ... and samples; maj_at_k: with k = samples; see the functions; like accuracy
-            with a Wilson interval at n trials (the samples of a question are not independent trials).
+        pass_at: pass@k by k, 1, 2, 4 ... and samples.
+        maj_at_k: with k = samples; see the functions; like accuracy with a Wilson interval at n trials (the samples of
+            a question are not independent trials).
         chain_length: mean #L (latent steps plus explicit reasoning tokens, without markers, answer and EOS), first over
             samples; t-interval over questions. Of the answers whose chain is known; None where none is.
         unknown_length: share of the decoded answers whose chain is unknown.
@@ -38,14 +42,18 @@ class Summary:
             decoded; empty where none was.
         answer_tokens: mean answer tokens without EOS.
         decode_steps: mean forward passes after the prompt, forced markers included.
-        lengths, gold_lengths: by question, #L (mean over samples), and tokens of the gold chain under the run's
-            tokenizer (of those that have one).
-        no_answer, timeout: share of answers with that status; truncated, prompt_too_long: with that stop reason
-            (`length` for truncated).
+        lengths: #L by question, the mean over samples.
+        gold_lengths: tokens of the gold chain by question, under the run's tokenizer, of those that have one.
+        no_answer: share of answers with that status.
+        timeout: share of answers with that status.
+        truncated: share of answers with the stop reason `length`.
+        prompt_too_long: share of answers with that stop reason.
         answers_per_second: over the whole evaluation; None where the manifest has no cost.
-        train_flops, train_tokens, train_seconds, train_passes: of training, the run it started from included:
-            operations, tokens without padding, wall time, and passes over the training examples; None where the
+        train_flops: operations of training, the run it started from included, as in the three below; None where the
             manifest has no cost.
+        train_tokens: tokens of training, without padding.
+        train_seconds: wall time of training.
+        train_passes: passes over the training examples.
         contaminated: training rows that ask one of these questions; None where that is not known.
         mixed_precision: whether training or answering computed in less than 32 bits.
     """
@@ -234,7 +242,8 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     """Unbiased chance that one of k answers is correct: 1 - C(n - c, k) / C(n, k) (arXiv:2107.03374, equation 1).
 
     Args:
-        num_samples, num_correct: answers to one question, n, and the correct ones among them, c.
+        num_samples: answers to one question, n.
+        num_correct: the correct ones among them, c.
     Raises: ValueError: k outside 1..n.
     """
     if not 1 <= k <= num_samples:
@@ -270,7 +279,8 @@ def compression(reference: Mapping[str, float], own: Mapping[str, float]) -> Int
     """Mean #L of the reference / mean #L, with an interval over questions, of which each is its own pair.
 
     Args:
-        reference, own: #L by question; questions that one of them lacks are left out.
+        reference: #L of the reference by question; questions that one of the two lacks are left out.
+        own: #L of the run by question.
     Returns: None where there is no reference, or #L is 0.
     """
     asked = [question for question in own if question in reference]

@@ -19,9 +19,12 @@ class EvalConfig:
     """One evaluation.
 
     Args:
-        task_name, task, split: the questions and how answers are scored.
+        task_name: registered name of the task.
+        task: its settings, which say how answers are scored.
+        split: of the task.
         limit: the first so many questions; None: all.
-        generate: decoding; seed: of its random draws.
+        generate: decoding.
+        seed: of its random draws.
     """
 
     task_name: str

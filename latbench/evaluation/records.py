@@ -45,19 +45,22 @@ class Record:
     """One generated answer and its verdict; one JSON line.
 
     Args:
-        id, sample: which example, which of its samples (0-based).
+        id: which example.
+        sample: which of its samples, from 0.
         text: the answer segment, after the close marker; "" where it was never reached.
         reasoning: the explicit reasoning text, without markers ("" for latent steps).
         extracted: the final answer read from `text`; None where there is none.
         gold: the reference answer.
-        num_latents, num_reasoning_tokens: their sum is the chain length #L, without markers, answer and EOS. Of a model
-            without think tokens the chain stands in `text`, and the number of its tokens may be unknown: None.
+        num_latents: latent steps; with the reasoning tokens the chain length #L, without markers, answer and EOS.
+        num_reasoning_tokens: explicit tokens of the chain. Of a model without think tokens the chain stands in `text`,
+            and their number may be unknown: None.
         num_answer_tokens: answer tokens without EOS.
         gold_chain_length: tokens of the gold reasoning under the run's tokenizer (0: the data have none).
         num_prompt_tokens: tokens of the prompt.
         decode_steps: forward passes of this row after its prompt, forced markers included.
         stop_reason: eos, stop (a stop string), length (a cap), prompt_too_long.
-        seed: seed of the evaluation; chunk: number of the fixed chunk of questions it belongs to.
+        seed: seed of the evaluation.
+        chunk: number of the fixed chunk of questions it belongs to.
     """
 
     id: str
@@ -90,12 +93,15 @@ class Manifest:
     Args:
         task .. train_data: the identity of the cell in a table: `variant` is a short text of the non-default keys,
             `setting` the hash of the configuration without its seed.
-        run: name of the run's folder; n: number of records of a complete evaluation (examples x samples).
+        run: name of the run's folder.
+        n: number of records of a complete evaluation (examples x samples).
         complete: all records are there.
         config: the whole configuration tree.
         questions_sha256: of the ids, prompts and golds asked: equal means that two runs can be compared.
         data: fingerprints by "<task>/<split>".
-        versions: package versions; git_commit/git_dirty: of latbench's checkout, None outside one.
+        versions: package versions.
+        git_commit: of latbench's checkout; None outside one.
+        git_dirty: whether that checkout had changes; None outside one.
         hardware: CPU, GPU, cores, memory, as text.
         train: costs of training: examples seen, tokens, optimiser steps, flops, seconds, peak_memory_bytes.
         diagnostics: figures the method reported about its own training, by name.
@@ -155,7 +161,8 @@ class Evaluation:
     """The records of one evaluation with its manifest, as read from a folder.
 
     Args:
-        num_bad_lines: that are no records; num_lost: records of a complete evaluation that are missing for them.
+        num_bad_lines: that are no records.
+        num_lost: records of a complete evaluation that are missing for them.
     """
 
     folder: Path

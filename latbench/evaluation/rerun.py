@@ -25,10 +25,13 @@ class Agreement:
     """A result and its repetition.
 
     Args:
-        folder: of the repetition; n: answers compared.
+        folder: of the repetition.
+        n: answers compared.
         num_identical: records equal in every field.
-        accuracy_before, accuracy_now, length_before, length_now: pass@1 and mean #L with their intervals over
-            questions (`metrics.Summary`); lengths are None where nothing was decoded.
+        accuracy_before: pass@1 of the result, with its interval over questions (`metrics.Summary`).
+        accuracy_now: pass@1 of the repetition.
+        length_before: mean #L of the result, with its interval; None where nothing was decoded.
+        length_now: mean #L of the repetition.
         differences: what else is not the same: data, versions.
     """
 

@@ -101,7 +101,8 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
     nothing. Whole numbers throughout: exact for any count.
 
     Args:
-        only_a, only_b: questions that a alone and b alone solves.
+        only_a: questions that a alone solves.
+        only_b: questions that b alone solves.
     """
     n, fewer = only_a + only_b, min(only_a, only_b)
     if 2 * fewer >= n - 1:  # both tails together hold everything

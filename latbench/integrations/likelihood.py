@@ -127,7 +127,9 @@ class ScoredRule(StepRule):
     """A method's rule up to the answer, where each row reads given ids and scores what could come last.
 
     Args:
-        rule: of the method; shared: ids to read for each prompt; lasts: what may follow them.
+        rule: of the method.
+        shared: ids to read for each prompt.
+        lasts: what may follow them.
         rooms: decisions after which a prompt's thought is closed; `config.max_new_tokens` caps its text as well.
     """
 

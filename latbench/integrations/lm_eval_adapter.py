@@ -64,7 +64,9 @@ class LatbenchLM(TemplateLM):
     """A run as a model of lm-eval; see the module's docstring.
 
     Args:
-        run: folder, or name under `runs/`; raw, think: see there.
+        run: folder, or name under `runs/`.
+        raw: see there.
+        think: see there.
         batch_size: rows at once; "auto": the run's own.
         device: a CUDA device on a machine without one is the CPU; None: where the run was trained.
         max_batch_size: from lm-eval's own options; nothing here reads it.

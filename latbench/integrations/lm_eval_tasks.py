@@ -50,7 +50,8 @@ def latbench_correct(references: Sequence[str], predictions: Sequence[str], kind
     """Share of answer texts that our checker finds correct, a metric for `metric_list` in a task's YAML.
 
     Args:
-        references: gold answers; predictions: answer texts, from which the answer is extracted.
+        references: gold answers.
+        predictions: answer texts, from which the answer is extracted.
         kind: number, math, text or choice (`latbench/answers/extract.py`).
     Raises: ValueError: unknown kind.
     """

@@ -1,7 +1,7 @@
 """What an answer costs: floating-point operations, time at batch 1 and at full batch, peak memory.
 
 Operations follow from the records by a formula. Time is a matter of the machine: all runs that are measured together
-take turns, round by round, so that what else the machine does slows all of them, and each stands beside the first.
+take turns, round by round, so that other work of the machine slows all of them, and each is compared with the first.
 """
 
 from __future__ import annotations

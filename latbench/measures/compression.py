@@ -29,7 +29,8 @@ class Steps:
     """The latent steps of one answer.
 
     Args:
-        ids, weights: (latent, top_k) largest entries of each step's distribution, by falling weight.
+        ids: (latent, top_k) largest entries of each step's distribution, by falling weight.
+        weights: (latent, top_k) their weights.
         embeds: (latent, hidden) as they were fed; None where nothing is asked of them.
     """
 
@@ -148,7 +149,8 @@ def distance_from(embeds: Floats, centre: Floats) -> float | None:
     """Mean Euclidean distance of an answer's latents from the centre of the vocabulary.
 
     Args:
-        embeds: (latent, hidden); centre: (hidden,) mean row of the input embeddings.
+        embeds: (latent, hidden).
+        centre: (hidden,) mean row of the input embeddings.
     Returns: None without latents.
     Source: arXiv:2509.20317, distance to the vocabulary centre.
     """
@@ -164,7 +166,8 @@ def mean_references(embeds: Floats, num_steps: int) -> Floats:
     """Reference latents of a path: the mean input embedding of each span's tokens.
 
     Args:
-        embeds: (token, hidden) of the path, not empty; num_steps: of the candidate.
+        embeds: (token, hidden) of the path, not empty.
+        num_steps: of the candidate.
     Returns: (min(num_steps, tokens), hidden), of the spans that step 1 of N_eff cuts.
     """
     bounds = spans(len(embeds), min(num_steps, len(embeds)))
@@ -192,7 +195,8 @@ def span_mass(steps: Steps, path: Sequence[int], parts: int, top_k: int | None =
     """Probability of each span's tokens, with multiplicity, at each step: (latent, parts).
 
     Args:
-        path: token ids; top_k: entries of a distribution that count, None: all that were kept.
+        path: token ids.
+        top_k: entries of a distribution that count, None: all that were kept.
     """
     ids, weights = steps.ids[:, :top_k], steps.weights[:, :top_k]
     tokens, place = np.unique(np.asarray(path), return_inverse=True)
@@ -227,7 +231,8 @@ def path_parallelism(
     Args:
         steps: at least one, with their embeddings.
         paths: token ids and reference latents (reference, hidden) of each; two paths or more.
-        key: of the random matchings; trials: how many.
+        key: of the random matchings.
+        trials: how many.
     Raises: ValueError: fewer than two paths.
     """
     if len(paths) < 2:

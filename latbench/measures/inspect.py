@@ -40,9 +40,14 @@ class Inspection:
     """One answer with its latent steps.
 
     Args:
-        run: name of its folder; id: of the question, None where it is not of the split.
-        gold, status, extracted: the reference answer and the verdict; None where there is none.
-        latents: in step order; reasoning: explicit reasoning text; text: the answer segment.
+        run: name of its folder.
+        id: of the question, None where it is not of the split.
+        gold: the reference answer; None where there is none.
+        status: the verdict; None where there is none.
+        extracted: what was read as the answer; None where there is nothing.
+        latents: in step order.
+        reasoning: explicit reasoning text.
+        text: the answer segment.
         from_file: the latent steps are those of a stored trace.
     """
 
@@ -159,7 +164,8 @@ def latent_steps(
     Args:
         chain: ids of the gold chain, cut evenly: step t = 1 .. m has ids ceil((t - 1) T / m) + 1 to ceil(t T / m), so
             that a shorter segment comes last, as where every r tokens were condensed.
-        decode: ids -> text, special tokens included; top: tokens per step.
+        decode: ids -> text, special tokens included.
+        top: tokens per step.
     """
     num = len(trace.entropy)
     cuts = even_cuts(len(chain), num)

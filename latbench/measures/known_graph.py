@@ -10,8 +10,8 @@ A superposition of orders shows as several quantities that can be computed carry
 thought in one order shows one at a time. What the definition cannot see: whether a token stands for this value or for
 something else that looks the same. With values of one digit that is common, so a quantity counts only where its value
 is written in no step but its own (there once) and those that need it, and where the same holds for all that it needs.
-A value used as an operand counts as carried, since it must have been known. The same figures with the graph of another
-question stand beside: what tokens of that kind carry by chance.
+A value used as an operand counts as carried, since it must have been known. Chance is the same figures with the graph
+of another question: what tokens of that kind carry without a reason.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Known:
     """The graph of one problem in tokens.
 
     Args:
-        values: token ids of each quantity's value; needs: indices of the quantities each is computed from.
+        values: token ids of each quantity's value.
+        needs: indices of the quantities each is computed from.
         order: place of each quantity in the gold chain.
         counts: whether a quantity can be told by its value, see `told_apart`.
     """
@@ -47,10 +48,11 @@ class Known:
 
 @dataclass(frozen=True)
 class Settling:
-    """What the steps of one answer show.
+    """The latent steps of one answer compared with its known graph.
 
     Args:
-        computable, carried: quantities that could be computed at each step, and those of them that carry probability.
+        computable: quantities that could be computed at each step.
+        carried: those of them that carry probability.
         settled: step of each quantity that counts; None: never.
         early: those that carry probability before all that they need is settled.
     """
@@ -67,7 +69,8 @@ def told_apart(
     """Whether a quantity's value, and those of all that it needs, are written where they belong alone.
 
     Args:
-        values: token ids of each value; steps: token ids of the explicit step of each quantity.
+        values: token ids of each value.
+        steps: token ids of the explicit step of each quantity.
     """
 
     def alone(i: int) -> bool:

@@ -45,7 +45,8 @@ class Rate:
 
     Args:
         value: explicit tokens per latent found among its k largest entries, with the interval over chains.
-        chance: the same with segments shuffled across examples; chance_in_place: across examples at the same step.
+        chance: the same with segments shuffled across examples.
+        chance_in_place: across examples at the same step.
     """
 
     k: Annotated[int, Field(ge=1)]
@@ -60,9 +61,15 @@ class Paths:
 
     Args:
         source: the task, or the run that chains were sampled from.
-        cap: most paths of a question that are used, the gold chain among them; num_questions: with two or more.
-        mean_paths, max_paths: M of these; trials: random matchings; top_k: entries of a distribution that count.
-        n_eff, n_eff_random, ratio: means over the questions.
+        cap: most paths of a question that are used, the gold chain among them.
+        num_questions: with two or more.
+        mean_paths: M of these questions, the mean.
+        max_paths: M of these questions, the largest.
+        trials: random matchings.
+        top_k: entries of a distribution that count.
+        n_eff: effective number of paths, the mean over the questions.
+        n_eff_random: the same with random matchings.
+        ratio: mean of the two numbers' ratios.
     """
 
     source: str
@@ -82,14 +89,20 @@ class GraphParallelism:
     """Latent steps against the known graphs, see known_graph.py; shares are None where nothing could show them.
 
     Args:
-        num_questions: with a quantity that counts; num_quantities: that count.
-        computable, carried: means at latent step 1, 2 ..., over the answers that have it.
-        share_carried: of the quantities that can be computed at a step, those that carry probability; share_parallel:
-            of the steps at which two or more can be computed, those at which two or more carry it; intervals over
-            questions.
-        chance_carried, chance_parallel: the same with the graph of another question.
-        settled: share of the quantities that ever carry it; early: that do so before all they need is settled.
-        in_order, together, reversed: of pairs (needed, needing) both settled, the needed first, both at one step, last.
+        num_questions: with a quantity that counts.
+        num_quantities: that count.
+        computable: quantities that can be computed at latent step 1, 2 ..., means over the answers that have it.
+        carried: those of them that carry probability there.
+        share_carried: of the quantities that can be computed at a step, those that carry probability.
+        share_parallel: of the steps at which two or more can be computed, those at which two or more carry it;
+            intervals over questions.
+        chance_carried: share_carried with the graph of another question.
+        chance_parallel: share_parallel with the graph of another question.
+        settled: share of the quantities that ever carry it.
+        early: that do so before all they need is settled.
+        in_order: of pairs (needed, needing) that are both settled, the share with the needed one first.
+        together: the share with both at one step.
+        reversed: the share with the needed one last.
         gold_order: of pairs settled at different steps, share in the order of the gold chain.
     """
 
@@ -116,16 +129,22 @@ class ParallelismFile:
 
     Args:
         read_through: what a step's distribution is: what it mixed, or what the LM head reads in the hidden state.
-        vocab: size of the vocabulary; top_k: entries of a distribution that were kept.
+        vocab: size of the vocabulary.
+        top_k: entries of a distribution that were kept.
         num_latents: steps looked at.
-        between_latents, from_centre: mean Euclidean distances of an answer's latents from each other and from the mean
-            input embedding, with intervals over answers; None where no answer has any, or in an older file.
+        between_latents: mean Euclidean distance of an answer's latents from each other, with its interval over answers;
+            None where no answer has any, or in an older file.
+        from_centre: the same from the mean input embedding.
         tokens_per_latent: r, mean tokens of the gold chain per step; None where the data have no chains.
-        ecr: of the run's own steps on the gold chain; label_ecr: of the latents that a helper model of the training
-            makes of the gold chains, with label_tokens_per_latent; label_distance: total variation between the two at
-            latent step 1, 2 ..., means over the answers. Empty where there is nothing to look at.
-        paths, graph: None where none are known; label_references: the paths, with the latents that the helper model
-            makes of a path's spans as references in place of mean embeddings; None where it makes none.
+        ecr: of the run's own steps on the gold chain.
+        label_ecr: of the latents that a helper model of the training makes of the gold chains, with
+            label_tokens_per_latent.
+        label_distance: total variation between the two at latent step 1, 2 ..., means over the answers. Empty where
+            there is nothing to look at.
+        paths: None where none are known.
+        graph: None where no graph is known.
+        label_references: the paths, with the latents that the helper model makes of a path's spans as references in
+            place of mean embeddings; None where it makes none.
     """
 
     header: MeasureHeader
@@ -171,9 +190,11 @@ class CostFile:
 
     Args:
         flops: floating-point operations, mean over the records by the formula there; None where nothing was decoded.
-        seconds_single, seconds_full: per answer, one of each round: `num_single` questions one by one, and
-            `batch_size` of them at once; reference, reference_single, reference_full: the run that took turns with
-            this one, and its seconds of the same rounds.
+        seconds_single: per answer, one for each round, of `num_single` questions one by one.
+        seconds_full: per answer, one for each round, of `batch_size` questions at once.
+        reference: the run that took turns with this one.
+        reference_single: its seconds of the same rounds, one by one.
+        reference_full: its seconds of the same rounds, at once.
         peak_memory_bytes: of the evaluation; on a CPU all that its process held.
     """
 
@@ -222,7 +243,8 @@ class LatentsFile:
     """Latent steps as text, of the records that the page may show: small enough to commit, where a trace is not.
 
     Args:
-        rows: places of the records in their file; steps: of each row, as (entropy, largest (token text, weight)).
+        rows: places of the records in their file.
+        steps: of each row, as (entropy, largest (token text, weight)).
     """
 
     header: MeasureHeader
@@ -244,8 +266,10 @@ class Effect:
     """One intervention beside the untouched run, on the same questions.
 
     Args:
-        accuracy: a fraction, Wilson's interval; change: against the untouched run, t-interval over questions.
-        lost, gained: questions that the untouched run alone solves, and that the other alone solves.
+        accuracy: a fraction, Wilson's interval.
+        change: against the untouched run, t-interval over questions.
+        lost: questions that the untouched run alone solves.
+        gained: questions that the other alone solves.
         p_value: exact McNemar, two-sided.
     """
 
@@ -260,7 +284,7 @@ class Effect:
 
 @dataclass(frozen=True, kw_only=True)
 class Measures:
-    """What stands beside the records of an evaluation; None where it was not measured."""
+    """The measures of an evaluation; each is None where it was not made."""
 
     parallelism: ParallelismFile | None = None
     reliance: RelianceFile | None = None

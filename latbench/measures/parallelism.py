@@ -75,7 +75,8 @@ def parallelism(
     Args:
         job: the evaluation whose trace is on file.
         paths_file: chains of `latbench paths`; None: those that the task knows.
-        max_paths: most paths of a question, the gold chain among them; threshold: of the graph measures.
+        max_paths: most paths of a question, the gold chain among them.
+        threshold: of the graph measures.
     Returns: the file, `parallelism.json` beside the records, and what it holds.
     Raises: ValueError: no complete trace of this evaluation, or paths of other questions.
     """

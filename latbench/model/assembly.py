@@ -70,7 +70,10 @@ class Assembly:
         """A weight with its low-rank update: W + scale B A, transposed where the layer keeps W as (in, out).
 
         Args:
-            weight: W; a, b: A (r, in) and B (out, r) in the source; scale: alpha / r.
+            weight: W.
+            a: A (r, in) in the source.
+            b: B (out, r) in the source.
+            scale: alpha / r.
         Raises: ValueError: the three do not fit each other.
         """
         low, high, shape = self.source.shape(a), self.source.shape(b), weight[0].shapes[weight[1]]
@@ -114,8 +117,10 @@ class Assembly:
         """Merge adapters whose base model is not in the source, and copy the base's other weights.
 
         Args:
-            prefix, suffix: around the name of a layer with its `lora_A` or `lora_B`, such as `base_model.model.` and
-                `.weight`; alpha, conv: as in `adapt`.
+            prefix: before the name of a layer with its `lora_A` or `lora_B`, such as `base_model.model.`.
+            suffix: after it, such as `.weight`.
+            alpha: as in `adapt`.
+            conv: as in `adapt`.
         Returns: the rank of the adapters.
         Raises: ValueError: there are none, the base lacks an adapted layer, or has others of the same kind.
         """
@@ -191,7 +196,9 @@ class Assembly:
         """Every tensor of model and heads is made of something, and every source tensor is used or dropped.
 
         Args:
-            needed: shapes of the model's tensors; heads: of the method's; way_out: what the user can do.
+            needed: shapes of the model's tensors.
+            heads: of the method's.
+            way_out: what the user can do.
         Raises: ValueError: names or shapes differ.
         """
         used = self.used

@@ -36,7 +36,9 @@ class SequenceMask(ABC):
         """The rule between real tokens, causality included.
 
         Args:
-            row, query, key: indices into (batch, seq), of shapes that broadcast together.
+            row: indices into the batch; the three broadcast together.
+            query: indices into the sequence, of what attends.
+            key: indices into the sequence, of what is attended to.
         Returns: bool, of the broadcast shape.
         """
 

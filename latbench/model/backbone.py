@@ -62,7 +62,8 @@ class Output:
     """One forward pass.
 
     Args:
-        hidden: (batch, seq, hidden), or (1, items, hidden) where positions were selected; logits: the same with vocab.
+        hidden: (batch, seq, hidden), or (1, items, hidden) where positions were selected.
+        logits: the same with vocab.
         layers: (batch, seq, hidden) at all positions, where asked for: the embeddings, then what each block puts out,
             the last after the final norm.
     """
@@ -77,7 +78,8 @@ class DecodeState:
     """A batch somewhere in its sequence. Spent once stepped: its cache changes in place.
 
     Args:
-        cache: keys and values so far; lengths: (batch,) tokens so far, the next position.
+        cache: keys and values so far.
+        lengths: (batch,) tokens so far, the next position.
         hidden: (batch, hidden) and logits: (batch, vocab) at each row's last token.
     """
 
@@ -91,7 +93,9 @@ class Backbone(nn.Module):
     """A language model, its tokenizer and its layout; see the module docstring.
 
     Args:
-        model: a causal LM; tokenizer: with EOS; config: what was asked for.
+        model: a causal LM.
+        tokenizer: with EOS.
+        config: what was asked for.
         name: of the backbone in tables.
         markers: use think markers (added to the tokenizer where it has none).
         seed: of the added rows.
@@ -165,7 +169,8 @@ class Backbone(nn.Module):
 
         Args:
             seed: of fresh weights, and of whatever is drawn next from torch's global generator (a method's heads).
-            markers, name: see the class.
+            markers: see the class.
+            name: see the class.
             trust_remote_code: run Python files that lie beside the model.
         Raises: ValueError: the model is not at hand, its weights do not fit, it has no EOS token, or its device is
             absent.
@@ -300,12 +305,14 @@ class Backbone(nn.Module):
         """The model on given embeddings under a given mask.
 
         Args:
-            embeds: (batch, seq, hidden); positions: (batch, seq).
+            embeds: (batch, seq, hidden).
+            positions: (batch, seq).
             allowed: which key each query sees, (batch, 1, seq, keys) bool or a rule. Sliding windows are cut from it
                 here.
             layers: also return every layer's hidden states.
             select: positions whose logits are needed, (batch, seq) bool; None: all.
-            cache, key_positions: of cached decoding: (batch, keys) position of every key column.
+            cache: of cached decoding.
+            key_positions: of cached decoding: (batch, keys) position of every key column.
         Raises: ValueError: a cache with gradient checkpointing on (transformers would drop the cache silently).
         """
         if cache is not None:
@@ -341,8 +348,9 @@ class Backbone(nn.Module):
         Right padding under a causal mask cannot reach a real token, so no mask is passed and fast kernels apply.
 
         Args:
-            embeds: (batch, seq, hidden); positions: (batch, seq), 0, 1, 2 ... also over the padding (positions that
-                start anew would be taken for packed sequences).
+            embeds: (batch, seq, hidden).
+            positions: (batch, seq), 0, 1, 2 ... also over the padding (positions that start anew would be taken for
+                packed sequences).
             select: (batch, seq) bool, where logits are needed.
             layers: also return every layer's hidden states.
         Returns: hidden (items, hidden) and logits (items, vocab), in row-major order.
@@ -381,7 +389,7 @@ class Backbone(nn.Module):
         return torch.cat([state.logits[:, None], self.feed(state, tokens).logits[:, :-1]], dim=1)
 
     def feed(self, state: DecodeState, tokens: Tokens, *, layers: bool = False) -> Output:
-        """The right-padded tokens after the state: what stands at token t, so that its logits predict token t + 1."""
+        """The right-padded tokens after the state: the output at token t, whose logits predict token t + 1."""
         positions = state.lengths[:, None] + tokens.positions
         return self.advance(state.cache, self.embed(tokens.ids), positions, tokens.mask, layers=layers)
 
@@ -411,7 +419,8 @@ class Backbone(nn.Module):
         """Run right-padded tokens through the cache alone, from where these slots begin; without the LM head.
 
         Args:
-            tokens: with their positions in the sequence; rows: (batch,) slots.
+            tokens: with their positions in the sequence.
+            rows: (batch,) slots.
         Raises: ValueError: see `forward`.
         """
         self._refuse_checkpointing()

@@ -31,7 +31,9 @@ class RowSpan(NamedTuple):
     """Neighbouring rows of similar length, at one position each.
 
     Args:
-        first, end: the rows; width: columns that the longest of them uses.
+        first: the first row.
+        end: the row after the last one.
+        width: columns that the longest of them uses.
         even: all use as many, so that attention to these columns needs no mask.
     """
 
@@ -50,7 +52,8 @@ class DecodeCache(Protocol):
         """Say where the coming keys go.
 
         Args:
-            positions: (batch, seq) of the coming tokens; valid: (batch, seq) bool, False for padding and idle rows.
+            positions: (batch, seq) of the coming tokens.
+            valid: (batch, seq) bool, False for padding and idle rows.
             rows: (batch,) slots that these prompts begin in, after the columns of `begin`; None: every row goes on
                 where it is.
         Returns: (batch, columns) position of every key column, -1 where it holds nothing.
@@ -87,7 +90,9 @@ class SlotCache:
     """One slot per row; writes at each row's own columns, in place.
 
     Args:
-        num_slots: rows decoded at once; num_layers: of the model; capacity: columns to start with.
+        num_slots: rows decoded at once.
+        num_layers: of the model.
+        capacity: columns to start with.
     """
 
     def __init__(self, num_slots: int, num_layers: int, capacity: int = MIN_CAPACITY) -> None:
@@ -293,7 +298,8 @@ def causal_mask(query_positions: Tensor, key_positions: Tensor) -> Tensor:
     """Which key each query sees.
 
     Args:
-        query_positions: (batch, query); key_positions: (batch, key), -1 where the column holds nothing.
+        query_positions: (batch, query).
+        key_positions: (batch, key), -1 where the column holds nothing.
     Returns: (batch, 1, query, key) bool.
     """
     queries, keys = query_positions[:, None, :, None], key_positions[:, None, None, :]

@@ -59,7 +59,8 @@ class Renderer:
     """One worker process, started when it is first asked.
 
     Args:
-        cpu_seconds: of one conversation; memory_bytes: address space of the worker.
+        cpu_seconds: of one conversation.
+        memory_bytes: address space of the worker.
     """
 
     def __init__(self, cpu_seconds: float = CPU_SECONDS, memory_bytes: int = MEMORY_BYTES) -> None:

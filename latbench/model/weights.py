@@ -240,7 +240,8 @@ def bounded(*, tensors: int = MAX_TENSORS, numbers: float = math.inf) -> Iterato
     """Refuse modules that are made here once they have more parameters than they may, before their memory is used.
 
     Args:
-        tensors: most parameters, each time that one is registered; numbers: most numbers in them.
+        tensors: most parameters, each time that one is registered.
+        numbers: most numbers in them.
     Raises: ModelFileError: there are more.
     """
     num_tensors = num_numbers = 0

@@ -21,7 +21,7 @@ from latbench.util.text import plain
 T = TypeVar("T")
 Show = Callable[[Sequence[Any]], str]
 DASH = "–"
-WORTH_SAYING = 0.01  # share of answers from which a rate stands beside the accuracy, and not in its own column alone
+WORTH_SAYING = 0.01  # share of answers from which a rate is a caveat, and not in its own column alone
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def to_html(
         choices: what may be shown of their records, by the folder of the evaluation.
         asked: the examples of an evaluation.
         reported: published numbers, shown on demand.
-        all_records: the files of `record_files` stand beside the page.
+        all_records: the files of `record_files` are written beside the page.
     """
     methods = sorted({cell.identity.method for section in sections for cell in section.cells})
     shown = [_shown(section, methods) for section in sections]

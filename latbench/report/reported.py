@@ -27,11 +27,19 @@ class Reported:
     """One published number, a line of the file; "" where the source says nothing.
 
     Args:
-        paper, arxiv, table: where it stands.
-        method, variant, backbone, trained_on, task: what it is of; registered names where there are such.
+        paper: where it stands.
+        arxiv: number of that paper.
+        table: of that paper.
+        method: registered name, where there is one.
+        variant: setting, in the paper's words.
+        backbone: language model.
+        trained_on: training data.
+        task: registered name, where there is one.
         metric: accuracy (%), #L, tokens (all generated), pass@64 (%), or the paper's own word.
-        value, spread: as printed; spread is what the paper gives after ±.
-        quality: how it was read (table, plot, project page, repository, secondary); note: anything else about it.
+        value: as printed.
+        spread: what the paper gives after ±.
+        quality: how it was read (table, plot, project page, repository, secondary).
+        note: anything else about it.
     """
 
     paper: str

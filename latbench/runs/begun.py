@@ -24,7 +24,8 @@ def begun_with(
     """What a run would be begun with now, as JSON values.
 
     Args:
-        examples: as they are trained on; data: fingerprints of the splits they come from, with `sha256`.
+        examples: as they are trained on.
+        data: fingerprints of the splits they come from, with `sha256`.
         model: SHA-256 of the model's files by name; empty for the embedded one.
     """
     commit, dirty = environment.git_state()

@@ -1,4 +1,4 @@
-"""What stands in a manifest about the machine and the software: versions, commit, hardware, command line."""
+"""Facts about the machine and the software for a manifest: versions, commit, hardware, command line."""
 
 from __future__ import annotations
 

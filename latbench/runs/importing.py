@@ -73,7 +73,8 @@ def plan_import(
     """Find out what a released checkpoint is; nothing is written.
 
     Args:
-        source: a folder, a file or a Hub id; revision: of a Hub id, None: the newest.
+        source: a folder, a file or a Hub id.
+        revision: of a Hub id, None: the newest.
         format: name of an importer; None: the one that recognises the source.
         base: the base model, where the format needs one; None: the one that the release names.
         settings: values by dotted key, in place of what the importer says.
@@ -109,10 +110,11 @@ def plan_import(
 
 
 def import_weights(config: RunConfig, folder: Path) -> dict[str, Any]:
-    """Write the checkpoint of a run of a released checkpoint; what stands in its `train.json`.
+    """Write the checkpoint of a run that is a released checkpoint. Returns: the content of its `train.json`.
 
     Args:
-        config: with `imported`, as `plan_import` gives it; folder: of the checkpoint.
+        config: with `imported`, as `plan_import` gives it.
+        folder: of the checkpoint.
     Raises: ValueError: the source is not at hand, holds other files than the configuration names, or does not fit.
     """
     assert config.imported is not None

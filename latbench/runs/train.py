@@ -299,7 +299,7 @@ def _told_of(start: Run | None) -> Iterator[None]:
 
 
 def _costs(report: TrainReport, start: Run | None) -> dict[str, Any]:
-    """What stands in `train.json`: `costs` in all, those of the start included, and `start` with its own."""
+    """The costs for `train.json`: `costs` in all, those of the start included, and `start` with its own."""
     from latbench.training.cost import TrainReport
 
     if start is None:
@@ -326,7 +326,7 @@ def _data_of_both(start: Run, own: dict[str, Any]) -> dict[str, Any]:
 
 
 def training_examples(task: Task[Any], config: RunConfig) -> tuple[list[Example], dict[str, Any]]:
-    """The rows to train on, and what stands about them in `train.json`.
+    """The rows to train on, and the facts about them for `train.json`.
 
     Rows that ask a test question, of the task or of one that it names in `overlaps`, are counted, and dropped where
     `train.drop_contaminated` says so.

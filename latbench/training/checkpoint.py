@@ -102,7 +102,9 @@ def load(
         device: where to put it; None: where it was trained, as `model.device` says.
         device_map: spread the model over several devices instead, see `ModelConfig.device_map`.
         auxiliary: also load helper models where the checkpoint has them; inference does not need them.
-        method, layout, backbone: names that the caller expects; None: any.
+        method: name that the caller expects; None: any.
+        layout: name that the caller expects; None: any.
+        backbone: name that the caller expects; None: any.
         trust_remote_code: run Python files that lie in the folder; nothing in the folder can ask for that.
     Raises: ValueError: not a checkpoint, damaged, of another format version, or not what the caller expects; a tensor
         is missing, has another shape, is not finite or belongs to nothing.

@@ -26,7 +26,8 @@ def token_cross_entropy(
     """Cross-entropy of the supervised tokens, in float32 or wider, summed.
 
     Args:
-        logits: (..., vocab), in nats before the softmax; labels: (...) target ids, already shifted, or IGNORE_INDEX.
+        logits: (..., vocab), in nats before the softmax.
+        labels: (...) target ids, already shifted, or IGNORE_INDEX.
         shares: (...) share of an item that each token has, such as one over the tokens of its segment; None: a token
             is an item.
         weight: factor in the objective.
@@ -44,8 +45,8 @@ def soft_label_kl(logits: Tensor, ids: Tensor | None, probabilities: Tensor) -> 
 
     Args:
         logits: (items, vocab), the student's, over the whole vocabulary; temperature 1.
-        ids, probabilities: (items, top_k), the teacher's; ids None: (items, vocab) probabilities. They are normalised
-            here.
+        ids: (items, top_k), the teacher's; None: the whole vocabulary.
+        probabilities: (items, top_k), or (items, vocab) without ids; normalised here.
     Returns: (items,) in nats.
     """
     student = _wide(logits).log_softmax(-1)
@@ -59,7 +60,8 @@ def unlikelihood(logits: Tensor, token: int) -> Tensor:
     """-ln(1 - p(token)), in float32 or wider: the unlikelihood loss of Welleck et al. (arXiv:1908.04319, section 3.1).
 
     Args:
-        logits: (items, vocab), temperature 1; token: what should not come next.
+        logits: (items, vocab), temperature 1.
+        token: what should not come next.
     Returns: (items,) in nats.
     """
     wide = _wide(logits)
@@ -71,7 +73,9 @@ def standardised_mse(states: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
     """Squared distance of hidden states in units of each dimension's spread, mean over dimensions.
 
     Args:
-        states, targets: (items, hidden); scale: (hidden,) standard deviation of the targets over the training set.
+        states: (items, hidden) of the student.
+        targets: (items, hidden).
+        scale: (hidden,) standard deviation of the targets over the training set.
     Returns: (items,), about 2 for independent draws of the targets' own distribution.
     """
     return (((states - targets) / scale) ** 2).mean(-1)
@@ -93,7 +97,8 @@ def hidden_distillation(
         1/(M+1) * sum_l mean SmoothL1(S_l - sg(T_l)) / sigma_l,    SmoothL1(x) = x^2 / 2 if |x| < 1 else |x| - 1/2
 
     Args:
-        student, teacher: (batch, hidden) per layer.
+        student: (batch, hidden) for each layer.
+        teacher: (batch, hidden) for each layer.
         sigma: (layers,); None: the unbiased standard deviation over all rows and entries of T_l, hence a statistic of
             the batch.
         divide: `loss` as above (the released code); `activations`: SmoothL1((S_l - sg(T_l)) / sigma_l) (the paper).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from latbench import registry
 from latbench.cli.keys_page import configuration_page
 from latbench.config import ConfigError, GenerateConfig, RunConfig, identity, parse, read_config, tree
-from latbench.config.keys import method_keys, shared_keys, task_keys
+from latbench.config.keys import imported_keys, method_keys, shared_keys, task_keys
 
 COT = {"method": {"name": "cot"}}
 RESULTS = Path(__file__).parents[2] / "results"
@@ -302,13 +303,20 @@ def test_keys_are_listed_with_type_range_default_and_meaning() -> None:
     keys = {key.name: key for key in [*shared_keys(), *method_keys("colar"), *task_keys("synth")]}
     assert keys["generate.top_p"].type == "number > 0 <= 1"
     assert keys["train.stages.<name>.lr"].type == "number > 0 or null"
+    assert {key.name: key for key in method_keys("coconut")}["method.final_share"].type == "number > 0 < 1"
     assert keys["model.lora.rank"].default == "128"
     assert keys["generate.method.thinking_speed"].meaning.startswith("Chain tokens per latent")
     assert keys["task.order"].type == "random, canonical"
 
 
-def test_every_shared_key_says_what_it_does() -> None:
-    assert [key.name for key in shared_keys() if not key.meaning.endswith(".")] == []
+def test_every_key_says_what_it_does() -> None:
+    """A sentence that stands on its own: no key of any method, task or import is without one."""
+    keys = [*shared_keys(), *imported_keys()]
+    keys += [key for name in registry.method_names() for key in method_keys(name)]
+    keys += [key for name in registry.task_names() for key in task_keys(name)]
+    assert [key.name for key in keys if not key.meaning.endswith(".")] == []
+    assert [key.name for key in keys if re.match(r"(Of|The same|That|Also|And) ", key.meaning)] == []
+    assert [key.name for key in keys if "None" in key.meaning] == []  # YAML and --set write null
 
 
 def test_the_page_of_all_keys_is_current() -> None:

@@ -137,7 +137,8 @@ def text_log_probs(logits: Tensor, ids: Tensor, temperature: float) -> tuple[Ten
     """Log-probabilities of tokens and entropies of what they were drawn from, in float32 or wider.
 
     Args:
-        logits: (action, vocab); ids: (action,), -1 for what is no token: its value says nothing.
+        logits: (action, vocab).
+        ids: (action,), -1 for what is no token: its value says nothing.
         temperature: of the sampling; top-k and top-p are not applied.
     Returns: (action,) values with gradients, and (action,) entropies in nats without.
     """

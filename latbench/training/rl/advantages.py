@@ -23,8 +23,10 @@ def group_advantages(
     has its reward as advantage, since there is nothing to compare it to.
 
     Args:
-        rewards: one for each answer, at least two; valid: whether the answer ended within the caps.
-        deviation: over G - 1, over G, or no division; epsilon: added to it.
+        rewards: one for each answer, at least two.
+        valid: whether the answer ended within the caps.
+        deviation: over G - 1, over G, or no division.
+        epsilon: added to it.
         invalid: `keep` treats invalid answers like others; `include` counts them in the statistics and `exclude` does
             not, and either sets their advantage to 0.
     Returns: (group,) float64; zeros where all rewards are equal.
@@ -51,7 +53,8 @@ def first_action_winner(advantages: Tensor, valid: Sequence[bool], mean_log_prob
     state. The mean over an answer's actions, rather than the sum, does not favour short ones.
 
     Args:
-        advantages: (group,); mean_log_probs: of the actions of each answer, before the update.
+        advantages: (group,).
+        mean_log_probs: of the actions of each answer, before the update.
     Returns: the answer of the highest mean among the valid ones with a positive advantage; None: there is none, and
         nothing changes.
     """

@@ -17,12 +17,22 @@ class Rollout:
     """One answer.
 
     Args:
-        prompt: ids fed before it; kinds, ids, said: (step,) of its steps, see `RowActions` (`said`: its log_probs);
-            records: (latent, ...) by name.
-        text: the answer segment; correct: the task's own reward; reward: the shaped one.
-        valid: it ended within the caps; num_latents, num_reasoning_tokens, num_answer_tokens: of its record.
-        advantage, first_advantage: of its actions, and of the first of them.
-        old, reference: (scored action,) log-probabilities before the first update, and of the frozen reference.
+        prompt: ids fed before it.
+        kinds: (step,) of its steps, see `RowActions`.
+        ids: (step,) of its steps, see `RowActions`.
+        said: (step,) the log_probs of `RowActions`.
+        records: (latent, ...) by name.
+        text: the answer segment.
+        correct: the task's own reward.
+        reward: the shaped one.
+        valid: it ended within the caps.
+        num_latents: of its record.
+        num_reasoning_tokens: of its record.
+        num_answer_tokens: of its record.
+        advantage: of its actions.
+        first_advantage: of the first of them.
+        old: (scored action,) log-probabilities before the first update.
+        reference: (scored action,) log-probabilities of the frozen reference.
     """
 
     prompt: tuple[int, ...]
@@ -83,7 +93,8 @@ class Group:
     """All answers to one question.
 
     Args:
-        number: in the order of draws; example: index of the question.
+        number: in the order of draws.
+        example: index of the question.
     """
 
     number: int

@@ -39,7 +39,9 @@ class RolloutState:
     """Where a stage is in its draws; goes into resume points.
 
     Args:
-        drawn: questions so far; number: rollouts so far; barren: of the last ones without a mixed group.
+        drawn: questions so far.
+        number: rollouts so far.
+        barren: of the last ones without a mixed group.
         groups: of the rollout in use.
         seconds: of this and earlier sessions, by part of a step.
     """
@@ -55,8 +57,11 @@ class RolloutSource:
     """Draws rollouts and hands out the micro-batches of this process.
 
     Args:
-        examples: whose questions are asked; task: scores the answers.
-        parts: micro-batches of an update for each process; process, num_processes: which one this is.
+        examples: whose questions are asked.
+        task: scores the answers.
+        parts: micro-batches of an update for each process.
+        process: number of this process.
+        num_processes: how many there are.
         reference: a frozen copy of the method, where the divergence from it has a weight.
     Raises: ValueError: the task has no answers to check, or an update has fewer groups than micro-batches.
     """

@@ -29,7 +29,9 @@ def clipped_surrogate(log_probs: Tensor, old: Tensor, advantages: Tensor, config
     equation 5).
 
     Args:
-        log_probs: (action,) with gradients; old: of the policy that drew them; advantages: (action,).
+        log_probs: (action,) with gradients.
+        old: of the policy that drew them.
+        advantages: (action,).
     """
     ratio = (log_probs - old).exp()
     clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)  # type: ignore[operator]

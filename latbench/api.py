@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from latbench import registry
 from latbench.config import ConfigError, parse, tree
+from latbench.config.own_data import with_own_data
 from latbench.evaluation.evaluate import evaluate_all
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import Evaluation, read_evaluation
@@ -97,6 +98,7 @@ def evaluate(
     """
     given = run if isinstance(run, Run) else load_run(run, trust_remote_code=trust_remote_code)
     names = [tasks] if isinstance(tasks, str) else tasks or [given.config.task_name]
+    names = [registry.from_file("task", name) for name in names]
     jobs = [EvalJob.of(given, name, split=split, limit=limit, changes=settings) for name in names]
     return [read_evaluation(folder) for folder in evaluate_all(jobs)]
 
@@ -107,9 +109,16 @@ def get_method(name: str) -> type[Method[Any]]:
 
 
 def get_task(name: str, **settings: Any) -> Task[Any]:
-    """A task, ready to load and score. Raises: ValueError: unknown name, or settings unknown or out of range."""
-    entry = registry.get_task_entry(name)
-    config, errors = tree.validate("task", entry.config, settings)
+    """A task, ready to load and score.
+
+    Args:
+        name: a registered name, a data file, a Hub id, or a Python file that registers a task.
+        settings: `task.*`.
+    Raises: ValueError: unknown name, no such file, or settings unknown or out of range.
+    """
+    section = with_own_data({"name": registry.from_file("task", name), **settings})
+    entry = registry.get_task_entry(str(section.pop("name")))
+    config, errors = tree.validate("task", entry.config, section)
     if errors:
         raise ConfigError(errors)
     task: Task[Any] = entry.cls(config)

@@ -123,6 +123,10 @@ class Task(ABC, Generic[ConfigT]):
     def fingerprint(self, split: str) -> Fingerprint:
         """What identifies the data of this split (manifest, cell identity)."""
 
+    def is_at_hand(self, split: str) -> bool:
+        """Whether the split can be read without a look into a cache or a download; always so where it is generated."""
+        return True
+
     def prompt(self, example: Example) -> str:
         """The text a model is asked, without markers or chat template; the question itself unless overridden."""
         return example.question

@@ -28,7 +28,8 @@ def configuration_page() -> str:
         for name in names:
             keys = keys_of(name)
             parts += [f"## The {title} `{name}`\n", _table(keys) if keys else "No keys of its own.\n"]
-    return "\n".join(parts)
+    parts += ["## Own data\n", "Of a data file or a Hub id given as the task ([own data](own_data.md)).\n"]
+    return "\n".join([*parts, _table(task_keys("own--data"))])
 
 
 def _table(keys: Sequence[Key]) -> str:

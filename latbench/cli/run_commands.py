@@ -23,13 +23,16 @@ from latbench.cli.console import (
 )
 from latbench.cli.options import (
     RUNS,
+    ColumnsOption,
     DataOption,
     DeviceOption,
     JsonOption,
+    KindOption,
     LimitOption,
     MethodOption,
     ModelOption,
     PresetOption,
+    PromptOption,
     ResumeOption,
     RunArgument,
     RunsOption,
@@ -39,6 +42,7 @@ from latbench.cli.options import (
     TaskOption,
     TrustOption,
     eval_changes,
+    own_data_options,
 )
 from latbench.config import tree
 
@@ -77,6 +81,9 @@ def quickstart(
 def train(
     method: MethodOption = None,
     task: TaskOption = None,
+    columns: ColumnsOption = None,
+    kind: KindOption = None,
+    prompt: PromptOption = None,
     model: ModelOption = None,
     preset: PresetOption = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with a configuration tree.")] = None,
@@ -97,7 +104,7 @@ def train(
     method = method and registry.from_file("method", method)
     task = task and registry.from_file("task", task)
     options = {"method.name": method, "task.name": task, "model.id": model, "seed": seed, "model.device": device}
-    given = options_tree(config, options)
+    given = options_tree(config, options | own_data_options(columns, kind, prompt))
     chosen = parse(given, preset=preset, overrides=settings or [])
     run = train_run(chosen, runs_dir=runs_dir, resume=resume, trust_remote_code=trust)
     costs = run.report["costs"]
@@ -113,7 +120,12 @@ def train(
 @commands.command("eval", rich_help_panel="Runs")
 def evaluate(
     run: RunArgument = None,
-    tasks: Annotated[str | None, typer.Option(help="Comma-separated; the run's own task by default.")] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Comma-separated names, data files or Hub ids; the run's own task by default.")
+    ] = None,
+    columns: ColumnsOption = None,
+    kind: KindOption = None,
+    prompt: PromptOption = None,
     model: ModelOption = None,
     method: MethodOption = None,
     preset: PresetOption = None,
@@ -136,6 +148,7 @@ def evaluate(
 
     use_data_dir(data_dir)
     changes = eval_changes(settings, samples) | ({} if seed is None else {"seed": seed})
+    changes |= own_data_options(columns, kind, prompt)
     names = [registry.from_file("task", name.strip()) for name in tasks.split(",")] if tasks else []
     if method is not None and (name := registry.from_file("method", method)) != method:
         method = None if model is None else name  # without a model the file says what a trained run's method is

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from latbench import registry
 from latbench.config import RunConfig
-from latbench.data import DATA_DIR, FileTask
 from latbench.evaluation.job import EvalJob
 from latbench.runs.run import CHECKPOINT
 from latbench.runs.train import UNTRAINED, data_name, training_rows
@@ -39,7 +37,7 @@ def recomputed(job: EvalJob) -> int | None:
         data = config.train
         if task.disjoint_splits and (config.task_name, data.split) != (settings.task_name, settings.split):
             continue
-        if not _is_at_hand(task, data.split):
+        if not task.is_at_hand(data.split):
             return None
         keys, name = _rows(config, task)
         if name == train_data or number > 0:
@@ -71,12 +69,3 @@ def _rows(config: RunConfig, task: Task[Any]) -> tuple[Keys, str]:
         _known[key] = question_keys(rows), name
     return _known[key]
 
-
-def _is_at_hand(task: Task[Any], split: str) -> bool:
-    if not isinstance(task, FileTask):
-        return True
-    folder, source = os.environ.get(DATA_DIR), task.sources.get(split)
-    if not folder or source is None:
-        return False
-    name = source.file.removesuffix(".gz")
-    return any((Path(folder).expanduser() / file).is_file() for file in (name, f"{name}.gz"))

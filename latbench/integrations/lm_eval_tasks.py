@@ -41,7 +41,7 @@ def examples(
     else:
         changes = {f"task.{key}": value for key, value in (settings or {}).items()}
         wanted = plan(run_of(run).config, task, split=split, changes=changes)
-        source = registry.get_task_entry(task).cls(wanted.task)
+        source = registry.get_task_entry(wanted.task_name).cls(wanted.task)
     rows = [
         {"id": row.id, "question": source.prompt(row), "steps": list(row.steps), "answer": row.answer}
         for row in source.load(split)

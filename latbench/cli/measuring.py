@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latbench import registry
-from latbench.cli.console import use_data_dir
 from latbench.cli.options import (
     RUNS,
     DataOption,
@@ -26,6 +25,7 @@ from latbench.cli.options import (
     TrustOption,
     eval_changes,
 )
+from latbench.data.folder import use_data_dir
 from latbench.runs.run import Run, find_run, load_run
 
 if TYPE_CHECKING:

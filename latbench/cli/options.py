@@ -14,7 +14,9 @@ MethodOption = Annotated[
 ]
 TaskOption = Annotated[
     str | None,
-    typer.Option("--task", help="Task, data file (.jsonl, .json, .csv, .parquet), Hub id or Python file; synth by default."),
+    typer.Option(
+        "--task", help="Task, data file (.jsonl, .json, .csv, .parquet), Hub id or Python file; synth by default."
+    ),
 ]
 ColumnsOption = Annotated[
     str | None,
@@ -45,7 +47,9 @@ TrustOption = Annotated[
 RunArgument = Annotated[
     str | None, typer.Argument(metavar="RUN", help="Folder or name; the latest trained run by default.")
 ]
-OneTaskOption = Annotated[str | None, typer.Option("--task", help="One task, data file or Hub id; the run's own by default.")]
+OneTaskOption = Annotated[
+    str | None, typer.Option("--task", help="One task, data file or Hub id; the run's own by default.")
+]
 SplitOption = Annotated[str, typer.Option("--split", help="Split of the task.")]
 RUNS = Path("runs")
 
@@ -54,7 +58,9 @@ def own_data_options(columns: str | None, kind: str | None, prompt: str | None) 
     """By dotted key, what the options say of own data. Raises: ValueError: `--columns` is no list of pairs."""
     pairs = [pair.partition("=") for pair in columns.split(",")] if columns else []
     if wrong := ["".join(pair) for pair in pairs if not all(pair)]:
-        raise ValueError(f"--columns takes FIELD=COLUMN pairs such as question=problem,answer=solution, got {wrong[0]!r}")
+        raise ValueError(
+            f"--columns takes FIELD=COLUMN pairs such as question=problem,answer=solution, got {wrong[0]!r}"
+        )
     names = {field.strip(): column.strip() for field, _, column in pairs}
     options = {"task.columns": names or None, "task.kind": kind, "task.prompt": prompt}
     return {key: value for key, value in options.items() if value is not None}

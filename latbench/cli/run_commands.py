@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,14 +12,10 @@ from latbench import registry
 from latbench.cli.console import (
     FAILED,
     figures,
-    find_target,
     left_out,
     note,
-    options_tree,
     print_json,
     say,
-    slots,
-    use_data_dir,
 )
 from latbench.cli.options import (
     RUNS,
@@ -45,6 +41,7 @@ from latbench.cli.options import (
     own_data_options,
 )
 from latbench.config import tree
+from latbench.data.folder import use_data_dir
 
 commands = typer.Typer()
 
@@ -104,7 +101,8 @@ def train(
     method = method and registry.from_file("method", method)
     task = task and registry.from_file("task", task)
     options = {"method.name": method, "task.name": task, "model.id": model, "seed": seed, "model.device": device}
-    given = options_tree(config, options | own_data_options(columns, kind, prompt))
+    named = {key: value for key, value in options.items() if value is not None}
+    given = tree.spelled(named | own_data_options(columns, kind, prompt), config)
     chosen = parse(given, preset=preset, overrides=settings or [])
     run = train_run(chosen, runs_dir=runs_dir, resume=resume, trust_remote_code=trust)
     costs = run.report["costs"]
@@ -145,30 +143,16 @@ def evaluate(
     from latbench.evaluation.job import EvalJob
     from latbench.evaluation.metrics import caveats, summarise
     from latbench.evaluation.records import read_evaluation
+    from latbench.evaluation.target import evaluation_target
 
     use_data_dir(data_dir)
     changes = eval_changes(settings, samples) | ({} if seed is None else {"seed": seed})
     changes |= own_data_options(columns, kind, prompt)
     names = [registry.from_file("task", name.strip()) for name in tasks.split(",")] if tasks else []
-    if method is not None and (name := registry.from_file("method", method)) != method:
-        method = None if model is None else name  # without a model the file says what a trained run's method is
-    options = {"model.id": model, "method.name": method}
-    fixed: dict[str, Any] = {}  # of a run by its training; a method over a model as it comes is set up here
-    if model is not None or method is not None:
-        fixed = {key: changes.pop(key) for key in list(changes) if key.split(".")[0] in ("model", "method")}
-    device_map = changes.pop("model.device_map", None)  # where a run's model is put is not fixed by its training
-    target, usual = find_target(
-        run,
-        options,
-        settings=fixed,
-        preset=preset,
-        device=device,
-        device_map=device_map,
-        runs_dir=runs_dir,
-        trust_remote_code=trust,
+    target, changes = evaluation_target(
+        run, model, method, changes, preset=preset, device=device, runs_dir=runs_dir, trust_remote_code=trust
     )
     names = names or [target.config.task_name]
-    changes = usual | changes
     folders = evaluate_all([EvalJob.of(target, name, split=split, limit=limit, changes=changes) for name in names])
     summaries = [summarise(read_evaluation(folder)) for folder in folders]
     if as_json:
@@ -191,8 +175,8 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """Train and evaluate a grid of runs; what is complete is skipped, a failed run stops no other."""
-    from latbench.sweep.executor import LocalExecutor
-    from latbench.sweep.sweep import members, read_sweep, run_sweep
+    from latbench.sweeps.executor import LocalExecutor, slots
+    from latbench.sweeps.sweep import members, read_sweep, run_sweep
     from latbench.util.progress import progress
 
     use_data_dir(data_dir)

@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 
 from latbench.answers.extract import AnswerKind
 from latbench.answers.scoring import score_answers
+from latbench.data.folder import DATA_DIR
 from latbench.data.hub import HubSource, RowMapping, hub_rows
 from latbench.data.rows import examples_of, file_rows, mapped, rows_hash
 from latbench.registry import unknown
 from latbench.task import ConfigT, Example, Fingerprint, Score, Task
 
-DATA_DIR = "LATBENCH_DATA_DIR"
 SHORT_HASH = 12  # characters of a file's sha256 that name a second file in a fingerprint
 
 

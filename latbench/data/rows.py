@@ -71,7 +71,9 @@ def _csv_rows(path: Path, content: bytes) -> Iterator[tuple[str, Mapping[str, An
                 raise ValueError(f"{place}: the header has {repeated[0]!r} twice; give each column its name")
             continue
         if len(fields) != len(header):
-            raise ValueError(f"{place}: {len(fields)} fields, but the header names {len(header)}; quote texts with commas")
+            raise ValueError(
+                f"{place}: {len(fields)} fields, but the header has {len(header)}; quote texts with commas"
+            )
         yield place, dict(zip(header, fields, strict=True))
 
 

@@ -68,4 +68,3 @@ def _rows(config: RunConfig, task: Task[Any]) -> tuple[Keys, str]:
         name = data_name(config.task_name, data.split, len(rows), task.fingerprint(data.split).sha256)
         _known[key] = question_keys(rows), name
     return _known[key]
-

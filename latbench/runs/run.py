@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from latbench.config import RunConfig, read_config
 
@@ -100,15 +100,26 @@ class Run:
         method: Method[Any] = entry.cls(backbone, self.config.method)
         return method.eval()
 
-    def generate(self, questions: Sequence[Prompt | str], **settings: Any) -> list[Generation]:
-        """One answer to each question, in order; `settings` replace keys of the run's `generate.*`.
+    @overload
+    def generate(self, questions: Prompt | str, **settings: Any) -> Generation: ...
 
+    @overload
+    def generate(self, questions: Sequence[Prompt | str], **settings: Any) -> list[Generation]: ...
+
+    def generate(self, questions: Prompt | str | Sequence[Prompt | str], **settings: Any) -> Any:
+        """The answer to a question, or one answer to each of several, in order.
+
+        Args:
+            questions: one or several, as text or as `Prompt`.
+            settings: replace keys of the run's `generate.*`.
         Raises: ValueError: `samples` is set; ask a question as often as it is to be answered.
         """
         if settings.get("samples", 1) != 1:
             raise ValueError(
                 "generate takes one sample per question; repeat Prompt(id, text, sample=0, 1, ...) instead"
             )
+        if isinstance(questions, str) or not isinstance(questions, Sequence):
+            return self.generate([questions], **settings)[0]
         return self.method.generate(questions, replace(self.config.generate, **settings), seed=self.config.seed)
 
 

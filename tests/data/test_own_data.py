@@ -138,7 +138,7 @@ def test_a_fault_is_one_sentence_with_file_line_and_field(
     if settings.get("kind") == "choice":
         whole["answer"] = "A"
     path = jsonl(tmp_path / "rows.jsonl", [whole, row])
-    with pytest.raises(ValueError, match="rows.jsonl") as error:
+    with pytest.raises(ValueError, match=r"rows\.jsonl") as error:
         load(path, **settings)
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
@@ -147,7 +147,7 @@ def test_a_fault_is_one_sentence_with_file_line_and_field(
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("question,answer\n1?,1\n2?\n", "line 3: 1 fields, but the header names 2"),
+        ("question,answer\n1?,1\n2?\n", "line 3: 1 fields, but the header has 2"),
         ("question,question\n1?,1\n", "line 1: the header has 'question' twice"),
         ('question,answer\n"1?,1\n', "line 2: not valid CSV"),
         ('question,answer\n"1\n?",1\n2?,two words\n', "line 4: field 'answer' is no answer of kind 'number'"),
@@ -157,7 +157,7 @@ def test_a_fault_is_one_sentence_with_file_line_and_field(
 def test_a_fault_of_a_csv_file_names_its_line(text: str, sentence: str, tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match="rows.csv") as error:
+    with pytest.raises(ValueError, match=r"rows\.csv") as error:
         load(path)
     assert sentence in str(error.value)
 

@@ -20,7 +20,7 @@ from latbench.evaluation.rerun import rerun
 from latbench.runs.run import Run, load_run
 from latbench.runs.train import train
 from latbench.submission import check
-from latbench.sweep.sweep import SweepConfig, members
+from latbench.sweeps.sweep import SweepConfig, members
 
 SETTINGS = [text for text in SMALL if not text.startswith("task.")]
 OPTIONS = [f"--set={text}" for text in SETTINGS]
@@ -56,7 +56,7 @@ def run(folder: Path, tmp_path: Path) -> Run:
 
 
 def test_a_run_is_evaluated_on_what_it_held_out(run: Run, folder: Path) -> None:
-    (found,) = latbench.evaluate(run)
+    found = latbench.evaluate(run)
     manifest = found.manifest
     assert (manifest.task, manifest.split, manifest.n, manifest.contaminated) == ("sums.jsonl", "test", 4, 0)
     assert manifest.train_data.startswith("sums.jsonl/train n=8 sha256=")
@@ -64,7 +64,7 @@ def test_a_run_is_evaluated_on_what_it_held_out(run: Run, folder: Path) -> None:
     assert "sha256" not in manifest.variant
     assert str(folder) not in manifest.variant
     assert found.folder.name == "sums.jsonl-test"
-    (by_path,) = latbench.evaluate(run, str(folder / "sums.jsonl"))
+    by_path = latbench.evaluate(run, str(folder / "sums.jsonl"))
     assert by_path.folder == found.folder  # the same file: the run's own data
 
 

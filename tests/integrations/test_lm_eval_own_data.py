@@ -38,7 +38,7 @@ def test_data_files_among_the_tasks_become_yaml_files(data: Path, tmp_path: Path
 
 
 def test_the_answers_are_those_of_our_own_evaluation(latent: Run, data: Path, tmp_path: Path) -> None:
-    (own,) = latbench.evaluate(latent, str(data))
+    own = latbench.evaluate(latent, str(data))
     (path,) = with_own_data(["--tasks", str(data)], tmp_path)[1:]
     task = load_yaml(Path(path))
     loaded = TaskManager(include_defaults=False, metadata={"run": str(latent.folder)}).load([task])

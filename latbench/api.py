@@ -199,7 +199,11 @@ def train(
     Raises: ValueError: settings are unknown or out of range (all reported), or the run exists and `resume` is off.
     """
     use_data_dir(data_dir)
-    named: dict[str, Any] = {"method.name": registry.from_file("method", method), "model.id": model, "model.device": device}
+    named: dict[str, Any] = {
+        "method.name": registry.from_file("method", method),
+        "model.id": model,
+        "model.device": device,
+    }
     named |= {"task.name": task and registry.from_file("task", task), "seed": seed}
     chosen = {key: value for key, value in named.items() if value is not None}
     chosen |= _own_data(columns, kind, prompt) | dict(settings or {})
@@ -246,8 +250,8 @@ def evaluate(run: runs.Run | Path | str | None, tasks: Sequence[str], **how: Any
 def evaluate(run: runs.Run | Path | str | None = None, *, tasks: Sequence[str], **how: Any) -> list[Result]: ...
 
 
-@speaks_python
-def evaluate(  # type: ignore[misc]  # `how` of the signatures above stands for the keywords here
+@speaks_python  # type: ignore[misc]  # `how` of the signatures above stands for the keywords here
+def evaluate(
     run: runs.Run | Path | str | None = None,
     tasks: str | Sequence[str] | None = None,
     *,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, get_args
+from typing import TYPE_CHECKING, Self
 
 from latbench.evaluation.metrics import Summary, caveats, compression, summarise
 from latbench.evaluation.records import Evaluation, read_evaluation
@@ -63,10 +62,9 @@ class Result(Evaluation):
         return None if found is None else found.value
 
     @property
-    def statuses(self) -> dict[Status, int]:
+    def statuses(self) -> Mapping[Status, int]:
         """Number of answers by verdict: correct, incorrect, no_answer, timeout."""
-        counts = Counter(record.status for record in self.records)
-        return {status: counts[status] for status in get_args(Status)}
+        return self.summary.statuses
 
     @property
     def answers_per_second(self) -> float | None:

@@ -111,7 +111,8 @@ def train(
     if as_json:
         print_json({"run": run.folder, **run.report})
     else:
-        say(f"{run.folder}: {costs['optimiser_steps']} steps, {costs['seconds']:.0f} s")
+        loss = "" if run.last_loss is None else f", loss {run.last_loss:.4g}"
+        say(f"{run.folder}: {costs['optimiser_steps']} steps, {costs['seconds']:.0f} s{loss}")
         note(f"next: latbench eval {run.folder}")
 
 
@@ -139,6 +140,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a run, or a method over a model as it comes; repeats continue where they stopped."""
+    from latbench.cli import eval_table
     from latbench.evaluation.evaluate import evaluate_all
     from latbench.evaluation.job import EvalJob
     from latbench.evaluation.metrics import caveats, summarise
@@ -158,10 +160,11 @@ def evaluate(
     if as_json:
         print_json({"evaluations": [figures(summary) for summary in summaries]})
         return
-    for folder, summary in zip(folders, summaries, strict=True):
-        say(f"{folder}: accuracy {summary.accuracy.value:.4f} on {summary.n} questions")
+    eval_table.show(summaries)
+    for summary in summaries:
+        say(str(summary.folder))
         for caveat in caveats(summary):
-            note(f"{folder}: {caveat.sentence}")
+            note(f"{summary.folder}: {caveat.sentence}")
 
 
 @commands.command(rich_help_panel="Runs")

@@ -11,7 +11,7 @@ from latbench import registry
 from latbench.config import RunConfig
 from latbench.evaluation.job import EvalJob
 from latbench.runs.run import CHECKPOINT
-from latbench.runs.train import UNTRAINED, data_name, training_rows
+from latbench.runs.train import data_name, is_untrained, training_rows
 from latbench.runs.train_questions import Keys, either, num_shared, question_keys
 from latbench.task import Task
 
@@ -29,7 +29,7 @@ def recomputed(job: EvalJob) -> int | None:
     """
     settings, train_data, own = job.settings, str(job.run.report["train_data"]), job.run.config
     goes_on = Path(own.model.id).name == CHECKPOINT  # with what another run had learnt
-    if train_data == UNTRAINED or own.imported is not None or goes_on:
+    if is_untrained(train_data) or own.imported is not None or goes_on:
         return None
     trained = question_keys([])
     for number, config in enumerate(_chain(own)):

@@ -18,6 +18,7 @@ from latbench.evaluation.provenance import Provenance, refuse_others
 from latbench.evaluation.records import Evaluation, Manifest, read_evaluation
 from latbench.runs import environment
 from latbench.runs.run import EVAL, Run
+from latbench.runs.train import untrained_data
 from latbench.runs.train_questions import num_shared, question_keys, read_train_questions, run_of_checkpoint
 from latbench.task import Example, Fingerprint, Task
 
@@ -123,6 +124,7 @@ def _manifest(job: EvalJob) -> Manifest:
     scoring = {"name": settings.task_name, **asdict(settings.task)}
     variant, setting = _cell(settings, config, usual_plan(run.config, settings.task_name))
     commit, dirty = environment.git_state()
+    model = None if report.get("trained", True) else dict(report.get("model") or {}) or None
     return Manifest(
         task=settings.task_name,
         split=settings.split,
@@ -131,7 +133,7 @@ def _manifest(job: EvalJob) -> Manifest:
         setting=setting,
         backbone=config.backbone,
         layout=config.model.layout,
-        train_data=str(report["train_data"]),
+        train_data=str(report["train_data"]) if model is None else untrained_data(model),
         run=run.folder.name,
         seed=config.seed,
         n=len(job.examples) * settings.generate.samples,
@@ -152,6 +154,7 @@ def _manifest(job: EvalJob) -> Manifest:
         diagnostics={k: v for k, v in report.get("diagnostics", {}).items() if type(v) is float and isfinite(v)},
         created=environment.now(),
         contaminated=_contaminated(job),
+        model=model,
     )
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from latbench.method import Method
 
 CONFIG, TRAIN, CHECKPOINT, EVAL = "config.yaml", "train.json", "checkpoint", "eval"
+LOGS = "stages/*/log.jsonl"  # of the stages of training, whose folders are numbered
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,14 @@ class Run:
             raise ValueError(
                 f"{self.folder / TRAIN} is damaged; copy it anew, or remove the run's folder and train again"
             ) from None
+
+    @property
+    def last_loss(self) -> float | None:
+        """The mean loss of the last logged steps of training; None where nothing was trained here."""
+        logs = sorted(self.folder.glob(LOGS), key=lambda path: int(path.parent.name.partition("-")[0]))
+        rows = [json.loads(line) for path in logs[-1:] for line in path.read_text(encoding="utf-8").splitlines()]
+        losses = [float(row["loss"]) for row in rows if "loss" in row]
+        return losses[-1] if losses else None
 
     @cached_property
     def method(self) -> Method[Any]:

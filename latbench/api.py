@@ -25,9 +25,9 @@ from latbench.util.wording import speaks_python
 if TYPE_CHECKING:
     from latbench.evaluation.compare import Comparison
     from latbench.evaluation.rerun import Agreement
-    from latbench.measures.files import CostFile, ParallelismFile, RelianceFile
     from latbench.measures.inspect import Inspection
     from latbench.measures.latents import StoredTrace
+    from latbench.measures.measure_files import CostFile, ParallelismFile, RelianceFile
     from latbench.method import Method
     from latbench.report.leaderboard import LeaderboardResult
     from latbench.submission import Checked

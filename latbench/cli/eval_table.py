@@ -9,9 +9,9 @@ from typing import get_args
 
 from latbench.cli.console import say
 from latbench.evaluation.metrics import Summary
+from latbench.report.cells import Row, rows
 from latbench.report.columns import COLUMNS, Column
 from latbench.report.markdown import markdown_table
-from latbench.report.rows import Row, rows
 from latbench.report.table import Head, Line, Table, table
 from latbench.runs.lock import is_main_process
 from latbench.task import Status

@@ -20,10 +20,10 @@ from pydantic.dataclasses import dataclass as config_dataclass
 from latbench.answers.extract import AnswerKind
 from latbench.answers.scoring import gold_fault, score_answers
 from latbench.data.choices import choice_fields
-from latbench.data.contamination import normalised_question
 from latbench.data.file_task import SHORT_HASH, Split
 from latbench.data.folder import DATA_DIR
 from latbench.data.hub import HubSource, Row, hub_rows, is_cached
+from latbench.data.overlap import normalised_question
 from latbench.data.rows import examples_of, file_rows, mapped, rows_hash
 from latbench.data.solutions import gsm8k_solution, number_text
 from latbench.registry import unknown

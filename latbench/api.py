@@ -1,35 +1,182 @@
-"""The public Python names, with plain arguments: train, import_release, evaluate, load_run, get_method, get_task."""
+"""The public Python names: what the command line can do, with its names, as plain functions and objects."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from latbench import registry
 from latbench.config import ConfigError, parse, tree
+from latbench.config.own_data import with_own_data
+from latbench.data.folder import use_data_dir
 from latbench.evaluation.evaluate import evaluate_all
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import Evaluation, read_evaluation
-from latbench.runs.run import Run, load_run
+from latbench.evaluation.target import evaluation_target
+from latbench.results import Result
+from latbench.runs import run as runs
+from latbench.runs.run import find_run
 from latbench.runs.train import train as train_run
 from latbench.task import Task
+from latbench.util.wording import speaks_python
 
 if TYPE_CHECKING:
+    from latbench.evaluation.compare import Comparison
+    from latbench.evaluation.rerun import Agreement
+    from latbench.measures.inspect import Inspection
+    from latbench.measures.latents import StoredTrace
+    from latbench.measures.measure_files import CostFile, ParallelismFile, RelianceFile
     from latbench.method import Method
+    from latbench.report.leaderboard import LeaderboardResult
+    from latbench.submission import Checked
+    from latbench.sweeps.sweep import SweepReport
 
-__all__ = ["evaluate", "get_method", "get_task", "import_release", "load_run", "train"]
+__all__ = [
+    "Result",
+    "Run",
+    "check",
+    "compare",
+    "cost",
+    "evaluate",
+    "get_method",
+    "get_task",
+    "import_release",
+    "leaderboard",
+    "load_run",
+    "rerun",
+    "sweep",
+    "train",
+]
+RUNS = "runs"
+FormatName = Literal["md", "csv", "latex", "html"]
 
 
+class Run(runs.Run):
+    """A run's folder with its configuration, and what can be asked of it; its model is loaded on first use."""
+
+    @classmethod
+    def of(cls, run: runs.Run) -> Run:
+        """The same run with these methods."""
+        return run if isinstance(run, cls) else cls(**{field.name: getattr(run, field.name) for field in fields(run)})
+
+    if not TYPE_CHECKING:
+        generate = speaks_python(runs.Run.generate)
+
+    @overload
+    def evaluate(self, tasks: str | None = None, **how: Any) -> Result: ...
+
+    @overload
+    def evaluate(self, tasks: Sequence[str], **how: Any) -> list[Result]: ...
+
+    def evaluate(self, tasks: str | Sequence[str] | None = None, **how: Any) -> Any:
+        """See `latbench.evaluate`, whose further arguments are `how`."""
+        return evaluate(self, tasks, **how)
+
+    @speaks_python
+    def trace(self, task: str | None = None, **asked: Any) -> StoredTrace:
+        """Store each latent step of the run's answers beside its records, and read what is stored.
+
+        Args:
+            task: as in `latbench.evaluate`; None: the run's own.
+            asked: `split`, `limit`, `samples` and `settings`, as in `latbench.evaluate`.
+        Raises: ValueError: the run takes no latent steps, or as `latbench.evaluate`.
+        """
+        from latbench.measures.latents import StoredTrace
+        from latbench.measures.shown_latents import write_latents
+        from latbench.measures.trace import trace
+
+        found = StoredTrace.open(trace(self._job(task, **asked)))
+        tokenizer = self.method.backbone.tokenizer
+        write_latents(found.folder.parent, lambda token: str(tokenizer.decode([token], skip_special_tokens=False)))
+        return found
+
+    @speaks_python
+    def inspect(
+        self, question: str | None = None, task: str | None = None, *, index: int = 0, top: int = 5, **asked: Any
+    ) -> Inspection:
+        """One answer with its latent steps as their top tokens; from its trace where that is stored.
+
+        Args:
+            question: any question; None: the one at `index` of the split.
+            task: as in `latbench.evaluate`; None: the run's own.
+            index: of the question in the split, from 0.
+            top: tokens per latent step.
+            asked: `split`, `limit`, `samples` and `settings`, as in `latbench.evaluate`.
+        """
+        from latbench.measures.inspect import inspect
+
+        return inspect(self._job(task, **asked), index=index, text=question, top=top)
+
+    @speaks_python
+    def reliance(
+        self, task: str | None = None, *, interventions: Sequence[str] | None = None, **asked: Any
+    ) -> RelianceFile:
+        """How far the run relies on its latent steps: the same questions again with replaced latents.
+
+        Args:
+            task: as in `latbench.evaluate`; None: the run's own.
+            interventions: zeros, noise, other, cut<k>; None: these with k to 8.
+            asked: `split`, `limit`, `samples` and `settings`, as in `latbench.evaluate`.
+        """
+        from latbench.measures.reliance import DEFAULT, reliance
+
+        return reliance(self._job(task, **asked), interventions or DEFAULT)[1]
+
+    @speaks_python
+    def parallelism(
+        self,
+        task: str | None = None,
+        *,
+        paths_file: Path | None = None,
+        max_paths: int = 16,
+        threshold: float = 0.1,
+        **asked: Any,
+    ) -> ParallelismFile:
+        """How much of explicit chains the run's latent steps hold, from its stored trace.
+
+        Args:
+            task: as in `latbench.evaluate`; None: the run's own.
+            paths_file: file of `latbench paths`; None: the paths that the task knows.
+            max_paths: most paths of a question, the gold chain among them.
+            threshold: probability from which a quantity counts, of known graphs.
+            asked: `split`, `limit`, `samples` and `settings`, as in `latbench.evaluate`.
+        """
+        from latbench.measures.parallelism import parallelism
+
+        job = self._job(task, **asked)
+        return parallelism(job, paths_file=paths_file, max_paths=max_paths, threshold=threshold)[1]
+
+    def _job(
+        self,
+        task: str | None = None,
+        *,
+        split: str = "test",
+        limit: int | None = None,
+        samples: int | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> EvalJob:
+        named = None if task is None else registry.from_file("task", task)
+        return EvalJob.of(self, named, split=split, limit=limit, changes=_changes(settings, samples=samples))
+
+
+@speaks_python
 def train(
     method: str,
     *,
     task: str | None = None,
     model: str | None = None,
     preset: str | None = None,
-    seed: int = 0,
+    config: Path | str | None = None,
+    columns: Mapping[str, str] | None = None,
+    kind: str | None = None,
+    prompt: str | None = None,
+    seed: int | None = None,
     settings: Mapping[str, Any] | None = None,
-    runs_dir: Path | str = "runs",
+    device: str | None = None,
+    runs_dir: Path | str = RUNS,
+    data_dir: Path | str | None = None,
     resume: bool = False,
     trust_remote_code: bool = False,
 ) -> Run:
@@ -37,23 +184,35 @@ def train(
 
     Args:
         method: a registered name, or the path of a Python file that registers one.
-        preset: one of `latbench list presets`.
+        task: likewise; or a data file (.jsonl, .json, .csv, .parquet), or a Hub id.
         model: a Hugging Face id or a local path.
+        preset: one of `latbench list presets`, or "none".
+        config: YAML file with a configuration tree, below all that is given here.
+        columns, kind, prompt: of own data: names of its columns by field, how answers are compared, a template.
+        seed: of weights, data order and draws; None: 0.
         settings: values by dotted key, such as `{"train.lr": 1e-4}`.
+        device: auto, cpu, cuda, cuda:1 ...
+        runs_dir: folder of all runs.
+        data_dir: folder of data files, from now on; None: what LATBENCH_DATA_DIR names.
         resume: continue an unfinished run; a finished one is returned as it is.
         trust_remote_code: run Python files that lie beside the model; of this call alone.
     Raises: ValueError: settings are unknown or out of range (all reported), or the run exists and `resume` is off.
     """
-    given: tree.Tree = {}
-    method, task = registry.from_file("method", method), task and registry.from_file("task", task)
-    chosen = {"seed": seed, "method.name": method, "task.name": task, "model.id": model, **(settings or {})}
-    for key, value in chosen.items():
-        if value is not None or key in (settings or {}):
-            tree.put(given, key, value)
-    config = parse(given, preset=preset)
-    return train_run(config, runs_dir=runs_dir, resume=resume, trust_remote_code=trust_remote_code)
+    use_data_dir(data_dir)
+    named: dict[str, Any] = {
+        "method.name": registry.from_file("method", method),
+        "model.id": model,
+        "model.device": device,
+    }
+    named |= {"task.name": task and registry.from_file("task", task), "seed": seed}
+    chosen = {key: value for key, value in named.items() if value is not None}
+    chosen |= _own_data(columns, kind, prompt) | dict(settings or {})
+    given = tree.spelled(chosen, Path(config) if config is not None else None)
+    run = train_run(parse(given, preset=preset), runs_dir=runs_dir, resume=resume, trust_remote_code=trust_remote_code)
+    return Run.of(run)
 
 
+@speaks_python
 def import_release(
     source: Path | str,
     *,
@@ -61,7 +220,7 @@ def import_release(
     base: Path | str | None = None,
     revision: str | None = None,
     settings: Mapping[str, Any] | None = None,
-    runs_dir: Path | str = "runs",
+    runs_dir: Path | str = RUNS,
 ) -> Run:
     """Make a run of a released checkpoint; what is imported already is returned as it is.
 
@@ -77,30 +236,248 @@ def import_release(
 
     below = None if base is None else str(base)
     plan = plan_import(str(source), format=format, base=below, revision=revision, settings=settings)
-    return train_run(plan.config, runs_dir=runs_dir, resume=True)
+    return Run.of(train_run(plan.config, runs_dir=runs_dir, resume=True))
 
 
+@overload
+def evaluate(run: runs.Run | Path | str | None = None, tasks: str | None = None, **how: Any) -> Result: ...
+
+
+@overload
+def evaluate(run: runs.Run | Path | str | None, tasks: Sequence[str], **how: Any) -> list[Result]: ...
+
+
+@overload
+def evaluate(run: runs.Run | Path | str | None = None, *, tasks: Sequence[str], **how: Any) -> list[Result]: ...
+
+
+@speaks_python  # type: ignore[misc]  # `how` of the signatures above stands for the keywords here
 def evaluate(
-    run: Run | Path | str,
+    run: runs.Run | Path | str | None = None,
     tasks: str | Sequence[str] | None = None,
     *,
+    model: str | None = None,
+    method: str | None = None,
+    preset: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    kind: str | None = None,
+    prompt: str | None = None,
     split: str = "test",
     limit: int | None = None,
+    samples: int | None = None,
+    seed: int | None = None,
     settings: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    runs_dir: Path | str = RUNS,
+    data_dir: Path | str | None = None,
     trust_remote_code: bool = False,
-) -> list[Evaluation]:
-    """Evaluate a run on tasks (its own by default); what is complete is read, what is begun is continued.
+) -> Any:
+    """Evaluate a run, or a method over a model as it comes; what is complete is read, what is begun is continued.
 
     Args:
+        run: a run, its folder, or its name in `runs_dir`; None: the latest trained one, unless `model` is given.
+        tasks: one task or several: registered names, data files, Hub ids, Python files; None: the run's own.
+        model, method: a Hugging Face id or path, and the method over it, in place of a run.
+        preset: of the method over a model as it comes.
+        columns, kind, prompt: of own data: names of its columns by field, how answers are compared, a template.
+        split: of the tasks.
         limit: the first so many questions of each task.
-        settings: values by dotted key: `generate.*`, `task.*`, `seed`.
-        trust_remote_code: run Python files that lie beside the model of a run given by its folder; of this call alone.
+        samples: answers per question.
+        seed: of the draws.
+        settings: values by dotted key: `generate.*`, `task.*`.
+        device: where the model is put.
+        runs_dir: folder of all runs.
+        data_dir: folder of data files, from now on; None: what LATBENCH_DATA_DIR names.
+        trust_remote_code: run Python files that lie beside the model; of this call alone.
+    Returns: the result of one task, or a list with that of each of several.
     Raises: ValueError: no such run or task, or a setting that training has fixed.
     """
-    given = run if isinstance(run, Run) else load_run(run, trust_remote_code=trust_remote_code)
-    names = [tasks] if isinstance(tasks, str) else tasks or [given.config.task_name]
-    jobs = [EvalJob.of(given, name, split=split, limit=limit, changes=settings) for name in names]
-    return [read_evaluation(folder) for folder in evaluate_all(jobs)]
+    use_data_dir(data_dir)
+    changes = _changes(settings, samples=samples, seed=seed) | _own_data(columns, kind, prompt)
+    if isinstance(run, runs.Run):
+        if model is not None or method is not None:
+            raise ValueError("run is a trained run, and model with method an untrained one; give one of the two")
+        target = run
+    else:
+        target, changes = evaluation_target(
+            None if run is None else str(run),
+            model,
+            method,
+            changes,
+            preset=preset,
+            device=device,
+            runs_dir=Path(runs_dir),
+            trust_remote_code=trust_remote_code,
+        )
+    names = [tasks] if isinstance(tasks, str) else tasks or [target.config.task_name]
+    named = [registry.from_file("task", name) for name in names]
+    folders = evaluate_all([EvalJob.of(target, name, split=split, limit=limit, changes=changes) for name in named])
+    results = [Result.read(folder) for folder in folders]
+    return results[0] if tasks is None or isinstance(tasks, str) else results
+
+
+@speaks_python
+def load_run(
+    run: Path | str | None = None,
+    *,
+    runs_dir: Path | str = RUNS,
+    device: str | None = None,
+    device_map: str | None = None,
+    trust_remote_code: bool = False,
+) -> Run:
+    """A run that is on disk; its model is loaded on first use.
+
+    Args:
+        run: folder, or name in `runs_dir`; None: the latest trained one.
+        runs_dir: folder of all runs.
+        device: where its model is put; None: where its configuration says.
+        device_map: spread its model over several devices instead, see `model.device_map`.
+        trust_remote_code: run Python files that lie beside its model.
+    Raises: ValueError: there is none.
+    """
+    folder = find_run(None if run is None else str(run), Path(runs_dir))
+    return Run.of(runs.load_run(folder, device=device, device_map=device_map, trust_remote_code=trust_remote_code))
+
+
+@speaks_python
+def compare(a: Evaluation | Path | str, b: Evaluation | Path | str, *, runs_dir: Path | str = RUNS) -> Comparison:
+    """Paired test of two evaluations on the same questions, and the questions on which they differ.
+
+    Args:
+        a, b: results, folders of evaluations or of runs with one, or names of such runs in `runs_dir`.
+        runs_dir: folder of all runs.
+    Raises: ValueError: no or several evaluations there, incomplete ones, or other questions.
+    """
+    from latbench.evaluation import compare as comparison
+    from latbench.report.leaderboard import evaluation_in
+
+    def read(given: Evaluation | Path | str) -> Evaluation:
+        if isinstance(given, Evaluation):
+            return given
+        return read_evaluation(evaluation_in(find_run(str(given), Path(runs_dir))))
+
+    return comparison.compare(read(a), read(b))
+
+
+@speaks_python
+def leaderboard(
+    folders: Path | str | Sequence[Path | str] = RUNS,
+    formats: Sequence[FormatName] = ("md",),
+    out: Path | str | None = None,
+    *,
+    only: str | None = None,
+    reported: bool = False,
+    all_records: bool = False,
+) -> LeaderboardResult:
+    """Tables of all evaluations under the folders, from records alone.
+
+    Args:
+        folders: are searched for evaluations, at any depth.
+        formats: md, csv, latex, html.
+        out: folder to write `leaderboard.<ending>` to; None: nothing is written.
+        only: regular expression: rows whose "<task> <method> <variant>" it fits.
+        reported: with the numbers that papers report, as such.
+        all_records: every record, in files beside the page.
+    Returns: `text_by_format`, `rows`, `to_pandas()`, `notices` on what was left out, and the `paths` written.
+    Raises: ValueError: unknown format, missing folder, no evaluation, or none that `only` fits.
+    """
+    from latbench.evaluation.asked import asked
+    from latbench.report import leaderboard as report
+
+    where = Path(out) if out is not None else None
+    return report.leaderboard(
+        _paths(folders), formats, where, only=only, reported=reported, all_records=all_records, asked=asked
+    )
+
+
+@speaks_python
+def check(folders: Path | str | Sequence[Path | str] = RUNS) -> Checked:
+    """Whether everything in a submission recomputes, as `latbench leaderboard --check` does.
+
+    Returns: `problems`, `caveats` and the number of evaluations looked at.
+    Raises: ValueError: a folder does not exist, or holds no evaluation.
+    """
+    from latbench import submission
+
+    return submission.check(_paths(folders))
+
+
+@speaks_python
+def sweep(
+    sweep: Path | str | Mapping[str, Any],
+    *,
+    resume: bool = False,
+    jobs: int | None = None,
+    runs_dir: Path | str = RUNS,
+    data_dir: Path | str | None = None,
+    trust_remote_code: bool = False,
+) -> SweepReport:
+    """Train and evaluate a grid of runs; what is complete is skipped, a failed run stops no other.
+
+    Args:
+        sweep: YAML file, or its content: methods, tasks, seeds, settings, base ...
+        resume: continue what is unfinished.
+        jobs: processes at once; None: one per GPU, or one.
+        runs_dir: folder of all runs.
+        data_dir: folder of data files, from now on; None: what LATBENCH_DATA_DIR names.
+        trust_remote_code: run Python files that lie beside the models.
+    Returns: the runs that were complete before, and the results of the others with those that failed.
+    Raises: ValueError: invalid configurations, data that are not at hand, or unfinished runs while `resume` is off.
+    """
+    from latbench.sweeps.executor import LocalExecutor, slots
+    from latbench.sweeps.sweep import read_sweep, run_sweep, sweep_of
+
+    use_data_dir(data_dir)
+    return run_sweep(
+        sweep_of(sweep) if isinstance(sweep, Mapping) else read_sweep(Path(sweep)),
+        LocalExecutor(slots(jobs)),
+        runs_dir=Path(runs_dir),
+        resume=resume,
+        on_end=lambda result: None,
+        trust_remote_code=trust_remote_code,
+    )
+
+
+@speaks_python
+def rerun(
+    result: Evaluation | Path | str, *, runs_dir: Path | str = RUNS, trust_remote_code: bool = False
+) -> Agreement:
+    """Repeat a result from its manifest, and say how far the repetition agrees with it.
+
+    Args:
+        result: a result, or the folder with its manifest and records.
+        runs_dir: the repetition goes into a hidden folder in it.
+        trust_remote_code: run Python files that lie beside the model.
+    Raises: ValueError: no complete result, or its questions or its model are not at hand.
+    """
+    from latbench.evaluation.rerun import rerun as repeat
+
+    folder = result.folder if isinstance(result, Evaluation) else Path(result)
+    return repeat(folder, runs_dir=Path(runs_dir), trust_remote_code=trust_remote_code)
+
+
+@speaks_python
+def cost(
+    given: Sequence[runs.Run | Path | str],
+    task: str | None = None,
+    *,
+    rounds: int = 5,
+    runs_dir: Path | str = RUNS,
+    **asked: Any,
+) -> list[CostFile]:
+    """What an answer costs: operations, and time at batch 1 and full batch, runs taking turns.
+
+    Args:
+        given: runs, their folders or names; the first is the reference.
+        task: as in `evaluate`; None: each run's own.
+        rounds: of turns; medians count.
+        runs_dir: folder of all runs.
+        asked: `split`, `limit`, `samples` and `settings`, as in `evaluate`.
+    """
+    from latbench.measures.answer_cost import cost as measure
+
+    named = [Run.of(run) if isinstance(run, runs.Run) else load_run(run, runs_dir=runs_dir) for run in given]
+    return [found for _, found in measure([run._job(task, **asked) for run in named], rounds=rounds)]
 
 
 def get_method(name: str) -> type[Method[Any]]:
@@ -108,11 +485,34 @@ def get_method(name: str) -> type[Method[Any]]:
     return registry.get_method(name).cls
 
 
+@speaks_python
 def get_task(name: str, **settings: Any) -> Task[Any]:
-    """A task, ready to load and score. Raises: ValueError: unknown name, or settings unknown or out of range."""
-    entry = registry.get_task_entry(name)
-    config, errors = tree.validate("task", entry.config, settings)
+    """A task, ready to load and score.
+
+    Args:
+        name: a registered name, a data file, a Hub id, or a Python file that registers a task.
+        settings: `task.*`.
+    Raises: ValueError: unknown name, no such file, or settings unknown or out of range.
+    """
+    section = with_own_data({"name": registry.from_file("task", name), **settings})
+    entry = registry.get_task_entry(str(section.pop("name")))
+    config, errors = tree.validate("task", entry.config, section)
     if errors:
         raise ConfigError(errors)
     task: Task[Any] = entry.cls(config)
     return task
+
+
+def _changes(settings: Mapping[str, Any] | None, **named: Any) -> dict[str, Any]:
+    """Settings of an evaluation by dotted key, with those that have an argument of their own."""
+    keys = {"samples": "generate.samples", "seed": "seed"}
+    return dict(settings or {}) | {keys[name]: value for name, value in named.items() if value is not None}
+
+
+def _own_data(columns: Mapping[str, str] | None, kind: str | None, prompt: str | None) -> dict[str, Any]:
+    given = {"task.columns": columns and dict(columns), "task.kind": kind, "task.prompt": prompt}
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _paths(folders: Path | str | Sequence[Path | str]) -> list[Path]:
+    return [Path(folders)] if isinstance(folders, Path | str) else list(map(Path, folders))

@@ -1,7 +1,8 @@
 """Registered methods and tasks: found by reading files, imported on first use.
 
 Names come from the files of the packages `methods` and `tasks` and from the entry-point groups `latbench.methods` and
-`latbench.tasks`; listing parses source with `ast`, so that it needs no torch.
+`latbench.tasks`; listing parses source with `ast`, so that it needs no torch. A task may also be a data file or a Hub
+data set of the user's own: its name is the file's name, or the Hub id with `--` for the slash.
 """
 
 from __future__ import annotations
@@ -12,15 +13,19 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 Kind = Literal["method", "task"]
 FILES = "LATBENCH_FILES"  # environment variable: Python files that a command was given, for the processes it starts
+DATA_ENDINGS = (".jsonl", ".json", ".csv", ".parquet")  # of own data, each with or without `.gz`
+_OWN_DATA = "latbench.data.own_data"  # module of the one task over all own data
+_FILE_NAME = re.compile(r"\w[\w.+-]*")
 ClassT = TypeVar("ClassT", bound=type)
 
 
@@ -99,6 +104,24 @@ def importers() -> dict[str, Any]:
     return {name: importlib.import_module(module).IMPORTER for name, module in sorted(modules.items())}
 
 
+def is_data_file(path: str) -> bool:
+    """Whether a path ends as a file of own data does."""
+    return path.removesuffix(".gz").endswith(DATA_ENDINGS)
+
+
+def is_own_data(name: str) -> bool:
+    """Whether a task's name is that of own data: of a file, or a Hub id with `--` for the slash."""
+    return bool(_FILE_NAME.fullmatch(name)) and (is_data_file(name) or "--" in name)
+
+
+@lru_cache(maxsize=256)
+def own_data(name: str) -> Entry:
+    """The task over own data of that name."""
+    module = importlib.import_module(_OWN_DATA)
+    cls = type(module.OwnData.__name__, (module.OwnData,), {"name": name, "__doc__": module.OwnData.__doc__})
+    return Entry(name=name, cls=cls, config=module.OwnDataConfig)
+
+
 def describe(kind: Kind) -> dict[str, str]:
     """First docstring line by name, read from the files without importing them."""
     return {name: _first_line(module) for name, module in sorted(_modules(kind).items())}
@@ -153,6 +176,8 @@ def unknown(what: str, name: str, available: Iterable[str]) -> ValueError:
 
 
 def _get(kind: Kind, name: str) -> Entry:
+    if kind == "task" and is_own_data(name):
+        return own_data(name)
     if name not in _entries[kind]:
         modules = _modules(kind)
         if name not in modules:

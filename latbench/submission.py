@@ -31,7 +31,7 @@ from latbench.report.leaderboard import FORMATS, LeaderboardResult, find_evaluat
 from latbench.report.page import RECORD_FILES
 from latbench.report.reported import TITLE
 from latbench.runs.run import Run
-from latbench.runs.train import UNTRAINED
+from latbench.runs.train import is_untrained
 from latbench.task import Example, Task
 from latbench.util.files import read_bounded
 from latbench.util.text import printable
@@ -173,16 +173,24 @@ def _problems(evaluation: Evaluation, cost: CostFile | None, read: QuestionsRead
     try:
         _refuse_long_texts(manifest.config)
         config = RunConfig.from_stored({key: value for key, value in manifest.config.items() if key != "eval"})
-        name = config.base_id if manifest.train_data == UNTRAINED else config.run_id
+        untrained = is_untrained(manifest.train_data)
+        name = config.base_id if untrained else config.run_id
         if config.imported is not None:  # into a folder that the user may name
             name = manifest.run
-        run = Run(evaluation.folder.parent / name, config, told={"train_data": manifest.train_data})
+        told = {"train_data": manifest.train_data, "trained": not untrained, "model": manifest.model or {}}
+        run = Run(evaluation.folder.parent / name, config, told=told)
         job = EvalJob(run, _settings(manifest, config), read)
         fresh = job.manifest
     except ValueError as error:
         yield f"cannot be checked: {' '.join(str(error).split())}"
         return
-    for name in _RECOMPUTED:
+    if untrained and config.model.id != TINY and not manifest.model:
+        yield (
+            "its manifest has no hashes of the model's files, which are the identity of a result without training; "
+            "evaluate again"
+        )
+        return
+    for name in (*_RECOMPUTED, *(["train_data"] if untrained else [])):
         there, here = getattr(manifest, name), getattr(fresh, name)
         if there != here:
             yield f"{name} is {there!r} in the manifest, but {here!r} follows from its configuration and data"
@@ -282,7 +290,7 @@ def _untrained(config: RunConfig, manifest: Manifest) -> Method[Any] | None:
 
     entry = registry.get_method(config.method_name)
     with bounded(numbers=MAX_NUMBERS):
-        backbone = Backbone.load(replace(config.model, device="cpu"), markers=manifest.train_data != UNTRAINED)
+        backbone = Backbone.load(replace(config.model, device="cpu"), markers=not is_untrained(manifest.train_data))
         method: Method[Any] = entry.cls(backbone, config.method)
     return method
 

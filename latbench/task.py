@@ -46,10 +46,24 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Verdict on one answer text; two missing answers are never equal."""
+    """Verdict on one answer text; two missing answers are never equal.
+
+    Args:
+        status: correct, incorrect, no_answer or timeout.
+        extracted: the answer that was read from the text; None: there is none.
+    """
 
     status: Status
     extracted: str | None
+
+    @property
+    def correct(self) -> bool:
+        """Whether the answer is right."""
+        return self.status == "correct"
+
+    def __bool__(self) -> bool:
+        """Raises: TypeError: always, because a verdict of "incorrect" would be true like any other object."""
+        raise TypeError("a Score has no truth value; ask for score.correct, or compare score.status")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +138,10 @@ class Task(ABC, Generic[ConfigT]):
     @abstractmethod
     def fingerprint(self, split: str) -> Fingerprint:
         """What identifies the data of this split (manifest, cell identity)."""
+
+    def is_at_hand(self, split: str) -> bool:
+        """Whether the split can be read without a look into a cache or a download; always so where it is generated."""
+        return True
 
     def prompt(self, example: Example) -> str:
         """The text a model is asked, without markers or chat template; the question itself unless overridden."""

@@ -1,15 +1,23 @@
-"""The public Python names."""
+"""The public Python names: what the command line can do, and messages that speak Python."""
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pandas
 import pytest
 
 import latbench
+from latbench.evaluation.records import write_manifest
+from latbench.task import Score
+from latbench.util.wording import in_python
 
+ROOT = Path(__file__).parents[1]
 SMALL = {
     "train.max_steps": 1,
     "train.batch_size": 4,
@@ -21,32 +29,177 @@ SMALL = {
     "model.num_layers": 1,
     "model.mlp_size": 16,
 }
+LATENT = {**SMALL, "start": None, "generate.max_latents": 8}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two runs."""
+    folder = tmp_path_factory.mktemp("runs")
+    latbench.train("cot", seed=3, settings=SMALL, runs_dir=folder)
+    latbench.train("coconut", settings=LATENT, runs_dir=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cot(folder: Path) -> latbench.Run:
+    return latbench.load_run(next(folder.glob("synth-cot-*")).name, runs_dir=folder)
 
 
 def test_importing_latbench_imports_no_torch() -> None:
     code = "import sys, latbench; assert 'torch' not in sys.modules; assert callable(latbench.get_task)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-def test_train_load_generate_evaluate(tmp_path: Path) -> None:
-    run = latbench.train("cot", seed=3, settings=SMALL, runs_dir=tmp_path)
-    assert run.config.seed == 3
-    assert len(latbench.load_run(run.folder).generate(["n0 = 1 + 2 ; n0 ?"])) == 1
-    (found,) = latbench.evaluate(run, limit=4)
+def test_every_public_name_is_there_and_listed() -> None:
+    assert set(latbench.__all__) <= set(dir(latbench))
+    for name in latbench.__all__:
+        assert getattr(latbench, name)
+        assert not (ROOT / "latbench" / name).exists()  # importing such a package would hide the name
+    assert re.fullmatch(r"\d+\.\d+.*", latbench.__version__)
+    api = ast.parse((ROOT / "latbench" / "api.py").read_text(encoding="utf-8"))
+    (own,) = [
+        node.value for node in api.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    ]
+    assert {*ast.literal_eval(own), "__version__"} == set(latbench.__all__)
+
+
+def test_a_run_is_found_as_the_commands_find_it(folder: Path, cot: latbench.Run) -> None:
+    assert isinstance(cot, latbench.Run)
+    assert cot.config.seed == 3
+    assert latbench.load_run(cot.folder).folder == cot.folder
+    assert latbench.load_run(runs_dir=folder).config.method_name == "coconut"  # the latest trained one
+    with pytest.raises(ValueError, match=r"no run in .*nowhere"):
+        latbench.load_run("nowhere", runs_dir=folder)
+    again = latbench.train("cot", seed=3, settings=SMALL, runs_dir=folder, resume=True)
+    assert again.folder == cot.folder
+
+
+def test_one_question_has_one_answer(cot: latbench.Run) -> None:
+    one = cot.generate("mod 10: n0=1+2; n0?")
+    assert isinstance(one.text, str)
+    assert cot.generate(["mod 10: n0=1+2; n0?"]) == [one]
+    assert len(cot.generate(["a", "b"])) == 2
+
+
+def test_a_result_carries_its_figures(cot: latbench.Run) -> None:
+    found = latbench.evaluate(cot, limit=4)
+    assert isinstance(found, latbench.Result)
     assert len(found.records) == found.manifest.n == 4
-    (again,) = latbench.evaluate(str(run.folder), ["synth"], limit=4)
-    assert again.records == found.records
-    assert latbench.train("cot", seed=3, settings=SMALL, runs_dir=tmp_path, resume=True).folder == run.folder
+    assert found.accuracy == found.interval.value == sum(r.status == "correct" for r in found.records) / 4
+    assert 0 <= found.interval.low <= found.accuracy <= found.interval.high <= 1
+    assert sum(found.statuses.values()) == 4
+    assert list(found.statuses) == ["correct", "incorrect", "no_answer", "timeout"]
+    assert found.chain_length == pytest.approx(sum(found.lengths.values()) / 4)
+    gold = sum(record.gold_chain_length for record in found.records) / 4
+    assert found.compression == pytest.approx(gold / found.chain_length)
+    assert found.answers_per_second is not None
+    assert any("end at a cap" in sentence for sentence in found.caveats)
+    table = found.to_pandas()
+    assert isinstance(table, pandas.DataFrame)
+    assert list(table["id"]) == [record.id for record in found.records]
+    assert table["correct"].mean() == found.accuracy
+    assert list(table["chain_length"]) == [record.chain_length for record in found.records]
+    assert repr(found).startswith("<Result synth/test: accuracy 0.")
+    assert "\n" not in repr(found)
 
 
-def test_a_task_scores_a_text() -> None:
+def test_one_task_has_one_result_and_several_a_list(folder: Path, cot: latbench.Run) -> None:
+    one = cot.evaluate(limit=4)
+    (same, other) = latbench.evaluate(str(cot.folder), ["synth", "graphs"], limit=4)
+    assert same == one
+    assert other.manifest.task == "graphs"
+    assert latbench.evaluate(cot.folder.name, "synth", limit=4, runs_dir=folder) == one
+    sampled = cot.evaluate(limit=2, samples=2, seed=5, settings={"generate.temperature": 1.0})
+    assert (len(sampled.records), sampled.records[0].seed) == (4, 5)
+
+
+def test_a_model_as_it_comes_is_evaluated(tmp_path: Path) -> None:
+    tiny = {key: value for key, value in SMALL.items() if key.startswith(("model.", "generate."))}
+    found = latbench.evaluate(model="tiny", method="cot", tasks="synth", limit=2, settings=tiny, runs_dir=tmp_path)
+    assert (found.manifest.train_data, len(found.records)) == ("none", 2)
+    with pytest.raises(ValueError, match=r"^an evaluation without a run needs both model and method$"):
+        latbench.evaluate(model="tiny", runs_dir=tmp_path)
+
+
+def test_results_are_compared_and_repeated(folder: Path, cot: latbench.Run, tmp_path: Path) -> None:
+    latent = latbench.load_run(runs_dir=folder).evaluate(limit=4)
+    mine = cot.evaluate(limit=4)
+    found = latbench.compare(mine, latent)
+    assert found.n == 4
+    assert latbench.compare(mine.folder, latent.folder).p_value == found.p_value
+    agreement = latbench.rerun(mine, runs_dir=tmp_path)
+    assert agreement.num_identical == 4
+
+
+def test_a_leaderboard_is_a_table_and_a_frame(folder: Path, cot: latbench.Run, tmp_path: Path) -> None:
+    mine = cot.evaluate(limit=4)
+    board = latbench.leaderboard(folder, formats=["md", "csv"], out=tmp_path)
+    assert {path.name for path in board.paths} == {"leaderboard.md", "leaderboard.csv"}
+    frame = board.to_pandas()
+    row = frame[(frame["run"] == cot.folder.name) & (frame["n"] == 4) & (frame["task"] == "synth")].iloc[0]
+    assert row["accuracy"] == pytest.approx(mine.accuracy)
+    assert list(frame.columns) == board.text_by_format["csv"].splitlines()[0].split(",")
+    assert latbench.leaderboard([mine.folder]).text_by_format["md"].startswith("# Leaderboard")
+
+
+def test_a_submission_is_checked(cot: latbench.Run, tmp_path: Path) -> None:
+    mine = cot.evaluate(limit=4)
+    assert latbench.check(mine.folder).problems == []
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "records.jsonl").write_bytes(
+        (mine.folder / "records.jsonl").read_bytes().replace(b'"seed": 3', b'"seed": 4')
+    )
+    write_manifest(copy, mine.manifest)
+    assert any("seed of 4 records" in problem for problem in latbench.check(copy).problems)
+
+
+def test_latent_steps_are_looked_into(folder: Path) -> None:
+    run = latbench.load_run(runs_dir=folder)
+    run.evaluate()
+    trace = run.trace()
+    assert trace.num_latents == 6 * 4
+    shown = run.inspect(index=1, top=2)
+    assert shown.from_file
+    assert len(shown.latents) == 4
+    assert run.inspect("mod 10: n0=1+2; n0?").id is None
+    assert list(run.reliance(interventions=["zeros"]).replaced) == ["zeros"]
+    assert run.parallelism().header.n == 6
+    (cost,) = latbench.cost([run], rounds=1)
+    assert cost.header.run == run.folder.name
+    with pytest.raises(ValueError, match=r"index 99 is none of the questions 0 to 5"):
+        run.inspect(index=99)
+
+
+@pytest.mark.slow  # starts processes
+def test_a_sweep_runs_from_python(tmp_path: Path) -> None:
+    base: dict[str, Any] = {}
+    for key, value in SMALL.items():
+        section, name = key.split(".")
+        base.setdefault(section, {})[name] = value
+    content = {"methods": ["cot", "direct"], "base": base, "limit": 2}
+    report = latbench.sweep(content, runs_dir=tmp_path)
+    assert [result.returncode for result in report.results] == [0, 0]
+    assert len(latbench.sweep(content, runs_dir=tmp_path).skipped) == 2
+    with pytest.raises(ValueError, match=r"unknown key 'sweep\.method'; did you mean 'sweep.methods'"):
+        latbench.sweep({"method": "cot"}, runs_dir=tmp_path)
+
+
+def test_a_score_says_whether_it_is_correct_and_has_no_truth_value() -> None:
     task = latbench.get_task("synth", num_test=3)
     example = task.load("test")[0]
-    assert task.score(example.answer, example).status == "correct"
+    right, wrong = task.score(example.answer, example), task.score("no", example)
+    assert right.correct
+    assert right.status == "correct"
+    assert not wrong.correct
+    with pytest.raises(TypeError, match=r"ask for score\.correct"):
+        bool(wrong)
+    assert right == Score(status="correct", extracted=right.extracted)
 
 
-def test_errors_name_field_and_value() -> None:
+def test_errors_name_field_and_value(cot: latbench.Run, folder: Path) -> None:
     with pytest.raises(ValueError, match=r"unknown key 'task.levels'"):
         latbench.get_task("synth", levels=3)
     with pytest.raises(ValueError, match=r"train.lr must be > 0, got 0"):
@@ -55,7 +208,52 @@ def test_errors_name_field_and_value() -> None:
         latbench.get_method("ctt")
     with pytest.raises(AttributeError, match="has no attribute 'trian'"):
         latbench.trian  # noqa: B018
+    with pytest.raises(ValueError, match=r"exists and is finished; continue it with resume=True, or remove"):
+        latbench.train("cot", seed=3, settings=SMALL, runs_dir=folder)
+    with pytest.raises(ValueError, match=r"use `latbench.evaluate\(model=\"tiny\", method=\"soft_thinking\"\)`"):
+        latbench.train("soft_thinking", settings={**SMALL, "start": None}, runs_dir=folder / "none")
+    assert not (folder / "none").exists()
 
 
-def test_get_method_is_the_class() -> None:
-    assert latbench.get_method("cot").name == "cot"
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("continue it with --resume, or remove it", "continue it with resume=True, or remove it"),
+        ("choose another --runs-dir", "choose another runs_dir"),
+        ("give its base model with --base ID_OR_PATH", "give its base model with base ID_OR_PATH"),
+        ("set X (or --data-dir) to a folder", "set X (or data_dir) to a folder"),
+        ("try --set imported.first_added_id=N", 'try settings={"imported.first_added_id": N}'),
+        ("read it, and pass --trust-remote-code", "read it, and pass trust_remote_code=True"),
+        ("launch it (accelerate launch --multi_gpu)", "launch it (accelerate launch --multi_gpu)"),
+        ("make one with `latbench trace`", "make one with `run.trace()`"),
+    ],
+)
+def test_messages_speak_python(said: str, meant: str) -> None:
+    assert in_python(said) == meant
+
+
+def test_no_message_of_the_harness_names_an_option_in_python() -> None:
+    own = ("latbench/cli", "latbench/integrations", "latbench/serving")
+    files = [path for room in ("latbench", "methods") for path in (ROOT / room).rglob("*.py")]
+    texts = [
+        f"{path.name}: {in_python(text)}"
+        for path in files
+        if not str(path.relative_to(ROOT)).startswith(own)
+        for text in _raised(path)
+    ]
+    assert len(texts) > 100
+    left = [text for text in texts if re.search(r"(?<!\S)--[a-z]|`latbench ", text)]
+    assert [text for text in left if "accelerate launch --multi_gpu" not in text] == []
+
+
+def _raised(path: Path) -> list[str]:
+    """The texts of every `raise ValueError(...)` of a file, with `x` for what is filled in."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            for part in node.exc.args:
+                if isinstance(part, ast.JoinedStr):
+                    found.append("".join(str(v.value) if isinstance(v, ast.Constant) else "x" for v in part.values))
+                elif isinstance(part, ast.Constant) and isinstance(part.value, str):
+                    found.append(part.value)
+    return found

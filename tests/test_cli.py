@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -66,9 +67,13 @@ def refuse(found: tuple[int, str, list[str]], code: int, *starts: str) -> None:
 def test_train_eval_leaderboard_compare_with_defaults(call: Call) -> None:
     code, out, _ = call(*TRAIN)
     assert (code, out.split(":")[0][:20]) == (0, "runs/synth-cot-tiny-")
+    assert re.search(r": 1 steps, \d+ s, loss \d+\.\d+$", out.strip())
     code, out, _ = call("eval")
     assert code == 0
-    assert out.endswith("on 6 questions\n")
+    head, _, line, folder = out.splitlines()
+    assert [name.strip() for name in head.strip("|").split("|")][:4] == ["task", "questions", "accuracy", "#L"]
+    assert line.startswith("| synth / test |")
+    assert folder.startswith("runs/synth-cot-tiny-")
     code, out, _ = call("leaderboard")
     assert code == 0
     assert "| cot " in out
@@ -363,7 +368,7 @@ def test_an_unexpected_failure_is_one_sentence_unless_debug(call: Call, monkeypa
 def test_a_method_without_training_is_evaluated_on_a_model(call: Call) -> None:
     arguments = ["--model", "tiny", "--method", "cot", "--limit", "2", "--set", "generate.max_new_tokens=3"]
     code, out, _ = call("eval", *arguments)
-    assert (code, out[:10]) == (0, "runs/base-")
+    assert (code, out.splitlines()[-1][:10]) == (0, "runs/base-")
     assert call("eval", *arguments, "--set", "model.layout=plain_hash_answer")[0] == 0
     layouts = {json.loads(path.read_text())["layout"] for path in Path("runs").glob("*/eval/*/manifest.json")}
     assert layouts == {"default", "plain_hash_answer"}

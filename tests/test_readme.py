@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +43,22 @@ def test_the_readme_has_its_two_commands_and_make_knows_them() -> None:
     for target in re.findall(r"^make (\S+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
     assert re.findall(r"^make (\S+)", README, re.MULTILINE) == ["quickstart", "test"]
+
+
+@pytest.mark.slow  # trains
+def test_the_python_block_runs_as_it_stands(tmp_path: Path) -> None:
+    (block,) = blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", block],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Interval(value=" in done.stdout
+    assert "chain_length" in done.stdout
 
 
 def test_links_and_paths_of_the_readme_exist() -> None:

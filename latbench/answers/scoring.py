@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from latbench.answers.check import quick_verdict
@@ -10,9 +11,15 @@ from latbench.answers.paper_scorers import paper_verdict
 from latbench.answers.workers import shared_pool
 from latbench.task import RunOn, Score, Scorer
 
+WORD = re.compile(r"\w+")
+
 
 def score_answers(
-    pairs: Sequence[tuple[str, str]], kind: AnswerKind, scorer: Scorer = "default", run_on: RunOn = "first"
+    pairs: Sequence[tuple[str, str]],
+    kind: AnswerKind,
+    scorer: Scorer = "default",
+    run_on: RunOn = "first",
+    labels: Sequence[str] = (),
 ) -> list[Score]:
     """Verdicts on (answer text, gold) pairs, in order.
 
@@ -21,11 +28,15 @@ def score_answers(
         kind: what the task's answers are.
         scorer: "default", or a paper's own scorer, which reads numbers whatever the kind.
         run_on: whether the "first" or the "last" answer counts where a text runs on to further questions.
+        labels: the only answers there are, single words; a sentence answers with the one that it names.
     """
     if scorer != "default":
         verdicts = [paper_verdict(text, gold, scorer) for text, gold in pairs]
         return [Score(status=status, extracted=extracted) for status, extracted in verdicts]
-    return shared_pool().score_many(pairs, kind, run_on)
+    scores = shared_pool().score_many(pairs, kind, run_on)
+    if not labels:
+        return scores
+    return [_by_label(score, gold, labels) for score, (_, gold) in zip(scores, pairs, strict=True)]
 
 
 def gold_fault(answer: str, kind: AnswerKind) -> str | None:
@@ -33,3 +44,17 @@ def gold_fault(answer: str, kind: AnswerKind) -> str | None:
     if quick_verdict(answer, answer, kind) in (None, "correct"):  # None: left to Math-Verify, hence mathematics
         return None
     return f"is no answer of kind {kind!r}: {answer[:40]!r}"
+
+
+def _by_label(score: Score, gold: str, labels: Sequence[str]) -> Score:
+    """The verdict on the label that an extracted sentence names: the one it opens with, else the last (`Yes, since
+    ...`, `... so the answer is no`). A sentence that names none keeps its verdict."""
+    if score.status != "incorrect" or score.extracted is None:
+        return score
+    by_word = {label.casefold(): label for label in labels}
+    words = WORD.findall(score.extracted.casefold())
+    named = [by_word[word] for word in words if word in by_word]
+    if not named:
+        return score
+    chosen = named[0] if words[0] in by_word else named[-1]
+    return Score(status="correct" if chosen == gold else "incorrect", extracted=chosen)

@@ -5,16 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import math
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latbench.config import tree
 from latbench.runs.lock import is_main_process
-from latbench.runs.run import Run, find_run, load_run
 
 if TYPE_CHECKING:
     from latbench.evaluation.metrics import Summary
@@ -77,68 +74,6 @@ def _usage(error: Any) -> str:
     return sentence if sentence.endswith("?") else f"{sentence.rstrip('.')}; --help shows what there is"
 
 
-def use_data_dir(folder: Path | None) -> None:
-    """Let tasks look for their files in a folder. Raises: ValueError: there is no such folder."""
-    if folder is None:
-        return
-    if not folder.is_dir():
-        raise ValueError(f"--data-dir {folder} is no folder; give the one that holds the data files")
-    from latbench.data import DATA_DIR
-
-    os.environ[DATA_DIR] = str(folder.resolve())
-
-
-def options_tree(config: Path | None, options: Mapping[str, Any]) -> tree.Tree:
-    """The tree of a YAML file with the command-line options that were given (by dotted key) over it."""
-    upper: tree.Tree = {}
-    for key, value in options.items():
-        if value is not None:
-            tree.put(upper, key, value)
-    lower = tree.read_yaml(config) if config is not None else {}
-    named = {kind: {"name": lower[kind]} for kind in ("task", "method") if isinstance(lower.get(kind), str)}
-    return tree.merge(lower | named, upper)
-
-
-def find_target(
-    run: str | None,
-    options: Mapping[str, Any],
-    *,
-    settings: Mapping[str, Any],
-    preset: str | None,
-    device: str | None,
-    device_map: str | None = None,
-    runs_dir: Path,
-    trust_remote_code: bool = False,
-) -> tuple[Run, dict[str, Any]]:
-    """What to evaluate: a run, or a method over a model as it comes, and the decoding in which it differs from the run.
-
-    Args:
-        options: `model.id` and `method.name`, None where not given.
-        settings: further `model.*` and `method.*` of a model as it comes, by dotted key.
-        device: where the model of a run is put; None: where its configuration says.
-        device_map: how it is spread over several devices.
-        trust_remote_code: run Python files that lie beside the model.
-    Raises: ValueError: both or half of it was given, or there is no such run.
-    """
-    from latbench.config import parse
-    from latbench.evaluation.plan import decoding_changes
-    from latbench.runs.train import base_run
-
-    given = [key for key, value in options.items() if value is not None]
-    if not given and preset is not None:
-        raise ValueError("--preset belongs to an evaluation with --model and --method; a run has its own")
-    if not given:
-        folder = find_run(run, runs_dir)
-        return load_run(folder, device=device, device_map=device_map, trust_remote_code=trust_remote_code), {}
-    if run is not None:
-        raise ValueError("RUN names a trained run and --model with --method an untrained one; give one of the two")
-    if len(given) < len(options):
-        raise ValueError("an evaluation without a run needs both --model and --method")
-    config = parse(options_tree(None, {**settings, **options, "model.device": device}), preset=preset)
-    base = base_run(config, runs_dir=runs_dir, trust_remote_code=trust_remote_code)
-    return base, decoding_changes(base.config, config)
-
-
 def left_out(report: Mapping[str, Any]) -> list[str]:
     """Sentences about training rows that were skipped, and about those that ask a test question."""
     found = [f"{count} training rows skipped: {reason}" for reason, count in report["report"]["skipped"].items()]
@@ -153,19 +88,6 @@ def left_out(report: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def evaluation_folder(name: str, runs_dir: Path) -> Path:
-    """The one evaluation in a folder, or of a run given by name. Raises: ValueError: none, or several."""
-    from latbench.report.leaderboard import find_evaluations
-
-    top = find_run(name, runs_dir)
-    found = list(find_evaluations([top]))
-    if len(found) == 1:
-        return found[0]
-    what = "no evaluation" if not found else f"{len(found)} evaluations"
-    way_out = "make one with `latbench eval`" if not found else f"name one, such as {found[0]}"
-    raise ValueError(f"{top} holds {what}; {way_out}")
-
-
 def stale_files(texts: Mapping[Path, str]) -> list[str]:
     """A sentence on each file that is missing or differs from its text."""
     return [
@@ -173,17 +95,6 @@ def stale_files(texts: Mapping[Path, str]) -> list[str]:
         for path, text in texts.items()
         if not path.exists() or path.read_text(encoding="utf-8") != text
     ]
-
-
-def slots(jobs: int | None) -> list[str | None]:
-    """What each process of a sweep may see: a GPU, or with none (or so many jobs asked for) no restriction."""
-    import torch
-
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
-    if torch.cuda.is_available():
-        return [gpus[index % len(gpus)] for index in range(jobs or len(gpus))]
-    return [None] * (jobs or 1)
 
 
 def figures(summary: Summary) -> dict[str, Any]:

@@ -41,7 +41,9 @@ def configuration_page() -> str:
         if keys:
             parts += [f"## The task `{name}`\n", _table(keys)]
     plain = ", ".join(f"`{name}`" for name, keys in own.items() if not keys)
-    return "\n".join([*parts, f"These tasks have no further keys: {plain}.\n"])
+    parts += [f"These tasks have no further keys: {plain}.\n"]
+    parts += ["## Own data\n", "Of a data file or a Hub id given as the task ([own data](own_data.md)).\n"]
+    return "\n".join([*parts, _table([key for key in task_keys("own--data") if key not in shared])])
 
 
 def _table(keys: Sequence[Key]) -> str:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latbench.cli.console import use_data_dir
+from latbench import registry
 from latbench.cli.options import (
     RUNS,
     DataOption,
@@ -25,6 +25,7 @@ from latbench.cli.options import (
     TrustOption,
     eval_changes,
 )
+from latbench.data.folder import use_data_dir
 from latbench.runs.run import Run, find_run, load_run
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class Asked:
         from latbench.evaluation.job import EvalJob
 
         changes = {**(usual or {}), **eval_changes(self.settings, self.samples)}
-        return EvalJob.of(run, self.task, split=self.split, limit=self.limit, changes=changes)
+        task = self.task and registry.from_file("task", self.task)
+        return EvalJob.of(run, task, split=self.split, limit=self.limit, changes=changes)
 
 
 def _shared(

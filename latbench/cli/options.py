@@ -13,7 +13,20 @@ MethodOption = Annotated[
     str | None, typer.Option("--method", help="Method, of `latbench list methods` or a Python file of your own.")
 ]
 TaskOption = Annotated[
-    str | None, typer.Option("--task", help="Task to train on, or a Python file of your own; synth by default.")
+    str | None,
+    typer.Option(
+        "--task", help="Task, data file (.jsonl, .json, .csv, .parquet), Hub id or Python file; synth by default."
+    ),
+]
+ColumnsOption = Annotated[
+    str | None,
+    typer.Option("--columns", help="Of own data: what columns are called, such as question=problem,answer=solution."),
+]
+KindOption = Annotated[
+    str | None, typer.Option("--kind", help="Of own data: how answers are compared, number, math, text or choice.")
+]
+PromptOption = Annotated[
+    str | None, typer.Option("--prompt", help="Of own data: template such as 'Q: {question}'; fields are columns.")
 ]
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="Hugging Face id or local path; the embedded tiny one by default.")
@@ -34,9 +47,23 @@ TrustOption = Annotated[
 RunArgument = Annotated[
     str | None, typer.Argument(metavar="RUN", help="Folder or name; the latest trained run by default.")
 ]
-OneTaskOption = Annotated[str | None, typer.Option("--task", help="One task; the run's own by default.")]
+OneTaskOption = Annotated[
+    str | None, typer.Option("--task", help="One task, data file or Hub id; the run's own by default.")
+]
 SplitOption = Annotated[str, typer.Option("--split", help="Split of the task.")]
 RUNS = Path("runs")
+
+
+def own_data_options(columns: str | None, kind: str | None, prompt: str | None) -> dict[str, Any]:
+    """By dotted key, what the options say of own data. Raises: ValueError: `--columns` is no list of pairs."""
+    pairs = [pair.partition("=") for pair in columns.split(",")] if columns else []
+    if wrong := ["".join(pair) for pair in pairs if not all(pair)]:
+        raise ValueError(
+            f"--columns takes FIELD=COLUMN pairs such as question=problem,answer=solution, got {wrong[0]!r}"
+        )
+    names = {field.strip(): column.strip() for field, _, column in pairs}
+    options = {"task.columns": names or None, "task.kind": kind, "task.prompt": prompt}
+    return {key: value for key, value in options.items() if value is not None}
 
 
 def eval_changes(settings: list[str] | None, samples: int | None) -> dict[str, Any]:

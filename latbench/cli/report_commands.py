@@ -14,7 +14,6 @@ from rich.console import Console
 from latbench import registry
 from latbench.cli.console import (
     FAILED,
-    evaluation_folder,
     note,
     print_json,
     say,
@@ -130,8 +129,10 @@ def compare(
     """Paired test of two evaluations, and the questions on which they differ."""
     from latbench.evaluation import compare as report
     from latbench.evaluation.records import read_evaluation
+    from latbench.report.leaderboard import evaluation_in
+    from latbench.runs.run import find_run
 
-    found = report.compare(*(read_evaluation(evaluation_folder(name, runs_dir)) for name in (a, b)))
+    found = report.compare(*(read_evaluation(evaluation_in(find_run(name, runs_dir))) for name in (a, b)))
     if as_json:
         print_json(asdict(found))
     else:

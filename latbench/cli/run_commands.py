@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,24 +12,23 @@ from latbench import registry
 from latbench.cli.console import (
     FAILED,
     figures,
-    find_target,
     left_out,
     note,
-    options_tree,
     print_json,
     say,
-    slots,
-    use_data_dir,
 )
 from latbench.cli.options import (
     RUNS,
+    ColumnsOption,
     DataOption,
     DeviceOption,
     JsonOption,
+    KindOption,
     LimitOption,
     MethodOption,
     ModelOption,
     PresetOption,
+    PromptOption,
     ResumeOption,
     RunArgument,
     RunsOption,
@@ -39,8 +38,10 @@ from latbench.cli.options import (
     TaskOption,
     TrustOption,
     eval_changes,
+    own_data_options,
 )
 from latbench.config import tree
+from latbench.data.folder import use_data_dir
 
 commands = typer.Typer()
 
@@ -77,6 +78,9 @@ def quickstart(
 def train(
     method: MethodOption = None,
     task: TaskOption = None,
+    columns: ColumnsOption = None,
+    kind: KindOption = None,
+    prompt: PromptOption = None,
     model: ModelOption = None,
     preset: PresetOption = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with a configuration tree.")] = None,
@@ -97,7 +101,8 @@ def train(
     method = method and registry.from_file("method", method)
     task = task and registry.from_file("task", task)
     options = {"method.name": method, "task.name": task, "model.id": model, "seed": seed, "model.device": device}
-    given = options_tree(config, options)
+    named = {key: value for key, value in options.items() if value is not None}
+    given = tree.spelled(named | own_data_options(columns, kind, prompt), config)
     chosen = parse(given, preset=preset, overrides=settings or [])
     run = train_run(chosen, runs_dir=runs_dir, resume=resume, trust_remote_code=trust)
     costs = run.report["costs"]
@@ -106,14 +111,20 @@ def train(
     if as_json:
         print_json({"run": run.folder, **run.report})
     else:
-        say(f"{run.folder}: {costs['optimiser_steps']} steps, {costs['seconds']:.0f} s")
+        loss = "" if run.last_loss is None else f", loss {run.last_loss:.4g}"
+        say(f"{run.folder}: {costs['optimiser_steps']} steps, {costs['seconds']:.0f} s{loss}")
         note(f"next: latbench eval {run.folder}")
 
 
 @commands.command("eval", rich_help_panel="Runs")
 def evaluate(
     run: RunArgument = None,
-    tasks: Annotated[str | None, typer.Option(help="Comma-separated; the run's own task by default.")] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Comma-separated names, data files or Hub ids; the run's own task by default.")
+    ] = None,
+    columns: ColumnsOption = None,
+    kind: KindOption = None,
+    prompt: PromptOption = None,
     model: ModelOption = None,
     method: MethodOption = None,
     preset: PresetOption = None,
@@ -129,42 +140,31 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a run, or a method over a model as it comes; repeats continue where they stopped."""
+    from latbench.cli import eval_table
     from latbench.evaluation.evaluate import evaluate_all
     from latbench.evaluation.job import EvalJob
     from latbench.evaluation.metrics import caveats, summarise
     from latbench.evaluation.records import read_evaluation
+    from latbench.evaluation.target import evaluation_target
 
     use_data_dir(data_dir)
     changes = eval_changes(settings, samples) | ({} if seed is None else {"seed": seed})
+    changes |= own_data_options(columns, kind, prompt)
     names = [registry.from_file("task", name.strip()) for name in tasks.split(",")] if tasks else []
-    if method is not None and (name := registry.from_file("method", method)) != method:
-        method = None if model is None else name  # without a model the file says what a trained run's method is
-    options = {"model.id": model, "method.name": method}
-    fixed: dict[str, Any] = {}  # of a run by its training; a method over a model as it comes is set up here
-    if model is not None or method is not None:
-        fixed = {key: changes.pop(key) for key in list(changes) if key.split(".")[0] in ("model", "method")}
-    device_map = changes.pop("model.device_map", None)  # where a run's model is put is not fixed by its training
-    target, usual = find_target(
-        run,
-        options,
-        settings=fixed,
-        preset=preset,
-        device=device,
-        device_map=device_map,
-        runs_dir=runs_dir,
-        trust_remote_code=trust,
+    target, changes = evaluation_target(
+        run, model, method, changes, preset=preset, device=device, runs_dir=runs_dir, trust_remote_code=trust
     )
     names = names or [target.config.task_name]
-    changes = usual | changes
     folders = evaluate_all([EvalJob.of(target, name, split=split, limit=limit, changes=changes) for name in names])
     summaries = [summarise(read_evaluation(folder)) for folder in folders]
     if as_json:
         print_json({"evaluations": [figures(summary) for summary in summaries]})
         return
-    for folder, summary in zip(folders, summaries, strict=True):
-        say(f"{folder}: accuracy {summary.accuracy.value:.4f} on {summary.n} questions")
+    eval_table.show(summaries)
+    for summary in summaries:
+        say(str(summary.folder))
         for caveat in caveats(summary):
-            note(f"{folder}: {caveat.sentence}")
+            note(f"{summary.folder}: {caveat.sentence}")
 
 
 @commands.command(rich_help_panel="Runs")
@@ -178,8 +178,8 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """Train and evaluate a grid of runs; what is complete is skipped, a failed run stops no other."""
-    from latbench.sweep.executor import LocalExecutor
-    from latbench.sweep.sweep import members, read_sweep, run_sweep
+    from latbench.sweeps.executor import LocalExecutor, slots
+    from latbench.sweeps.sweep import members, read_sweep, run_sweep
     from latbench.util.progress import progress
 
     use_data_dir(data_dir)

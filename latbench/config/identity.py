@@ -31,6 +31,8 @@ CARRIED_OUT = frozenset(
         "generate.batch_size",
         "generate.chunk",
         "generate.trace_top_k",
+        # where own data lay; `task.sha256` says which they are
+        "task.path",
         # where released weights lay; `imported.sha256` says which they are
         "imported.source",
         "imported.revision",
@@ -44,6 +46,9 @@ CARRIED_OUT = frozenset(
 MOVED: dict[str, Any] = {"latent_noise": 0.0, "latent_noise_temperature": 1.0, "thinking_speed": None}
 # What an importer chose stands in the sections themselves, where the user may have said otherwise.
 CHOSEN = "imported.settings"
+
+
+SAID_ELSEWHERE = ("task.sha256",)  # keys that a variant leaves out: the training data are named beside it
 
 
 # Keys that are no settings any more, with the value that every run had which has them: a part of every identity still.

@@ -19,8 +19,9 @@ from latbench import registry
 from latbench.config import tree
 from latbench.config.fields import Seed
 from latbench.config.generate import GenerateConfig
-from latbench.config.identity import OWN, SECTIONS, identity, modernised, results_only, stable_hash
+from latbench.config.identity import OWN, SAID_ELSEWHERE, SECTIONS, identity, modernised, results_only, stable_hash
 from latbench.config.layering import DATA, SHARED, default_preset, layered, spelled_out
+from latbench.config.own_data import with_own_data
 from latbench.config.rl import RLConfig
 from latbench.config.sections import ImportConfig, ModelConfig, TrainConfig
 from latbench.task import TaskConfig
@@ -155,10 +156,12 @@ def parse(given: Mapping[str, Any], *, preset: str | None = None, overrides: Ite
         given: tree from a YAML file or from command-line options; may name a `preset`.
         preset: name of a preset of the method; None takes the tree's, else the one of `default_preset`.
         overrides: `KEY=VALUE` texts, applied last.
-    Raises: ConfigError: every error of every section; ValueError: a malformed override.
+    Raises: ConfigError: every error of every section; ValueError: a malformed override, or own data that are not there.
     """
     upper = tree.merge(spelled_out(given), spelled_out(tree.parse_overrides(overrides)))
     upper |= {"preset": preset} if preset else {}
+    if isinstance(upper.get("task"), dict):
+        upper["task"] = with_own_data(upper["task"])
     try:
         whole = layered(upper)
     except ValueError as error:
@@ -195,7 +198,7 @@ def _changed(usual: tree.Tree, own: tree.Tree) -> list[str]:
         return outer != key and outer.rpartition("train.")[2] in DATA and own[outer] == own[key]
 
     changed = [key for key, value in own.items() if key not in usual or usual[key] != value]
-    return [f"{key}={tree.show(own[key])}" for key in changed if not is_taken_over(key)]
+    return [f"{key}={tree.show(own[key])}" for key in changed if not is_taken_over(key) and key not in SAID_ELSEWHERE]
 
 
 def _names(start: RunConfig | None) -> tree.Tree | None:

@@ -136,6 +136,16 @@ def put(tree: Tree, key: str, value: Any) -> None:
     tree[last] = value
 
 
+def spelled(settings: Mapping[str, Any], file: Path | None = None) -> Tree:
+    """The tree of values by dotted key, over that of a YAML file. Raises: ValueError: as `read_yaml`."""
+    upper: Tree = {}
+    for key, value in settings.items():
+        put(upper, key, value)
+    lower = read_yaml(file) if file is not None else {}
+    named = {kind: {"name": lower[kind]} for kind in ("task", "method") if isinstance(lower.get(kind), str)}
+    return merge(lower | named, upper)
+
+
 def get(tree: Mapping[str, Any], key: str) -> Any:
     """The value at a dotted key; None where there is none."""
     value: Any = tree

@@ -1,6 +1,7 @@
 """Where questions come from: data files, the Hub, and the rows that both become."""
 
-from latbench.data.file_task import DATA_DIR, FileTask, Source, read_split, short_name
+from latbench.data.file_task import FileTask, Source, read_split, short_name
+from latbench.data.folder import DATA_DIR
 from latbench.data.overlap import ContaminationReport, contamination, normalised_question, overlaps
 
 __all__ = [

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,12 @@ from typing import Any, ClassVar
 
 from latbench.answers.extract import AnswerKind
 from latbench.answers.scoring import score_answers
+from latbench.data.folder import DATA_DIR
 from latbench.data.hub import HubSource, RowMapping, hub_rows
 from latbench.data.rows import examples_of, file_rows, mapped, rows_hash
 from latbench.registry import unknown
 from latbench.task import ConfigT, Example, Fingerprint, Score, Task
 
-DATA_DIR = "LATBENCH_DATA_DIR"
-WORD = re.compile(r"\w+")
 SHORT_HASH = 12  # characters of a file's sha256 that name a second file in a fingerprint
 
 
@@ -80,12 +78,12 @@ class FileTask(Task[ConfigT]):
 
     def score_many(self, pairs: Sequence[tuple[str, Example]]) -> list[Score]:
         """Verdicts by the task's kind of answer, or by the paper scorer that the configuration names."""
-        golds = [example.answer for _, example in pairs]
-        answers = [(text, gold) for (text, _), gold in zip(pairs, golds, strict=True)]
-        scores = score_answers(answers, self.kind, self.config.scorer, self.config.run_on)
-        if not self.labels or self.config.scorer != "default":
-            return scores
-        return [_by_label(score, gold, self.labels) for score, gold in zip(scores, golds, strict=True)]
+        answers = [(text, example.answer) for text, example in pairs]
+        return score_answers(answers, self.kind, self.config.scorer, self.config.run_on, self.labels)
+
+    def is_at_hand(self, split: str) -> bool:
+        """Whether the split's file lies in the data folder."""
+        return split in self.sources and _in_data_folder(self.source(split)) is not None
 
     def source(self, split: str) -> Source:
         """Where a split comes from; a task whose settings choose among files overrides it."""
@@ -108,20 +106,6 @@ class FileTask(Task[ConfigT]):
             )
             self._splits[split] = Split(examples=examples, fingerprint=fingerprint)
         return self._splits[split]
-
-
-def _by_label(score: Score, gold: str, labels: Sequence[str]) -> Score:
-    """The verdict on the label that an extracted sentence names: the one it opens with, else the last (`Yes, since
-    ...`, `... so the answer is no`). A sentence that names none keeps its verdict."""
-    if score.status != "incorrect" or score.extracted is None:
-        return score
-    by_word = {label.casefold(): label for label in labels}
-    words = WORD.findall(score.extracted.casefold())
-    named = [by_word[word] for word in words if word in by_word]
-    if not named:
-        return score
-    chosen = named[0] if words[0] in by_word else named[-1]
-    return Score(status="correct" if chosen == gold else "incorrect", extracted=chosen)
 
 
 def read_split(source: Source, kind: AnswerKind, what: str) -> Split:
@@ -158,12 +142,18 @@ class _Raw:
     sha256: str | None
 
 
-def _local(source: Source) -> _Raw | None:
+def _in_data_folder(source: Source) -> Path | None:
+    """The file of a source, packed or not; None where it is absent."""
     folder = os.environ.get(DATA_DIR)
     if not folder:
         return None
     other = source.file.removesuffix(".gz") if source.file.endswith(".gz") else f"{source.file}.gz"
-    path = next((path for name in (source.file, other) if (path := Path(folder).expanduser() / name).is_file()), None)
+    places = (Path(folder).expanduser() / name for name in (source.file, other))
+    return next((path for path in places if path.is_file()), None)
+
+
+def _local(source: Source) -> _Raw | None:
+    path = _in_data_folder(source)
     if path is None:
         return None
     try:

@@ -67,6 +67,11 @@ def hub_rows(source: HubSource) -> HubRows:
     return HubRows(rows=dataset, origin=f"{source.id}/{source.name}@{commit}:{source.split}")
 
 
+def is_cached(source: HubSource) -> bool:
+    """Whether the rows of a source can be had without the Hub."""
+    return _cached(source) is not None
+
+
 @cache
 def hub_reachable() -> bool:
     """Whether the Hub answers within a few seconds; asked once per process, no where the offline switches are set.

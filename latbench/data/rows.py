@@ -5,10 +5,13 @@ A place is a clause that names where a row stands ("/data/x.jsonl, line 3") and 
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
+import io
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ PlacedRow = tuple[str, Row]
 
 
 def file_rows(path: Path, packed: bytes) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(place, raw row) for every row of a file; blank lines are skipped, only \\n ends a line."""
+    """(place, raw row) for every row of a file; in JSON lines blank ones are skipped and only \\n ends a line."""
     content, name = packed, path.name.removesuffix(".gz")
     if path.suffix == ".gz":
         try:
@@ -35,10 +38,54 @@ def file_rows(path: Path, packed: bytes) -> Iterator[tuple[str, Mapping[str, Any
             raise ValueError(f"{path} is not a JSON list of rows")
         yield from ((f"{path}, row {number}", row) for number, row in enumerate(rows, 1))
         return
+    if name.endswith(".csv"):
+        yield from _csv_rows(path, content)
+        return
+    if name.endswith(".parquet"):
+        yield from _parquet_rows(path, content)
+        return
     for number, line in enumerate(content.split(b"\n"), 1):
         if line.strip():
             place = f"{path}, line {number}"
             yield place, {"text": _text(line, place)} if name.endswith(".txt") else _parsed(line, place)
+
+
+def _csv_rows(path: Path, content: bytes) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Rows of a CSV file with a header; a place is the line on which a row begins."""
+    text = _text(content, str(path)).removeprefix("\ufeff")  # which spreadsheets write
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] = []
+    while True:
+        place = f"{path}, line {reader.line_num + 1}"
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            raise ValueError(f"{place}: not valid CSV ({error})") from error
+        if fields is None:
+            return
+        if not fields:  # a blank line
+            continue
+        if not header:
+            header = fields
+            if repeated := [name for name, count in Counter(header).items() if count > 1]:
+                raise ValueError(f"{place}: the header has {repeated[0]!r} twice; give each column its name")
+            continue
+        if len(fields) != len(header):
+            raise ValueError(
+                f"{place}: {len(fields)} fields, but the header has {len(header)}; quote texts with commas"
+            )
+        yield place, dict(zip(header, fields, strict=True))
+
+
+def _parquet_rows(path: Path, content: bytes) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    from pyarrow import ArrowException, parquet
+
+    try:
+        table = parquet.read_table(io.BytesIO(content))
+    except (ArrowException, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ValueError(f"{path}: not valid Parquet ({reason})") from error
+    yield from ((f"{path}, row {number}", row) for number, row in enumerate(table.to_pylist(), 1))
 
 
 def _parsed(content: bytes, place: str) -> Any:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 from latbench import registry
 from latbench.config import GenerateConfig, tree
-from latbench.data import DATA_DIR, FileTask
 from latbench.evaluation.manifest import questions_hash
 from latbench.evaluation.plan import EvalConfig, questions
 from latbench.evaluation.records import Manifest
@@ -16,13 +13,13 @@ from latbench.task import Example
 def asked(manifest: Manifest) -> list[Example]:
     """The examples of an evaluation as they were asked; none where the data at hand are not these.
 
-    Nothing is downloaded for it: the files of a task that has files must stand in the data folder.
+    Nothing is downloaded for it (`Task.is_at_hand`).
     """
     try:
-        entry = registry.get_task_entry(manifest.task)
-        if issubclass(entry.cls, FileTask) and not os.environ.get(DATA_DIR):
+        settings = asked_config(manifest)
+        if not registry.get_task_entry(settings.task_name).cls(settings.task).is_at_hand(settings.split):
             return []
-        _, examples = questions(asked_config(manifest))
+        _, examples = questions(settings)
     except ValueError:
         return []
     return examples if questions_hash(examples) == manifest.questions_sha256 else []

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from latbench import registry
 from latbench.config import RunConfig
-from latbench.data import DATA_DIR, FileTask
 from latbench.evaluation.job import EvalJob
 from latbench.runs.run import CHECKPOINT
-from latbench.runs.train import UNTRAINED, data_name, training_rows
+from latbench.runs.train import data_name, is_untrained, training_rows
 from latbench.runs.train_questions import Keys, either, num_shared, question_keys
 from latbench.task import Task
 
@@ -31,7 +29,7 @@ def recomputed(job: EvalJob) -> int | None:
     """
     settings, train_data, own = job.settings, str(job.run.report["train_data"]), job.run.config
     goes_on = Path(own.model.id).name == CHECKPOINT  # with what another run had learnt
-    if train_data == UNTRAINED or own.imported is not None or goes_on:
+    if is_untrained(train_data) or own.imported is not None or goes_on:
         return None
     trained = question_keys([])
     for number, config in enumerate(_chain(own)):
@@ -39,7 +37,7 @@ def recomputed(job: EvalJob) -> int | None:
         data = config.train
         if task.disjoint_splits and (config.task_name, data.split) != (settings.task_name, settings.split):
             continue
-        if not _is_at_hand(task, data.split):
+        if not task.is_at_hand(data.split):
             return None
         keys, name = _rows(config, task)
         if name == train_data or number > 0:
@@ -70,13 +68,3 @@ def _rows(config: RunConfig, task: Task[Any]) -> tuple[Keys, str]:
         name = data_name(config.task_name, data.split, len(rows), task.fingerprint(data.split).sha256)
         _known[key] = question_keys(rows), name
     return _known[key]
-
-
-def _is_at_hand(task: Task[Any], split: str) -> bool:
-    if not isinstance(task, FileTask):
-        return True
-    folder, source = os.environ.get(DATA_DIR), task.sources.get(split)
-    if not folder or source is None:
-        return False
-    name = source.file.removesuffix(".gz")
-    return any((Path(folder).expanduser() / file).is_file() for file in (name, f"{name}.gz"))

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from latbench.config import RunConfig, stable_hash, tree
+from latbench.config.identity import SAID_ELSEWHERE
 from latbench.evaluation.manifest import questions_hash
 from latbench.evaluation.metrics import problem
-from latbench.evaluation.plan import EvalConfig, plan, questions
+from latbench.evaluation.plan import EvalConfig, plan, questions, task_identity, usual_plan
 from latbench.evaluation.provenance import Provenance, refuse_others
 from latbench.evaluation.records import Evaluation, Manifest, read_evaluation
 from latbench.runs import environment
 from latbench.runs.run import EVAL, Run
+from latbench.runs.train import untrained_data
 from latbench.runs.train_questions import num_shared, question_keys, read_train_questions, run_of_checkpoint
 from latbench.task import Example, Fingerprint, Task
 
@@ -77,7 +79,7 @@ class EvalJob:
     @cached_property
     def folder(self) -> Path:
         """`<run>/eval/<task>-<split>`, with the limit and a hash of whatever differs from the run's own settings."""
-        own, usual = self.settings, plan(self.run.config, self.settings.task_name)
+        own, usual = self.settings, usual_plan(self.run.config, self.settings.task_name)
         parts = [own.task_name, own.split]
         if own.limit is not None:
             parts.append(f"first{own.limit}")
@@ -120,8 +122,9 @@ def _manifest(job: EvalJob) -> Manifest:
     settings, run = job.settings, job.run
     config, report = replace(run.config, generate=settings.generate), run.report
     scoring = {"name": settings.task_name, **asdict(settings.task)}
-    variant, setting = _cell(settings, config, plan(run.config, settings.task_name), scoring)
+    variant, setting = _cell(settings, config, usual_plan(run.config, settings.task_name))
     commit, dirty = environment.git_state()
+    model = None if report.get("trained", True) else dict(report.get("model") or {}) or None
     return Manifest(
         task=settings.task_name,
         split=settings.split,
@@ -130,7 +133,7 @@ def _manifest(job: EvalJob) -> Manifest:
         setting=setting,
         backbone=config.backbone,
         layout=config.model.layout,
-        train_data=str(report["train_data"]),
+        train_data=str(report["train_data"]) if model is None else untrained_data(model),
         run=run.folder.name,
         seed=config.seed,
         n=len(job.examples) * settings.generate.samples,
@@ -151,6 +154,7 @@ def _manifest(job: EvalJob) -> Manifest:
         diagnostics={k: v for k, v in report.get("diagnostics", {}).items() if type(v) is float and isfinite(v)},
         created=environment.now(),
         contaminated=_contaminated(job),
+        model=model,
     )
 
 
@@ -162,20 +166,19 @@ def _contaminated(job: EvalJob) -> int | None:
     return None if trained is None else num_shared(trained, question_keys(job.rows))
 
 
-def _cell(settings: EvalConfig, config: RunConfig, usual: EvalConfig, scoring: Mapping[str, Any]) -> tuple[str, str]:
+def _cell(settings: EvalConfig, config: RunConfig, usual: EvalConfig) -> tuple[str, str]:
     """Variant and setting of the cell that the evaluation belongs to.
 
     Args:
         config: of the run, with the decoding of this evaluation.
         usual: what the run's own settings would ask.
-        scoring: name and settings of the task.
     """
     variant, setting = [config.variant], config.setting
-    if settings.task != usual.task:
-        base = asdict(usual.task)
-        changed = {key: value for key, value in asdict(settings.task).items() if base[key] != value}
-        variant += [f"task.{key}={tree.show(value)}" for key, value in changed.items()]
-        setting = stable_hash([setting, scoring])
+    base, own = task_identity(usual.task), task_identity(settings.task)
+    if own != base:
+        changed = {f"task.{key}": value for key, value in own.items() if base[key] != value}
+        variant += [f"{key}={tree.show(value)}" for key, value in changed.items() if key not in SAID_ELSEWHERE]
+        setting = stable_hash([setting, {"name": settings.task_name, **own}])
     if settings.seed != config.seed:  # other draws of the same trained model are no further seed of the method
         variant.append(f"eval.seed={settings.seed}")
         setting = stable_hash([setting, settings.seed])

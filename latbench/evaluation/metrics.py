@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from math import comb, fsum
 from operator import attrgetter
 from pathlib import Path
+from typing import get_args
 
 from latbench.config import stable_hash
 from latbench.evaluation.records import COUNTS, Evaluation, Manifest, Record
 from latbench.evaluation.statistics import Interval, mean_interval, ratio_of_means, wilson_interval
+from latbench.task import Status
 
 CONTAMINATED = "{} training rows ask one of its questions"
 
@@ -44,6 +46,7 @@ class Summary:
         decode_steps: mean forward passes after the prompt, forced markers included.
         lengths: #L by question, the mean over samples.
         gold_lengths: tokens of the gold chain by question, under the run's tokenizer, of those that have one.
+        statuses: number of answers by verdict.
         no_answer: share of answers with that status.
         timeout: share of answers with that status.
         truncated: share of answers with the stop reason `length`.
@@ -74,6 +77,7 @@ class Summary:
     answer_tokens: float | None
     decode_steps: float | None
     gold_lengths: Mapping[str, float]
+    statuses: Mapping[Status, int]
     no_answer: float
     timeout: float
     truncated: float
@@ -133,6 +137,7 @@ def summarise(evaluation: Evaluation) -> Summary:
         answer_tokens=means.get("num_answer_tokens"),
         decode_steps=means.get("decode_steps"),
         gold_lengths=gold,
+        statuses={status: statuses[status] for status in get_args(Status)},
         no_answer=statuses["no_answer"] / len(records),
         timeout=statuses["timeout"] / len(records),
         truncated=stops["length"] / len(records),

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from latbench import registry
-from latbench.config import GenerateConfig, RunConfig, decoding_identity, tree
+from latbench.config import CARRIED_OUT, GenerateConfig, RunConfig, decoding_identity, tree
+from latbench.config import own_data as own_data_of
 from latbench.evaluation.records import is_encodable
 from latbench.task import Example, Task, TaskConfig
 
@@ -37,7 +38,12 @@ class EvalConfig:
     @property
     def identity(self) -> dict[str, Any]:
         """What changes the answers to the questions or the verdicts on them."""
-        return {"task": asdict(self.task), "generate": decoding_identity(self.generate), "seed": self.seed}
+        return {"task": task_identity(self.task), "generate": decoding_identity(self.generate), "seed": self.seed}
+
+
+def task_identity(task: TaskConfig) -> dict[str, Any]:
+    """The settings of a task, without what changes no result."""
+    return {key: value for key, value in asdict(task).items() if f"task.{key}" not in CARRIED_OUT}
 
 
 def plan(
@@ -51,6 +57,7 @@ def plan(
     """The evaluation of a run on a task.
 
     Args:
+        task_name: a registered name, the run's own, or own data as a user names them.
         changes: values by dotted key that replace the run's own `generate.*`, `task.*` and `seed`.
     Raises: ValueError: unknown task, an override of something that training has fixed, or values out of range.
     """
@@ -65,16 +72,48 @@ def plan(
                 f"{key} is fixed by the run's training; an evaluation takes generate.*, task.* and seed only"
             )
     own = config.to_tree()
-    task = own["task"] if task_name == config.task_name else {"name": task_name}
+    task = own["task"] if task_name == config.task_name else _other_task(own["task"], task_name, upper.get("task", {}))
     changed = RunConfig.from_tree(tree.merge(own | {"task": task}, upper))
     return EvalConfig(
-        task_name=task_name,
+        task_name=changed.task_name,
         task=changed.task,
         split=split,
         limit=limit,
         generate=changed.generate,
         seed=changed.seed,
     )
+
+
+def usual_plan(config: RunConfig, task_name: str) -> EvalConfig:
+    """The evaluation of a run on a task, with settings that nobody changed.
+
+    Args:
+        config: of the run.
+        task_name: as an `EvalConfig` names it.
+    """
+    own = config.to_tree()
+    changed = config if task_name == config.task_name else RunConfig.from_tree(own | {"task": {"name": task_name}})
+    return EvalConfig(
+        task_name=task_name, task=changed.task, split="test", limit=None, generate=changed.generate, seed=changed.seed
+    )
+
+
+def _other_task(own: tree.Tree, named: str, given: tree.Tree) -> tree.Tree:
+    """The section `task` of a task that is named; other own data are asked as the run's own were.
+
+    Args:
+        own: the run's section.
+        named: the task, as the user names it.
+        given: what the user says of it.
+    """
+    if not own_data_of.is_named(named) or given.get("path"):
+        return {"name": named}
+    section = own_data_of.with_own_data({"name": named})
+    if not registry.is_own_data(own["name"]):
+        return section
+    is_same = section["name"] == own["name"] and own["sha256"] and own["sha256"] == section.get("sha256")
+    how = {key: value for key, value in own.items() if is_same or key not in own_data_of.PLACE}
+    return tree.merge(how, section)
 
 
 def decoding_changes(own: RunConfig, other: RunConfig) -> dict[str, Any]:

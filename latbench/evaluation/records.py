@@ -108,6 +108,7 @@ class Manifest:
         evaluation: costs of this evaluation: seconds (sum over sessions), answers, peak_memory_bytes.
         contaminated: training rows, those of the run it starts from included, that ask one of these questions; None
             where the run does not know its training questions.
+        model: SHA-256 by name of the files of the model that answered, of a run without training; None elsewhere.
         dtype: of the weights that answered, where the configuration leaves it to the model's files; None elsewhere.
     """
 
@@ -138,6 +139,7 @@ class Manifest:
     created: str = ""  # ISO 8601, UTC
     contaminated: int | None = None
     dtype: str | None = None
+    model: dict[str, str] | None = None
 
     @property
     def is_rounded(self) -> bool:
@@ -240,7 +242,7 @@ def read_records(path: Path, max_unpacked: int = MAX_UNPACKED) -> tuple[list[Rec
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest beside and rename it into place."""
     row = asdict(manifest)
-    younger = [name for name in ("contaminated", "dtype") if row[name] is None]
+    younger = [name for name in ("contaminated", "dtype", "model") if row[name] is None]
     write_whole(folder / MANIFEST, _dumps({k: v for k, v in row.items() if k not in younger}, indent=1) + "\n")
 
 
@@ -261,6 +263,8 @@ def read_manifest(folder: Path) -> Manifest:
             raise ValueError(f"{wrong[0]} is not a number")
         if wrong := [name for name, cost in costs if not abs(cost) <= MAX_COST]:
             raise ValueError(f"{wrong[0]} is not finite")
+        if wrong := [name for name, value in (manifest.model or {}).items() if not isinstance(value, str)]:
+            raise ValueError(f"the hash of {wrong[0][:80]} is no text")
         names = {name: getattr(manifest, name) for name in _SHOWN} | {name: name for name in manifest.diagnostics}
         if wrong := [name for name, text in names.items() if len(text) > MAX_NAME]:
             raise ValueError(f"{wrong[0][:80]} is longer than {MAX_NAME} characters")

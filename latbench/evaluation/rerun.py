@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -15,7 +16,7 @@ from latbench.evaluation.plan import plan, questions
 from latbench.evaluation.records import Evaluation, Manifest, read_evaluation
 from latbench.evaluation.statistics import Interval
 from latbench.runs import environment
-from latbench.runs.train import UNTRAINED, base_run, train
+from latbench.runs.train import base_run, is_untrained, train
 
 RERUNS = ".rerun"  # within the folder of runs; hidden, so that no leaderboard counts a repetition as another seed
 
@@ -59,8 +60,8 @@ def rerun(result: Path, *, runs_dir: Path, trust_remote_code: bool = False) -> A
 
     Args:
         trust_remote_code: run Python files that lie beside the model that the manifest names.
-    Raises: ValueError: no complete result there, its configuration no longer fits this version, or its questions are
-        not at hand.
+    Raises: ValueError: no complete result there, its configuration no longer fits this version, its questions are not
+        at hand, or the model is not the one that answered.
     """
     before = read_evaluation(result)
     manifest = before.manifest
@@ -89,10 +90,19 @@ def rerun(result: Path, *, runs_dir: Path, trust_remote_code: bool = False) -> A
     where = _folder(runs_dir)
     run = (
         base_run(config, runs_dir=where, trust_remote_code=trust_remote_code)
-        if manifest.train_data == UNTRAINED
+        if is_untrained(manifest.train_data)
         else train(config, runs_dir=where, resume=True, trust_remote_code=trust_remote_code)
     )
+    if manifest.model and (changed := _changed_files(manifest.model, run.report.get("model", {}))):
+        raise ValueError(
+            f"{result} was answered by other files of the model {config.model.id} ({', '.join(changed[:3])}); fetch "
+            "those whose hashes its manifest names"
+        )
     return _agreement(before, read_evaluation(evaluate(EvalJob(run, settings))))
+
+
+def _changed_files(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
+    return [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
 
 
 def _folder(runs_dir: Path) -> Path:

@@ -25,6 +25,8 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -40,7 +42,7 @@ from latbench.config import ConfigError, GenerateConfig, tree
 from latbench.decoding.loop import Generation, Prompt
 from latbench.decoding.rule import Mode
 from latbench.integrations.likelihood import Likelihood, after_text, after_thinking
-from latbench.integrations.lm_eval_tasks import run_of
+from latbench.integrations.lm_eval_tasks import run_of, with_own_data
 from latbench.model import chat_template
 from latbench.util.progress import progress
 
@@ -52,11 +54,13 @@ log = logging.getLogger(__name__)
 
 def main(arguments: Sequence[str]) -> None:
     """lm-eval's own command line, with the model `latbench` registered. Raises: SystemExit: its parser's errors."""
-    before, sys.argv = sys.argv, ["lm-eval", *arguments]  # the only place it reads them from
-    try:
-        cli_evaluate()
-    finally:
-        sys.argv = before
+    before = sys.argv
+    with TemporaryDirectory() as folder:
+        sys.argv = ["lm-eval", *with_own_data(arguments, Path(folder))]  # the only place it reads them from
+        try:
+            cli_evaluate()
+        finally:
+            sys.argv = before
 
 
 @register_model("latbench")

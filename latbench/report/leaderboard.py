@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from latbench.evaluation.metrics import Summary, readable, summarise
 from latbench.evaluation.records import MANIFEST, Evaluation, read_evaluation, records_path
@@ -19,9 +20,12 @@ from latbench.report.latex import to_latex
 from latbench.report.markdown import to_markdown
 from latbench.report.page import record_files, to_html
 from latbench.report.reported import Reported, find_reported, read_reported, reported_markdown
-from latbench.report.run_facts import places
+from latbench.report.run_facts import places, values
 from latbench.report.task_sections import Section, report_sections
 from latbench.util.files import write_whole
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +97,12 @@ class LeaderboardResult:
     """The lines of the tables, for a picture."""
     paths: tuple[Path, ...]
     """The files written."""
+
+    def to_pandas(self) -> DataFrame:
+        """One line per run, with the columns of the CSV."""
+        from pandas import DataFrame
+
+        return DataFrame([values(row) for row in self.rows])
 
 
 def leaderboard(
@@ -233,6 +243,16 @@ def find_evaluations(folders: Iterable[Path]) -> Iterator[Path]:
             if MANIFEST in files and records_path(folder) and folder.resolve() not in seen:
                 seen.add(folder.resolve())
                 yield folder
+
+
+def evaluation_in(folder: Path) -> Path:
+    """The one evaluation at or below a folder, such as that of a run. Raises: ValueError: none, or several."""
+    found = list(find_evaluations([folder]))
+    if len(found) == 1:
+        return found[0]
+    what = "no evaluation" if not found else f"{len(found)} evaluations"
+    way_out = "make one with `latbench eval`" if not found else f"name one, such as {found[0]}"
+    raise ValueError(f"{folder} holds {what}; {way_out}")
 
 
 def _without_repeats(summaries: Sequence[Summary], notices: list[str]) -> list[Summary]:

@@ -32,7 +32,7 @@ def to_terminal(sections: Sequence[Section], width: int, *, with_legend: bool = 
     parts: list[RenderableType] = []
     for section in sections:
         parts += [Text(section.title, style="bold"), Text(section.facts + "\n", style="dim")]
-        parts += [_table(section.tables[0], width), Text("")]
+        parts += [to_rich(section.tables[0], width), Text("")]
     if not sections:
         parts.append(Text(NOTHING))
     if with_legend:
@@ -87,7 +87,13 @@ def _most(table: Table, place: int, width: int) -> int | None:
     return max(9, width // (NAMES if is_name else WORDS))
 
 
-def _table(table: Table, width: int) -> RenderableType:
+def to_rich(table: Table, width: int) -> RenderableType:
+    """What rich prints of one table: the columns that fit.
+
+    Args:
+        table: any.
+        width: of the terminal, in characters.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table as RichTable
     from rich.text import Text

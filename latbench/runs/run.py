@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from latbench.config import RunConfig, read_config
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from latbench.method import Method
 
 CONFIG, TRAIN, CHECKPOINT, EVAL = "config.yaml", "train.json", "checkpoint", "eval"
+LOGS = "stages/*/log.jsonl"  # of the stages of training, whose folders are numbered
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,14 @@ class Run:
                 f"{self.folder / TRAIN} is damaged; copy it anew, or remove the run's folder and train again"
             ) from None
 
+    @property
+    def last_loss(self) -> float | None:
+        """The mean loss of the last logged steps of training; None where nothing was trained here."""
+        logs = sorted(self.folder.glob(LOGS), key=lambda path: int(path.parent.name.partition("-")[0]))
+        rows = [json.loads(line) for path in logs[-1:] for line in path.read_text(encoding="utf-8").splitlines()]
+        losses = [float(row["loss"]) for row in rows if "loss" in row]
+        return losses[-1] if losses else None
+
     @cached_property
     def method(self) -> Method[Any]:
         """The method, ready to generate. Raises: ValueError: unfinished, or the checkpoint cannot be used."""
@@ -100,15 +109,26 @@ class Run:
         method: Method[Any] = entry.cls(backbone, self.config.method)
         return method.eval()
 
-    def generate(self, questions: Sequence[Prompt | str], **settings: Any) -> list[Generation]:
-        """One answer to each question, in order; `settings` replace keys of the run's `generate.*`.
+    @overload
+    def generate(self, questions: Prompt | str, **settings: Any) -> Generation: ...
 
+    @overload
+    def generate(self, questions: Sequence[Prompt | str], **settings: Any) -> list[Generation]: ...
+
+    def generate(self, questions: Prompt | str | Sequence[Prompt | str], **settings: Any) -> Any:
+        """The answer to a question, or one answer to each of several, in order.
+
+        Args:
+            questions: one or several, as text or as `Prompt`.
+            settings: replace keys of the run's `generate.*`.
         Raises: ValueError: `samples` is set; ask a question as often as it is to be answered.
         """
         if settings.get("samples", 1) != 1:
             raise ValueError(
                 "generate takes one sample per question; repeat Prompt(id, text, sample=0, 1, ...) instead"
             )
+        if isinstance(questions, str) or not isinstance(questions, Sequence):
+            return self.generate([questions], **settings)[0]
         return self.method.generate(questions, replace(self.config.generate, **settings), seed=self.config.seed)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latbench import registry
-from latbench.config import ModelConfig, RunConfig, read_config
+from latbench.config import ModelConfig, RunConfig, read_config, stable_hash
 from latbench.config.tree import dump_yaml
 from latbench.data import ContaminationReport, overlaps
 from latbench.runs import environment
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from latbench.training.cost import TrainReport
 
 NUM_HELD_OUT = 256
-UNTRAINED = "none"  # the training data of a run without training
+UNTRAINED = "none"  # the training data of a run without training, before the hash of its model
 
 
 def train(
@@ -90,7 +90,7 @@ def base_run(config: RunConfig, *, runs_dir: Path | str = "runs", trust_remote_c
     """
     folder, hashes = Path(runs_dir) / config.base_id, model_hashes(config.model)
     if not (folder / TRAIN).exists():
-        told = {"trained": False, "train_data": UNTRAINED, "model": hashes}
+        told = {"trained": False, "train_data": untrained_data(hashes), "model": hashes}
         return Run(folder, replace(config, start=None), told=told, trust_remote_code=trust_remote_code)
     place = config.model
     run = load_run(folder, device=place.device, device_map=place.device_map, trust_remote_code=trust_remote_code)
@@ -100,6 +100,20 @@ def base_run(config: RunConfig, *, runs_dir: Path | str = "runs", trust_remote_c
             "that folder to evaluate the model as it is now"
         )
     return run
+
+
+def untrained_data(model: Mapping[str, str]) -> str:
+    """What stands for the training data in the identity of a run without training: none, and which model it is.
+
+    Args:
+        model: SHA-256 of its files by name; empty for the embedded one, which its configuration says.
+    """
+    return f"{UNTRAINED}, model sha256={stable_hash(dict(model))}" if model else UNTRAINED
+
+
+def is_untrained(train_data: str) -> bool:
+    """Whether training data, as an identity names them, are those of a run without training."""
+    return train_data.partition(",")[0] == UNTRAINED
 
 
 def keep(run: Run) -> None:
@@ -227,11 +241,11 @@ def _refuse_settings(config: RunConfig, method: Method[Any]) -> None:
 
 @contextmanager
 def _leaving_nothing(folder: Path) -> Iterator[None]:
-    """Take away again what a start wrote that was refused before its first step; what was there before stays."""
+    """Take away again what a start wrote that failed before its first step; what was there before stays."""
     before = set(folder.rglob("*")) if is_main_process() else set()
     try:
         yield
-    except ValueError:
+    except Exception:
         made = sorted(set(folder.rglob("*")) - before, reverse=True) if is_main_process() else []
         files = {path.name for path in made if path.is_file()}
         if (folder / CONFIG) not in before and files <= {CONFIG, QUESTIONS, BEGUN}:

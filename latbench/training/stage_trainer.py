@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from latbench.training.resume import (
 )
 from latbench.training.window import LossWindow
 from latbench.util import heap
+from latbench.util.progress import Bar
 
 LOG = "log.jsonl"
 RELEASE_EVERY = 16  # optimiser steps: what holes in the heap can take up by then is little, and faulting it in is rare
@@ -133,7 +134,7 @@ class StageTrainer(Trainer):
         self.window = LossWindow()
         self.report = report
         self.interrupted = False  # set by the signal handler: stop at the next whole step
-        self.advance: Callable[[int], None] = lambda steps: None  # moves a progress bar
+        self.bar: Bar | None = None  # moved by each step, with the last logged loss
         self._steps_per_epoch = steps_per_epoch
         self._first_epoch = first_epoch
         self._fingerprint = dict(fingerprint)
@@ -228,7 +229,8 @@ class StageTrainer(Trainer):
         self.window.add_step(self._items)
         if self.state.global_step % RELEASE_EVERY == 0:
             heap.release()
-        self.advance(1)
+        if self.bar is not None:
+            self.bar(1)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Replace the Trainer's running loss by exact means per term; append them to the stage's log.
@@ -246,6 +248,8 @@ class StageTrainer(Trainer):
                         "lower train.lr, set train.clip_norm, or use train.precision=float32"
                     )
                 logs |= {"loss": loss, **terms}
+                if self.bar is not None:
+                    self.bar.note(f"loss {loss:.4g}")
             self.window = LossWindow()
         if self.is_world_process_zero() and not any(name in logs for name in _SUMMARY):
             row = {"step": self.state.global_step, "epoch": self.state.epoch, **logs}

@@ -427,12 +427,11 @@ def _interruptible(trainer: StageTrainer) -> Iterator[None]:
 
 @contextmanager
 def _progress(trainer: StageTrainer, stage: Stage, *, done: int) -> Iterator[None]:
-    """A bar over the optimiser steps, at the main process."""
+    """A bar over the optimiser steps with the last loss, at the main process."""
     if not trainer.is_world_process_zero():
         yield
         return
-    with progress(f"train {stage.name}", total=trainer.args.max_steps, done=done) as advance:
-        trainer.advance = advance
+    with progress(f"train {stage.name}", total=trainer.args.max_steps, done=done) as trainer.bar:
         yield
 
 

@@ -104,7 +104,7 @@ def test_our_task_in_lm_eval_gives_the_answers_of_our_own_evaluation(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     run: Run = request.getfixturevalue(kind)
-    (own,) = latbench.evaluate(run)
+    own = latbench.evaluate(run)
     lm = LatbenchLM(run.folder, batch_size="auto")
     metrics, responses = results(lm, load_yaml(OURS), run=str(run.folder), think=False)
     assert [text for ((text,),) in responses] == [record.text for record in own.records]

@@ -11,10 +11,11 @@ import pytest
 from rich.console import Console
 
 from latbench.cli import main
+from latbench.cli.eval_table import eval_table
 from latbench.evaluation.metrics import summarise
 from latbench.report.cells import rows
 from latbench.report.task_sections import Section, report_sections
-from latbench.report.terminal import fitting, to_terminal
+from latbench.report.terminal import fitting, to_rich, to_terminal
 
 
 @pytest.fixture
@@ -66,3 +67,17 @@ def test_a_terminal_gets_a_table_a_pipe_markdown_and_json_rows_with_numbers(
     assert "latent steps plus" not in shown
     assert main(["leaderboard", str(tmp_path), "--legend"]) == 0
     assert "latent steps plus" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_an_evaluation_ends_with_a_table_that_fits(make: Any, record: Any, width: int) -> None:
+    answers = [record(f"q{i}", i > 1, gold_chain_length=9) for i in range(8)]
+    made = eval_table([summarise(make(answers, run="a")), summarise(make(answers, run="b"))])
+    assert made.headings[:5] == ("task", "questions", "accuracy", "#L", "compression")
+    assert {"correct", "incorrect"} <= set(made.headings)
+    assert "timeout" not in made.headings  # nothing ran out of time
+    line = dict(zip(made.headings, made.lines[0], strict=True))
+    assert (line["questions"], line["correct"], line["incorrect"]) == ("8", "6", "2")
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(to_rich(made, width))
+    assert max(map(len, console.export_text().splitlines())) <= width

@@ -210,6 +210,24 @@ def test_the_latest_trained_run_is_the_default(run: Run) -> None:
         find_run(None, runs_dir / "none")
 
 
+@pytest.mark.parametrize("error", [OSError("no route"), RuntimeError("no memory"), ModuleNotFoundError("no flash")])
+def test_a_start_that_fails_leaves_no_folder(
+    error: Exception, small: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("latbench.model.backbone.Backbone.load", fail)
+    with pytest.raises(type(error)):
+        train(small, runs_dir=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_last_loss_is_that_of_the_log(run: Run) -> None:
+    (log,) = run.folder.glob("stages/*/log.jsonl")
+    assert run.last_loss == json.loads(log.read_text(encoding="utf-8").splitlines()[-1])["loss"]
+
+
 def test_a_base_run_has_a_method_without_training(small: RunConfig, tmp_path: Path) -> None:
     run = base_run(small, runs_dir=tmp_path)
     assert run.folder.name == small.base_id == small.run_id.replace("synth-", "base-")

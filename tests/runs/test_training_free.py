@@ -24,7 +24,7 @@ from latbench.measures.trace import NoLatentStepsError, trace
 from latbench.report.leaderboard import leaderboard
 from latbench.runs.run import CHECKPOINT, TRAIN, Run, load_run
 from latbench.runs.train import base_run, train
-from latbench.sweep.sweep import SweepConfig, run_sweep
+from latbench.sweeps.sweep import SweepConfig, run_sweep
 from latbench.training import checkpoint
 from tests.runs.test_start import equal
 from tests.sweep.test_sweep import InProcess, ignore

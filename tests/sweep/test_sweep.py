@@ -21,9 +21,9 @@ from latbench.data import DATA_DIR
 from latbench.evaluation.records import MANIFEST
 from latbench.runs.lock import locked
 from latbench.runs.run import CONFIG, load_run
-from latbench.sweep.child import under
-from latbench.sweep.executor import Job, JobResult, LocalExecutor
-from latbench.sweep.sweep import SweepConfig, members, read_sweep, run_configs, run_sweep
+from latbench.sweeps.child import under
+from latbench.sweeps.executor import Job, JobResult, LocalExecutor
+from latbench.sweeps.sweep import SweepConfig, members, read_sweep, run_configs, run_sweep
 from latbench.util.signals import handling
 
 BASE = {
@@ -184,7 +184,7 @@ def test_the_processes_of_a_killed_sweep_end_with_it(tmp_path: Path) -> None:
         "    (folder / f'started-{os.getpid()}').touch(); time.sleep(600)"
     )
     sweep = (
-        "import sys; from pathlib import Path; from latbench.sweep.executor import Job, LocalExecutor\n"
+        "import sys; from pathlib import Path; from latbench.sweeps.executor import Job, LocalExecutor\n"
         f"commands, folder = ((sys.executable, '-c', {code!r}),), Path({str(tmp_path)!r})\n"
         "jobs = [Job(name=name, commands=commands, log=folder / name) for name in 'ab']\n"
         "LocalExecutor([None, None]).run(jobs, print)"

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -30,7 +30,7 @@ from latbench.evaluation.job import EvalJob
 from latbench.evaluation.plan import EvalConfig, decoding_changes, plan, questions
 from latbench.evaluation.records import MANIFEST, read_manifest
 from latbench.runs.run import CONFIG, TRAIN, Run, load_run
-from latbench.sweep.executor import Executor, Job, JobResult
+from latbench.sweeps.executor import Executor, Job, JobResult
 from latbench.task import STRICT
 from latbench.util.files import write_whole
 
@@ -70,7 +70,12 @@ class SweepReport:
 
 def read_sweep(path: Path) -> SweepConfig:
     """The sweep in a YAML file. Raises: ConfigError: every error, one sentence each; ValueError: no such file."""
-    config, errors = tree.validate("sweep", SweepConfig, tree.read_yaml(path))
+    return sweep_of(tree.read_yaml(path))
+
+
+def sweep_of(given: Mapping[str, Any]) -> SweepConfig:
+    """The sweep of the content of a file. Raises: ConfigError: every error, one sentence each."""
+    config, errors = tree.validate("sweep", SweepConfig, given)
     if errors:
         raise ConfigError(errors)
     assert isinstance(config, SweepConfig)

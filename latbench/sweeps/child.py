@@ -1,4 +1,4 @@
-"""Run a command that ends with the process that asked for it: `python -m latbench.sweep.child PID COMMAND...`.
+"""Run a command that ends with the process that asked for it: `python -m latbench.sweeps.child PID COMMAND...`.
 
 Linux can send a signal to a process whose parent dies, however it dies. The signal outlasts `exec`, so that it is asked
 for here, in a process of one thread, and the command then takes this process over. On other systems the command runs on

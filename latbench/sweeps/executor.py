@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from latbench.sweep.child import under
+from latbench.sweeps.child import under
 from latbench.util.signals import handling
 
 
@@ -129,3 +129,14 @@ def last_line(log: Path) -> str:
     """The last line of a log that says something."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def slots(jobs: int | None) -> list[str | None]:
+    """What each process of a sweep may see: a GPU, or with none (or so many jobs asked for) no restriction."""
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+    if torch.cuda.is_available():
+        return [gpus[index % len(gpus)] for index in range(jobs or len(gpus))]
+    return [None] * (jobs or 1)

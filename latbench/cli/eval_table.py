@@ -1,0 +1,64 @@
+"""The small table at the end of an evaluation."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import get_args
+
+from latbench.cli.console import say
+from latbench.evaluation.metrics import Summary
+from latbench.report.cells import Row, rows
+from latbench.report.columns import COLUMNS, Column
+from latbench.report.markdown import markdown_table
+from latbench.report.table import Head, Line, Table, table
+from latbench.runs.lock import is_main_process
+from latbench.task import Status
+
+LENGTHS, SPEED = ("accuracy", "#L", "compression"), ("answers/s",)
+
+
+def show(summaries: Sequence[Summary]) -> None:
+    """Print the table: fitted to a terminal, as Markdown where standard output is piped."""
+    made = eval_table(summaries)
+    if not sys.stdout.isatty():
+        say(markdown_table(made))
+    elif is_main_process():
+        from rich.console import Console
+
+        from latbench.report.terminal import to_rich
+
+        console = Console()
+        console.print(to_rich(made, console.width))
+
+
+def eval_table(summaries: Sequence[Summary]) -> Table:
+    """A line per evaluation: accuracy with its interval, #L, compression, verdicts, answers per second.
+
+    Compression is over the gold chain: where the data have none, the leaderboard may know a run that stands in for it.
+    """
+    each = [rows([summary])[0] for summary in summaries]
+    lines = [Line((f"{row.identity.task} / {row.identity.split}", str(row.summary.n)), [row]) for row in each]
+    verdicts = [_verdicts(status) for status in get_args(Status)]
+    columns = [*_known(LENGTHS), *verdicts, *_known(SPEED)]
+    return table("", [Head("task", is_text=True), Head("questions")], columns, lines)
+
+
+def _known(headings: Sequence[str]) -> list[Column[Row]]:
+    by_heading = {column.heading: column for column in COLUMNS if column.heading}
+    return [replace(by_heading[heading], is_front=True) for heading in headings]
+
+
+def _verdicts(status: Status) -> Column[Row]:
+    """How many answers have a verdict; left out where none has."""
+
+    def number(row: Row) -> int:
+        return row.summary.statuses.get(status, 0)
+
+    return Column(
+        status.replace("_", " "),
+        number,
+        is_front=True,
+        when=lambda items: status in ("correct", "incorrect") or any(map(number, items)),
+    )

@@ -188,7 +188,9 @@ def train(
         model: a Hugging Face id or a local path.
         preset: one of `latbench list presets`, or "none".
         config: YAML file with a configuration tree, below all that is given here.
-        columns, kind, prompt: of own data: names of its columns by field, how answers are compared, a template.
+        columns: of own data: names of its columns by field.
+        kind: of own data: how answers are compared.
+        prompt: of own data: a template.
         seed: of weights, data order and draws; None: 0.
         settings: values by dotted key, such as `{"train.lr": 1e-4}`.
         device: auto, cpu, cuda, cuda:1 ...
@@ -277,9 +279,12 @@ def evaluate(
     Args:
         run: a run, its folder, or its name in `runs_dir`; None: the latest trained one, unless `model` is given.
         tasks: one task or several: registered names, data files, Hub ids, Python files; None: the run's own.
-        model, method: a Hugging Face id or path, and the method over it, in place of a run.
+        model: a Hugging Face id or path, in place of a run.
+        method: the method over that model.
         preset: of the method over a model as it comes.
-        columns, kind, prompt: of own data: names of its columns by field, how answers are compared, a template.
+        columns: of own data: names of its columns by field.
+        kind: of own data: how answers are compared.
+        prompt: of own data: a template.
         split: of the tasks.
         limit: the first so many questions of each task.
         samples: answers per question.
@@ -344,7 +349,8 @@ def compare(a: Evaluation | Path | str, b: Evaluation | Path | str, *, runs_dir:
     """Paired test of two evaluations on the same questions, and the questions on which they differ.
 
     Args:
-        a, b: results, folders of evaluations or of runs with one, or names of such runs in `runs_dir`.
+        a: a result, a folder of an evaluation or of a run with one, or the name of such a run in `runs_dir`.
+        b: likewise.
         runs_dir: folder of all runs.
     Raises: ValueError: no or several evaluations there, incomplete ones, or other questions.
     """

@@ -28,8 +28,9 @@ def evaluation_target(
 
     Args:
         run: folder or name of a run; None: the latest trained one, unless model and method are given.
-        model, method: a model as it comes, and a registered method or the Python file of one. A file without a model
-            says what a trained run's method is.
+        model: a model as it comes.
+        method: a registered method over that model, or the Python file of one. A file without a model says what a
+            trained run's method is.
         changes: settings by dotted key. Of a model as it comes, `model.*` and `method.*` set it up, and decoding that
             differs from that of the run on file is a change of the evaluation.
         preset: of the method over a model as it comes.

@@ -96,7 +96,7 @@ def set_keys(words: Sequence[str]) -> list[str]:
 
 def known_keys() -> frozenset[str]:
     methods = [key.name for name in registry.method_names() for key in method_keys(name)]
-    tasks = [key.name for name in registry.task_names() for key in task_keys(name)]
+    tasks = [key.name for name in (*registry.task_names(), "own--data") for key in task_keys(name)]
     of_all = [key.name for key in (*shared_keys(), *imported_keys())]
     return frozenset([*of_all, *methods, *tasks, "method.name", "task.name", "start.method"])
 

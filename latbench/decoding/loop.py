@@ -54,6 +54,7 @@ class Generation:
         text: the answer segment ("" where the close marker never came); reasoning: explicit reasoning text.
         closed: the answer segment was reached.
         num_latents, num_reasoning_tokens, num_answer_tokens: without markers and EOS; num_prompt_tokens: fed before.
+            Marks of a method's own (`RowState.num_marks`) are no reasoning tokens either.
             Reasoning tokens are None where a model without think tokens leaves their number unknown, see `written`.
         decode_steps: forward passes after the prompt, forced ids included.
         trace: of the latent steps, where asked for; actions: all steps, where asked for.
@@ -317,10 +318,10 @@ class _Loop:
         done = ((s.stop != _RUNNING) & (s.question >= 0)).nonzero()[:, 0]
         numbers = torch.stack(
             [s.question, s.stop, s.num_tokens, s.reasoning_end, s.answer_start, s.lengths,
-             self.rows.num_latents, self.rows.in_answer.long()], dim=1,
+             self.rows.num_latents, self.rows.in_answer.long(), self.rows.num_marks], dim=1,
         )[done].tolist()  # fmt: skip
         for row, tokens in zip(numbers, s.tokens[done].tolist(), strict=True):
-            question, stop, num_tokens, reasoning_end, answer_start, length, num_latents, closed = row
+            question, stop, num_tokens, reasoning_end, answer_start, length, num_latents, closed, num_marks = row
             answer = tokens[answer_start:num_tokens] if closed else []
             reasoning = tokens[:reasoning_end] if closed else tokens[:num_tokens]
             num_prompt_tokens = len(self._ids(question))
@@ -329,7 +330,7 @@ class _Loop:
                 reasoning=self.backbone.layout.decode(reasoning),
                 closed=bool(closed),
                 num_latents=num_latents,
-                num_reasoning_tokens=len(reasoning),
+                num_reasoning_tokens=max(len(reasoning) - num_marks, 0),
                 num_answer_tokens=len(answer),
                 num_prompt_tokens=num_prompt_tokens,
                 decode_steps=length - num_prompt_tokens,

@@ -49,8 +49,8 @@ class Stage:
             kept by shares that sum to one.
         trainable: prefixes of parameter names of the method (`backbone.`, `heads.` ...); the default is everything
             that `model.lora` leaves trainable; frozen: prefixes taken out of it.
-        changed: prefixes of parameter names that the method itself changes in this stage, outside its loss and optimiser;
-            resume points hold them too.
+        changed: prefixes of parameter names that the method itself changes in this stage, outside its loss and
+            optimiser; resume points hold them too.
         rollouts: learns from answers of the model itself (`train.rl`), by `action_log_probs` instead of `loss`.
     """
 

@@ -36,8 +36,8 @@ class RowState:
         mode: (batch,) Mode of the coming decision; num_latents: (batch,) latent steps so far.
         in_answer: (batch,) bool, the close marker is behind the row.
         question: (batch,) index of the row's prompt among those given to `decode`; 0, 1, 2 ... in `unroll`.
-        num_marks: (batch,) emitted tokens so far that the rule knows to be marks of the method's own, such as a tag that
-            asks for latent steps; they are no reasoning tokens.
+        num_marks: (batch,) emitted tokens so far that the rule knows to be marks of the method's own, such as a tag
+            that asks for latent steps; they are no reasoning tokens.
         thinking, talking: some row is in LATENT mode, some row is not; a rule may skip the other half of its work.
         memory: the rule's own tensors, first axis batch; rows that start anew are zeroed by the loop.
     """

@@ -59,8 +59,9 @@ class LiteReasonConfig(MethodConfig):
     """Share of `train.epochs` in a stage before, in which the model itself learns to write tags, from masked traces; 0:
     none, as published, where a request in the prompt does it. A model that cannot follow a request needs it."""
     ask: str | None = None
-    """Request after the question of a model without think tokens; null: to reason, to box the answer, and how to use
-    tags; "": none."""
+    """Request after the question of a model without think tokens; null: to reason and to box the answer, "": none."""
+    guide: bool = True
+    """Such a model is also told how to use tags, unless the question already tells it."""
     latents: Literal["recomputed", "drawn"] = "recomputed"
     """Latents in the updates of reinforcement learning: by the present weights, or those of the rollout."""
     refresh_every: Annotated[int, Field(ge=0)] | None = None

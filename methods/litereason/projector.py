@@ -19,7 +19,7 @@ class Projector(nn.Module):
     """Hidden state after the final norm -> next input embedding: a few MLPs one after another.
 
     No norm, no residual and no dropout inside or between them (Alex-Gurung/LiteReason@cf68f72
-    litereason/reasoning_core.py:34-47). Weights are kept in float32 at least, since small steps are lost in bfloat16.
+    litereason/reasoning_core.py, apply_projector_stack). Weights are kept in float32 at least, since small steps are lost in bfloat16.
 
     Args:
         backbone: whose last layer's MLP each block copies; a gated MLP of its own where none is found.
@@ -34,8 +34,9 @@ class Projector(nn.Module):
                 f"no MLP is found in the last layer of {backbone.name}, so the projector starts from random weights",
                 stacklevel=2,
             )
-        made = [_GatedMLP(backbone.hidden_size) if source is None else _plain(copy.deepcopy(source)) for _ in range(blocks)]
-        self.blocks = nn.ModuleList(made)
+        self.blocks = nn.ModuleList(
+            _GatedMLP(backbone.hidden_size) if source is None else _plain(copy.deepcopy(source)) for _ in range(blocks)
+        )
         for parameter in self.parameters():
             parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
             parameter.requires_grad_(True)
@@ -66,7 +67,8 @@ def last_mlp(backbone: Backbone) -> nn.Module | None:
     named = [module for name, module in backbone.model.named_modules() if name.rsplit(".", 1)[-1] == "mlp"]
     if not named:
         return None
-    linear = [part for part in _plain(copy.deepcopy(named[-1])).modules() if any(True for _ in part.parameters(recurse=False))]
+    parts = _plain(copy.deepcopy(named[-1])).modules()
+    linear = [part for part in parts if any(True for _ in part.parameters(recurse=False))]
     return named[-1] if all(isinstance(part, nn.Linear | Conv1D) for part in linear) else None
 
 
@@ -91,7 +93,8 @@ def projected(backbone: Backbone, projector: Projector, sequence: Tokens, is_lat
     the next latent, and takes it.
 
     Args:
-        sequence: right-padded, a placeholder where a latent belongs; is_latent: (batch, seq) bool, never at a beginning.
+        sequence: right-padded, a placeholder where a latent belongs.
+        is_latent: (batch, seq) bool; never at a beginning.
     Returns: (latents, hidden) in row-major order of `is_latent`.
     """
     embeds = backbone.embed(sequence.ids)
@@ -129,4 +132,5 @@ def relative_scale(backbone: Backbone, latents: Tensor) -> Tensor:
     with torch.no_grad():
         rows: Any = backbone.model.get_input_embeddings().weight
         mean: Tensor = rows.float().norm(dim=-1).mean()
-        return latents.detach().float().norm(dim=-1) / mean
+        norms: Tensor = latents.detach().float().norm(dim=-1)
+        return norms / mean

@@ -11,11 +11,12 @@ import json
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast
+from torch.optim import AdamW
 
 from latbench.config import RLConfig
 from latbench.decoding.actions import Kind
@@ -23,10 +24,8 @@ from latbench.decoding.sampling import row_keys, uniform
 from latbench.task import Example
 from latbench.training.rl.groups import Group, Rollout
 from latbench.util.files import write_whole
+from methods.litereason.tagged import TaggedModel
 from methods.litereason.traces import Trace, choosable, reasoning, sentences
-
-if TYPE_CHECKING:
-    from methods.litereason.method import LiteReason
 
 BETAS = (0.9, 0.95)
 
@@ -36,7 +35,7 @@ def file_of(folder: Path, number: int) -> Path:
     return folder / f"rollout-traces-{number}.json"
 
 
-def keep(method: LiteReason, groups: Sequence[Group], number: int, folder: Path) -> None:
+def keep(method: TaggedModel, groups: Sequence[Group], number: int, folder: Path) -> None:
     """Write the correct traces of a rollout that have a sentence to replace."""
     if not PartialState().is_main_process:
         return
@@ -49,7 +48,7 @@ def keep(method: LiteReason, groups: Sequence[Group], number: int, folder: Path)
     write_whole(file_of(folder, number), json.dumps(rows))
 
 
-def trace_of(method: LiteReason, row: Rollout) -> Trace:
+def trace_of(method: TaggedModel, row: Rollout) -> Trace:
     """The reasoning of a rollout as sentences and tags; empty where there is nothing to replace, or no answer."""
     close = list(method.backbone.layout.close)
     text: str | None
@@ -63,13 +62,13 @@ def trace_of(method: LiteReason, row: Rollout) -> Trace:
     return found if choosable(found, method.tags) else ()
 
 
-def period(method: LiteReason, config: RLConfig) -> int:
+def period(method: TaggedModel, config: RLConfig) -> int:
     """Rollouts from one refresh to the next; 0: there is none."""
     every = method.config.refresh_every
     return ceil(len(method.asked) / config.prompts) if every is None else every
 
 
-def before_rollout(method: LiteReason, number: int, config: RLConfig, folder: Path) -> None:
+def before_rollout(method: TaggedModel, number: int, config: RLConfig, folder: Path) -> None:
     """Refresh the projector before the first rollout of a pass but the first."""
     every = period(method, config)
     if not every or number == 0 or number % every:
@@ -90,7 +89,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def samples(method: LiteReason, rows: Sequence[dict[str, Any]], number: int) -> list[Example]:
+def samples(method: TaggedModel, rows: Sequence[dict[str, Any]], number: int) -> list[Example]:
     """Masked examples of a random share of the traces, one at each ratio, with the reference answer."""
     names = [f"refresh {number} {place}" for place in range(len(rows))]
     keys = row_keys(method.seed, names, [0] * len(rows))
@@ -107,7 +106,7 @@ def samples(method: LiteReason, rows: Sequence[dict[str, Any]], number: int) -> 
     return made
 
 
-def refresh(method: LiteReason, examples: Sequence[Example]) -> None:
+def refresh(method: TaggedModel, examples: Sequence[Example]) -> None:
     """One pass of the projector over masked examples, with an optimiser of its own and the model frozen.
 
     An update that is not finite is left out.
@@ -118,7 +117,7 @@ def refresh(method: LiteReason, examples: Sequence[Example]) -> None:
     method.requires_grad_(False)
     method.projector.requires_grad_(True)
     method.eval()
-    optimizer = torch.optim.AdamW(method.projector.parameters(), lr=config.refresh_lr, betas=BETAS, weight_decay=0.0)
+    optimizer = AdamW(method.projector.parameters(), lr=config.refresh_lr, betas=BETAS, weight_decay=0.0)
     try:
         for start in range(0, len(examples), config.refresh_batch):
             batch = method.trace_batch(examples[start : start + config.refresh_batch]).to(method.backbone.device)

@@ -2,7 +2,7 @@
 
 A tag is ordinary text: no token is added for it. Tokenizers may merge its ends with a character beside it (`.<`, `>`
 and a newline), so that there are several token sequences that open it and several that close it; they are found by
-encoding the tag beside common characters (Alex-Gurung/LiteReason@cf68f72 litereason/token_utils.py:26-104).
+encoding the tag beside common characters (Alex-Gurung/LiteReason@cf68f72 litereason/token_utils.py, get_implicit_thought_patterns).
 """
 
 from __future__ import annotations
@@ -196,4 +196,3 @@ class Expanded:
     def says(self) -> list[bool]:
         """Of each position, whether its output predicts a token: all but those that a latent follows."""
         return [not follows for follows in [*self.is_latent[1:], False]]
-

@@ -164,4 +164,3 @@ def _drawn(method: Method[Any], examples: Sequence[Example], held_out: HeldOut, 
 def _trace(answer: Generation, close: bool, tags: Tags) -> Trace:
     text = answer.reasoning if close else reasoning(answer.text)
     return sentences(text or "", tags)
-

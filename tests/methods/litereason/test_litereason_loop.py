@@ -122,7 +122,7 @@ def test_the_cap_of_latents_ends_a_tag_and_closes_the_reasoning() -> None:
     assert answer.closed
     assert answer.reasoning == "[3]ab[5]"
     assert answer.num_reasoning_tokens == 2
-    plain = method(model={"layout": "plain_boxed"}, ask="")
+    plain = method(model={"layout": "plain_boxed"}, ask="", guide=False)
     (cut,) = generate(plain, [script(plain.tags, "ab[5]cd")], max_latents=2)
     assert (cut.num_latents, cut.stop_reason) == (2, "length")
 
@@ -134,7 +134,7 @@ def test_tags_do_not_count_as_reasoning_and_latents_do() -> None:
     assert (answer.num_reasoning_tokens, answer.num_latents, answer.num_answer_tokens) == (7, 3, 2)
     assert answer.decode_steps == 7 + 3 + 3 + 1 + 2  # the tag's own tokens are paid for: its length in the paper
     assert answer.reasoning == "abc[3] def"
-    plain = method(model={"layout": "plain_boxed"}, ask="")
+    plain = method(model={"layout": "plain_boxed"}, ask="", guide=False)
     text = "ab[2]cd\n\\boxed{7}"
     (answer,) = generate(plain, [[*script(plain.tags, text), plain.backbone.layout.eos]])
     assert answer.text == text

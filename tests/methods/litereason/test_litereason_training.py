@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,10 @@ def test_adapters_are_not_copied_and_weights_are_float32_at_least() -> None:
 
 
 def test_a_saved_projector_is_loaded_strictly(tmp_path: Path) -> None:
-    model = method()
+    model = method(model={"dtype": torch.float32})
     checkpoint.save(model, tmp_path / "run")
     loaded = checkpoint.load(tmp_path / "run", method="litereason")
-    hidden = torch.randn(2, 32, dtype=torch.float64)
+    hidden = torch.randn(2, 32)
     assert torch.equal(loaded.projector(hidden), model.projector(hidden))
     with pytest.raises(ValueError, match=r"the settings of method 'litereason' must be those of the run"):
         checkpoint.load_parts(method(blocks=2), tmp_path / "run")
@@ -180,7 +181,8 @@ def test_eos_stays_a_target_where_it_is_also_the_padding() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num", "share", "replaced"), [(12, 0.10, 1), (12, 0.25, 3), (3, 0.25, 1), (30, 0.1, 3), (100, 0.29, 29), (2, 1.0, 2)]
+    ("num", "share", "replaced"),
+    [(12, 0.10, 1), (12, 0.25, 3), (3, 0.25, 1), (30, 0.1, 3), (100, 0.29, 29), (2, 1.0, 2)],
 )
 def test_number_of_replaced_sentences(num: int, share: float, replaced: int) -> None:
     assert num_replaced(num, share) == replaced
@@ -226,8 +228,9 @@ def test_a_tag_in_the_question_stays_text() -> None:
 
 def test_a_chain_without_a_sentence_to_replace_is_skipped() -> None:
     model, stage = method(), method().stages()[0]
-    assert model.skip_reason(Example(id="0", question="q", steps=(), answer="1"), stage) == "no reasoning step to replace"
-    assert model.skip_reason(Example(id="0", question="q", steps=("a" * 300,), answer="1"), stage) == "longer than the context"
+    empty = Example(id="0", question="q", steps=(), answer="1")
+    assert model.skip_reason(empty, stage) == "no reasoning step to replace"
+    assert model.skip_reason(replace(empty, steps=("a" * 300,)), stage) == "longer than the context"
 
 
 def test_a_model_without_think_tokens_is_asked_for_tags_once() -> None:
@@ -236,7 +239,8 @@ def test_a_model_without_think_tokens_is_asked_for_tags_once() -> None:
     assert text.startswith("How many?\n\nReason step by step")
     assert text.count("[N]") == 1
     assert model.tags.find(model.prompt_ids("How many?")) == []
-    assert model.backbone.layout.decode(model.prompt_ids("Write [number] to think.")) == "Write [number] to think."
+    told = method(model={"layout": "plain_boxed"}, ask="")
+    assert told.backbone.layout.decode(told.prompt_ids("Write [number] to think.")) == "Write [number] to think."
     pieces = model.pieces(Example(id="0", question="q", steps=("a", "[1]"), answer="7"))
     assert model.backbone.layout.decode([*pieces.steps, *pieces.answer]) == "a\n[1]\n\\boxed{7}"
 
@@ -270,11 +274,11 @@ class Writer(LiteReason):
     def generate(self, prompts: Any, config: Any, **options: Any) -> list[Generation]:
         self.calls += 1
         assert (config.temperature, config.top_p, config.top_k) == (0.7, 0.8, 20)
-        shown = dict(closed=True, num_latents=0, num_reasoning_tokens=3, num_prompt_tokens=1, decode_steps=5)
+        counts = {"num_latents": 0, "num_reasoning_tokens": 3, "num_prompt_tokens": 1, "decode_steps": 5}
         return [
             Generation(
                 text="x" * (int(p.id[1:]) + p.sample), reasoning=f"{p.id} one. Two {p.sample}.", num_answer_tokens=1,
-                stop_reason="eos", **shown,  # type: ignore[arg-type]
+                stop_reason="eos", closed=True, **counts,
             )
             for p in prompts
         ]  # fmt: skip

@@ -9,8 +9,8 @@ with the perplexities of a frozen model per token, for context x, plan p, chapte
 that are closest in length. Absolute values are not comparable to the paper's. CI is the reward, unclipped, and what a
 record shows as extracted; a plan counts as correct where it is above 0.
 
-Local files only, with the columns that the authors' code writes (asgundogdu/ReasoningNCP@ede9f22, a copy of
-Alex-Gurung/ReasoningNCP, setup_data/compile_dataset.py, get_datapoints); the books are not free, and no data are published.
+Local files only, with the columns that the authors' code writes (get_datapoints in setup_data/compile_dataset.py of
+asgundogdu/ReasoningNCP@ede9f22, a copy of Alex-Gurung/ReasoningNCP); the books are not free, and no data are published.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ class Projector(nn.Module):
     """Hidden state after the final norm -> next input embedding: a few MLPs one after another.
 
     No norm, no residual and no dropout inside or between them (Alex-Gurung/LiteReason@cf68f72
-    litereason/reasoning_core.py, apply_projector_stack). Weights are kept in float32 at least, since small steps are lost in bfloat16.
+    litereason/reasoning_core.py, apply_projector_stack). Weights are kept in float32 at least, since small steps are
+    lost in bfloat16.
 
     Args:
         backbone: whose last layer's MLP each block copies; a gated MLP of its own where none is found.

@@ -2,7 +2,8 @@
 
 A tag is ordinary text: no token is added for it. Tokenizers may merge its ends with a character beside it (`.<`, `>`
 and a newline), so that there are several token sequences that open it and several that close it; they are found by
-encoding the tag beside common characters (Alex-Gurung/LiteReason@cf68f72 litereason/token_utils.py, get_implicit_thought_patterns).
+encoding the tag beside common characters, as the released code does (Alex-Gurung/LiteReason@cf68f72
+litereason/token_utils.py, get_implicit_thought_patterns).
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ class NextChapter(FileTask[NextChapterConfig]):
 
     def rewards(self, pairs: Sequence[tuple[str, Example]]) -> list[float]:
         """Contrastive improvements, in percent; 0 without a plan."""
-        from latbench.model.likelihood import perplexities, scorer
+        from latbench.model.perplexity import perplexities, scorer
 
         config = self.config
         model = scorer(config.scorer_model, config.scorer_device)

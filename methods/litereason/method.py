@@ -27,19 +27,19 @@ from typing import Any
 import torch
 
 from latbench.config import GenerateConfig, RLConfig
+from latbench.decoding.action_batch import ActionBatch, ActionLogProbs
 from latbench.decoding.loop import Generation, Prompt
 from latbench.decoding.rule import StepRule
-from latbench.method import ActionLogProbs, Losses, Stage
-from latbench.model.layout import Batch
+from latbench.method import Losses, Stage
 from latbench.registry import register_method
 from latbench.task import Example
-from latbench.training.rl.actions import text_log_probs
+from latbench.training.rl.action_tensors import text_log_probs
 from latbench.training.rl.groups import Group
 from methods.litereason import refresh
 from methods.litereason.config import LiteReasonConfig, LiteReasonDecoding
 from methods.litereason.projector import fed_with, projected
 from methods.litereason.rule import TagRule
-from methods.litereason.tagged import TaggedModel
+from methods.litereason.tagged import TaggedBatch, TaggedModel
 from methods.litereason.traces import TraceFile, choosable, num_replaced, reasoning
 
 TEACH, PROJECTOR = "tags", "projector"
@@ -83,13 +83,13 @@ class LiteReason(TaggedModel):
         added = self.tags.longest + self.config.max_budget
         return self.backbone.beyond_context(len(pieces) + added * num_replaced(num, max(self.config.replaced)))
 
-    def batch(self, examples: Sequence[Example], stage: Stage) -> Batch:
+    def batch(self, examples: Sequence[Example], stage: Stage) -> TaggedBatch:
         """Whole sequences with a place for each latent."""
         return self.trace_batch(self.masked_examples(examples), teach=stage.name == TEACH)
 
     # losses
 
-    def loss(self, batch: Batch, stage: Stage) -> Losses:
+    def loss(self, batch: TaggedBatch, stage: Stage) -> Losses:
         """Cross-entropy of what follows the tags, with gradients through the model to all latents before."""
         self.backbone.train(self.training and stage.name == TEACH)  # no dropout in what is frozen
         return self.continuation(batch)
@@ -105,7 +105,7 @@ class LiteReason(TaggedModel):
         record = self.config.latents == "drawn"
         return TagRule(self.backbone, self.tags, self.projector, config, record=record)
 
-    def action_log_probs(self, batch: Batch) -> ActionLogProbs:
+    def action_log_probs(self, batch: ActionBatch) -> ActionLogProbs:
         """Of all sampled tokens, those of tags included; latents are constants made by the present weights."""
         if "latent" in batch.records:
             latents = batch.records["latent"]

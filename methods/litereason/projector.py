@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from latbench.model.backbone import Backbone
+from latbench.model.batches import Tokens
 from latbench.model.cache import GrowingCache
-from latbench.model.layout import Tokens
 
 
 class Projector(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,7 +12,8 @@ from latbench.config import GenerateConfig
 from latbench.decoding.sampling import uniform
 from latbench.method import Losses, LossTerm, Method
 from latbench.model.backbone import Backbone
-from latbench.model.layout import IGNORE_INDEX, Batch, Pieces, pad
+from latbench.model.batches import IGNORE_INDEX, Batch, Tokens, pad
+from latbench.model.layout import Pieces
 from latbench.task import Example
 from latbench.training.losses import token_cross_entropy
 from methods.litereason.config import LiteReasonConfig
@@ -30,7 +31,20 @@ GUIDE = (
 )
 
 
-class TaggedModel(Method[LiteReasonConfig]):
+@dataclass(kw_only=True)
+class TaggedBatch(Batch):
+    """Masked traces, each with its question and answer.
+
+    Args:
+        sequence: a placeholder id where a latent is; a label is the id that follows.
+        is_latent: (batch, seq) bool.
+    """
+
+    sequence: Tokens
+    is_latent: Tensor
+
+
+class TaggedModel(Method[LiteReasonConfig, TaggedBatch]):
     """A model with tags and a projector."""
 
     def __init__(self, backbone: Backbone, config: LiteReasonConfig) -> None:
@@ -88,7 +102,7 @@ class TaggedModel(Method[LiteReasonConfig]):
             wanted.append(GUIDE.format(tag=tag, most=self.config.max_budget))
         return self.asking(question, " ".join(filter(None, wanted)))
 
-    def trace_batch(self, examples: Sequence[Example], *, teach: bool = False) -> Batch:
+    def trace_batch(self, examples: Sequence[Example], *, teach: bool = False) -> TaggedBatch:
         """Sequences of masked examples.
 
         Args:
@@ -111,9 +125,9 @@ class TaggedModel(Method[LiteReasonConfig]):
         sequence, flags = pad(rows, labels), pad([[int(flag) for flag in row] for row in latent])
         ce, num_latents = int((sequence.labels != IGNORE_INDEX).sum()), int(flags.ids.sum())
         items = {"ce": ce, "projector/scale": num_latents}
-        return Batch(num_items=items, sequence=sequence, is_latent=flags.ids.bool())
+        return TaggedBatch(num_items=items, sequence=sequence, is_latent=flags.ids.bool())
 
-    def continuation(self, batch: Batch) -> Losses:
+    def continuation(self, batch: TaggedBatch) -> Losses:
         """Cross-entropy of the supervised text; the first token after a tag is predicted at its last latent."""
         sequence = batch.sequence
         latents = projected(self.backbone, self.projector, sequence, batch.is_latent)

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from latbench.config import GenerateConfig
-from latbench.model.layout import pad
-from latbench.model.likelihood import perplexities, scorer
+from latbench.model.batches import pad
+from latbench.model.perplexity import perplexities, scorer
 from latbench.registry import get_task_entry
 from latbench.task import Task
 from tasks.flawed_fictions import FlawedFictionsConfig

@@ -16,11 +16,11 @@ from nudged import Nudged, method, script
 from toy_litereason import CONFIG, outcome, stopping, talker, train
 
 from latbench.config import RLConfig, RolloutConfig
+from latbench.decoding.action_batch import ActionBatch
 from latbench.decoding.actions import Kind
 from latbench.decoding.loop import Prompt
-from latbench.model.layout import Batch
 from latbench.task import Example
-from latbench.training.rl.actions import action_batch
+from latbench.training.rl.action_tensors import action_batch
 from latbench.training.rl.advantages import group_advantages
 from latbench.training.rl.groups import Group, Rollout
 from latbench.training.rl.surrogate import policy_losses
@@ -55,7 +55,7 @@ def rollouts(model: LiteReason, config: RLConfig = RL) -> list[Group]:
     return [Group(number=n, example=2 * n, rollouts=rows[2 * n : 2 * n + 2]) for n in range(4)]
 
 
-def batch_of(model: LiteReason, config: RLConfig = RL) -> Batch:
+def batch_of(model: LiteReason, config: RLConfig = RL) -> ActionBatch:
     return action_batch(model, rollouts(model, config), config)
 
 

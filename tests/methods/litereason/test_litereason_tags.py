@@ -7,7 +7,7 @@ from nudged import merging_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from latbench.model.layout import pad
+from latbench.model.batches import pad
 from latbench.model.tiny import tiny_tokenizer
 from methods.litereason.tags import TAG, Tags
 

@@ -16,12 +16,13 @@ from torch import Tensor
 from latbench.config import LoraConfig
 from latbench.decoding.loop import Generation
 from latbench.method import HeldOut
-from latbench.model.layout import IGNORE_INDEX, Batch, pad
+from latbench.model.batches import IGNORE_INDEX, pad
 from latbench.task import Example, Fingerprint, Score, Task, TaskConfig
 from latbench.training import checkpoint
 from latbench.training.trainer import set_trainable
 from methods.litereason import LiteReason, LiteReasonConfig, traces
 from methods.litereason.projector import Projector, fed_with, last_mlp, projected
+from methods.litereason.tagged import TaggedBatch
 from methods.litereason.traces import TRACES, TraceFile, choosable, masked, num_replaced, sentences
 from tests.conftest import CHAINS, make_backbone
 
@@ -72,13 +73,13 @@ def test_a_saved_projector_is_loaded_strictly(tmp_path: Path) -> None:
 # the loss
 
 
-def batch_of(model: LiteReason, texts: Sequence[str]) -> Batch:
+def batch_of(model: LiteReason, texts: Sequence[str]) -> TaggedBatch:
     """Prompts and masked traces as they are."""
     examples = [Example(id=str(n), question=f"n{n} = {n}", steps=(text,), answer="7") for n, text in enumerate(texts)]
     return model.trace_batch(examples)
 
 
-def latents_by_hand(model: LiteReason, batch: Batch, row: int) -> Tensor:
+def latents_by_hand(model: LiteReason, batch: TaggedBatch, row: int) -> Tensor:
     """Uncached: for each latent the whole sequence before it once more, with gradients."""
     embeds = model.backbone.embed(batch.sequence.ids[row, : int(batch.sequence.lengths[row])])
     made = []

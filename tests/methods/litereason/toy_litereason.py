@@ -24,7 +24,7 @@ from latbench.decoding.loop import Generation
 from latbench.decoding.sampling import Sampling
 from latbench.method import HeldOut, Losses
 from latbench.model.backbone import Backbone
-from latbench.model.layout import Batch
+from latbench.model.batches import Batch
 from latbench.training.cost import TrainReport
 from latbench.training.stage_trainer import StageTrainer
 from latbench.training.trainer import train_method

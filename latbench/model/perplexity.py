@@ -9,7 +9,7 @@ import torch
 
 from latbench.config import ModelConfig
 from latbench.model.backbone import Backbone
-from latbench.model.layout import IGNORE_INDEX, pad
+from latbench.model.batches import IGNORE_INDEX, pad
 
 BATCH_TOKENS = 8192  # of one pass
 

@@ -24,7 +24,7 @@ class Projector(nn.Module):
 
     Args:
         backbone: whose last layer's MLP each block copies; a gated MLP of its own where none is found.
-        blocks: how many.
+        blocks: how many MLPs.
     """
 
     def __init__(self, backbone: Backbone, blocks: int) -> None:

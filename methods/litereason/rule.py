@@ -26,7 +26,9 @@ class TagRule(StepRule):
     the latent steps still to take.
 
     Args:
-        tags, projector: of the method; config: sampling of text, and LiteReasonDecoding.
+        tags: finds the tags of the method.
+        projector: makes the latents.
+        config: sampling of text, and LiteReasonDecoding.
         record: leave each latent in `Step.latent`, for updates that feed it again.
     """
 

@@ -85,7 +85,11 @@ class TaggedModel(Method[LiteReasonConfig, TaggedBatch]):
         return result
 
     def with_tags(self, example: Example, trace: Sequence[str], ratio: float, key: Tensor) -> Example:
-        """An example whose steps are a masked trace; key: scalar, of the draws."""
+        """An example whose steps are a masked trace.
+
+        Args:
+            key: scalar, of the random draws.
+        """
         draws = uniform(key[None], torch.zeros_like(key[None]), SENTENCE_DRAW, num=max(len(trace), 1))[0].tolist()
         steps = masked(trace, ratio, draws, self.tags, self.config.tokens_per_latent)
         return replace(example, steps=steps)

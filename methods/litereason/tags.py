@@ -37,10 +37,11 @@ class Tags:
     """Finds tags in token ids, and writes them.
 
     Args:
-        tokenizer: encodes and decodes; name: of the model, for errors.
+        tokenizer: encodes and decodes.
         texts: what opens and what closes a tag; None: TAG, or SHORT_TAG where TAG takes too many tokens.
         most: N_max, latent steps of a tag at most.
-        spaced: a space before and after a tag that is written.
+        spaced: write a space before and after a tag.
+        name: of the model, for errors.
     Raises: ValueError: the tokenizer cannot hold the tag.
     """
 
@@ -185,7 +186,8 @@ class Expanded:
     """A sequence with its latents.
 
     Args:
-        ids: tokens, a placeholder for each latent; is_latent: which of them are latents.
+        ids: tokens, and a placeholder for each latent.
+        is_latent: which of them are latents.
         tag_ends: of each tag, the place after its last token.
     """
 

@@ -52,6 +52,8 @@ class Stage:
         trainable: prefixes of parameter names of the method (`backbone.`, `heads.` ...); the default is everything that
             `model.lora` leaves trainable.
         frozen: prefixes taken out of it.
+        changed: prefixes of parameter names that the method itself changes in this stage, outside its loss and
+            optimiser; resume points hold them too.
         rollouts: learns from answers of the model itself (`train.rl`), by `action_log_probs` instead of `loss`.
     """
 
@@ -63,6 +65,7 @@ class Stage:
     share: float = 1.0
     trainable: tuple[str, ...] = ("",)
     frozen: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
     rollouts: bool = False
 
 
@@ -202,6 +205,10 @@ class Method(nn.Module, ABC, Generic[ConfigT, BatchT]):
 
     def check_rl(self, config: RLConfig) -> None:
         """Raises: ValueError: settings that this method cannot learn with."""
+
+    def before_rollout(self, number: int, config: RLConfig, folder: Path) -> None:
+        """Called at every process before rollout `number` (0, 1, ...) is drawn, with what `after_rollout` kept of those
+        before; it may change parameters that `rl_stage` names as `changed`, the same way at every process."""
 
     def after_rollout(self, groups: Sequence[Any], number: int, folder: Path) -> None:
         """Called at every process after rollout `number` (0, 1, ...) and before its updates, with all its groups.

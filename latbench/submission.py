@@ -272,7 +272,8 @@ def _impossible(record: Record, config: GenerateConfig) -> str | None:
         if count > cap:
             return f"{count} {what}, where at most {cap} were asked for"
     in_text = record.num_answer_tokens if record.reasoning else emitted  # a chain without think tokens is in the text
-    for text, num_tokens in ((record.reasoning, num_reasoning_tokens), (record.text, in_text)):
+    in_chain = num_reasoning_tokens + record.num_latents  # of tags alone the latent steps are counted
+    for text, num_tokens in ((record.reasoning, in_chain), (record.text, in_text)):
         if text and not num_tokens:
             return f"{text[:20]!r} in no token"
     return None

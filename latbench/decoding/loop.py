@@ -57,7 +57,8 @@ class Generation:
         reasoning: explicit reasoning text.
         closed: the answer segment was reached.
         num_latents: latent steps.
-        num_reasoning_tokens: explicit tokens of the chain, without markers.
+        num_reasoning_tokens: explicit tokens of the chain, without markers and marks of a method's own
+            (`RowState.num_marks`).
         num_answer_tokens: tokens of the answer, without EOS.
         num_prompt_tokens: fed before. Reasoning tokens are None where a model without think tokens leaves their number
             unknown, see `written`.
@@ -325,10 +326,10 @@ class _Loop:
         done = ((s.stop != _RUNNING) & (s.question >= 0)).nonzero()[:, 0]
         numbers = torch.stack(
             [s.question, s.stop, s.num_tokens, s.reasoning_end, s.answer_start, s.lengths,
-             self.rows.num_latents, self.rows.in_answer.long()], dim=1,
+             self.rows.num_latents, self.rows.in_answer.long(), self.rows.num_marks], dim=1,
         )[done].tolist()  # fmt: skip
         for row, tokens in zip(numbers, s.tokens[done].tolist(), strict=True):
-            question, stop, num_tokens, reasoning_end, answer_start, length, num_latents, closed = row
+            question, stop, num_tokens, reasoning_end, answer_start, length, num_latents, closed, num_marks = row
             answer = tokens[answer_start:num_tokens] if closed else []
             reasoning = tokens[:reasoning_end] if closed else tokens[:num_tokens]
             num_prompt_tokens = len(self._ids(question))
@@ -337,7 +338,7 @@ class _Loop:
                 reasoning=self.backbone.layout.decode(reasoning),
                 closed=bool(closed),
                 num_latents=num_latents,
-                num_reasoning_tokens=len(reasoning),
+                num_reasoning_tokens=max(len(reasoning) - num_marks, 0),
                 num_answer_tokens=len(answer),
                 num_prompt_tokens=num_prompt_tokens,
                 decode_steps=length - num_prompt_tokens,

@@ -38,6 +38,8 @@ class RowState:
         num_latents: (batch,) latent steps so far.
         in_answer: (batch,) bool, the close marker is behind the row.
         question: (batch,) index of the row's prompt among those given to `decode`; 0, 1, 2 ... in `unroll`.
+        num_marks: (batch,) emitted tokens so far that the rule knows to be marks of the method's own, such as a tag
+            that asks for latent steps; they are no reasoning tokens.
         thinking: some row is in LATENT mode; else a rule may skip that half of its work.
         talking: some row is not in LATENT mode; else a rule may skip that half of its work.
         memory: the rule's own tensors, first axis batch; rows that start anew are zeroed by the loop.
@@ -49,6 +51,7 @@ class RowState:
     num_latents: Tensor
     in_answer: Tensor
     question: Tensor
+    num_marks: Tensor
     thinking: bool = True
     talking: bool = True
     memory: dict[str, Tensor] = field(default_factory=dict)
@@ -58,19 +61,20 @@ class RowState:
         """Rows that have decided nothing yet: (batch,) keys, all in one mode."""
         zeros = torch.zeros_like(keys)
         order = torch.arange(len(keys), device=keys.device)
-        return cls(keys, zeros, torch.full_like(keys, mode), zeros.clone(), zeros.bool(), order)
+        return cls(keys, zeros, torch.full_like(keys, mode), zeros.clone(), zeros.bool(), order, zeros.clone())
 
     def restart(self, rows: Tensor, keys: Tensor, mode: Tensor, in_answer: Tensor, question: Tensor) -> None:
         """Begin anew in these rows ((n,) indices, keys, modes, flags and questions)."""
         self.keys[rows], self.mode[rows], self.in_answer[rows], self.question[rows] = keys, mode, in_answer, question
         self.steps[rows] = 0
         self.num_latents[rows] = 0
+        self.num_marks[rows] = 0
         for tensor in self.memory.values():
             tensor[rows] = 0
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these, in this order."""
-        for name in ("keys", "steps", "mode", "num_latents", "in_answer", "question"):
+        for name in ("keys", "steps", "mode", "num_latents", "in_answer", "question", "num_marks"):
             setattr(self, name, getattr(self, name)[rows])
         self.memory = {name: tensor[rows] for name, tensor in self.memory.items()}
 

@@ -25,6 +25,9 @@ _GOLDEN = _signed(0x9E3779B97F4A7C15)
 _MASK = (1 << 64) - 1
 _MIX_1 = _signed(0xBF58476D1CE4E5B9)
 _MIX_2 = _signed(0x94D049BB133111EB)
+FEW = 16  # likeliest tokens that sampling looks at first
+FLAT = 0.1  # mean probability of the likeliest token below which most draws would fall beyond these
+MARGIN = 1e-5
 _ROUNDS = 8  # of rejection; each accepts with probability 0.95 at least
 
 
@@ -124,11 +127,51 @@ class Sampling:
         """
         if self.temperature == 0:
             return logits.argmax(-1)
+        draws = uniform(keys, steps)
+        likely = self._among_likeliest(logits, draws)
+        if likely is None:
+            return self._by_order(logits, draws)
+        token, sure = likely
+        others = (~sure).nonzero()[:, 0]
+        if len(others):
+            # two rows at least: the sum of a single one might be split among threads, and round otherwise
+            rows = others if len(others) > 1 or len(sure) == 1 else torch.cat([others, 1 - others.clamp(max=1)])
+            token = token.index_put((rows,), self._by_order(logits[rows], draws[rows]))
+        return token
+
+    def _by_order(self, logits: Tensor, draws: Tensor) -> Tensor:
+        """(batch,) ids: where the draw falls when all tokens are ordered by falling probability."""
         ids, probabilities = self.distribution(logits)
         cumulative = probabilities.cumsum(-1)
-        target = uniform(keys, steps)[:, None] * cumulative[:, -1:]
+        target = draws[:, None] * cumulative[:, -1:]
         index = (cumulative < target).sum(-1, keepdim=True).clamp(max=ids.shape[-1] - 1)
         return ids.gather(-1, index)[:, 0]
+
+    def _among_likeliest(self, logits: Tensor, draws: Tensor) -> tuple[Tensor, Tensor] | None:
+        """What `_by_order` finds where the draw falls among the likeliest tokens, without ordering the vocabulary.
+
+        That order is most of the cost of sampling on a CPU. Masses are shares of one sum in float64 either way, of
+        exponentials that two float32 roundings may set apart by some 1e-7; a draw within MARGIN of a bound between two
+        tokens, beyond FEW tokens, or at tokens of equal score is left to `_by_order`.
+
+        Returns: (batch,) ids, and (batch,) bool whether they are sure; None where it would not pay.
+        """
+        vocab = logits.shape[-1]
+        filters = self.top_k or self.top_p < 1 or self.min_p > 0
+        if filters or vocab < 4 * FEW or logits.device.type != "cpu":
+            return None
+        scaled = logits.float() / self.temperature
+        total = (scaled - scaled.amax(-1, keepdim=True)).exp().double().sum(-1, keepdim=True)
+        if not (1 / total).mean() > FLAT:  # of the likeliest token
+            return None
+        scores, ids = torch.topk(scaled, FEW)
+        mass = ((scores - scores[:, :1]).exp().double() / total).cumsum(-1)
+        index = (mass < draws[:, None]).sum(-1, keepdim=True).clamp(max=FEW - 2)
+        here, after = scores.gather(-1, index), scores.gather(-1, index + 1)
+        before = scores.gather(-1, (index - 1).clamp(min=0))
+        apart = (here > after) & ((index == 0) | (before > here)) & (mass.gather(-1, index) > draws[:, None])
+        near = (mass - draws[:, None]).abs().amin(-1) < MARGIN
+        return ids.gather(-1, index)[:, 0], apart[:, 0] & ~near
 
     def distribution(self, logits: Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:
         """What `choose` draws from, at a temperature above 0: (batch, vocab) logits -> ids and probabilities.

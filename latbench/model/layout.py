@@ -46,6 +46,8 @@ class LayoutSpec:
     """Text of the close marker where `markers` is off."""
     answer_prefix: str = ""
     """Before the answer."""
+    answer_suffix: str = ""
+    """After the answer."""
 
 
 BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -86,6 +88,10 @@ LAYOUTS: dict[str, LayoutSpec] = {
     # DJC-GO-SOLO/Latent-SFT@f361814 eval_latent_model_hf_batch.py:63-84)
     "boxed": LayoutSpec(markers=True, question_prefix=f"{BOXED}\n"),
     "boxed_system": LayoutSpec(markers=True, system=BOXED),
+    # question, steps joined by newline, newline, the answer in a box: what a chat model writes by itself, without
+    # markers, so that its whole output is the answer segment (LiteReason, arXiv:2512.02240;
+    # Alex-Gurung/LiteReason@cf68f72 litereason/pipeline/prepare_sft.py, build_messages)
+    "plain_boxed": LayoutSpec(markers=False, answer_prefix="\n\\boxed{", answer_suffix="}"),
     "boxed_llama3": LayoutSpec(
         markers=True,
         bos=False,
@@ -204,7 +210,7 @@ class Layout:
             prompt=self.prompt(example.question, note),
             steps=self.steps(example.steps),
             close=self.close,
-            answer=self._ids(self.spec.answer_prefix + example.answer),
+            answer=self._ids(self.spec.answer_prefix + example.answer + self.spec.answer_suffix),
             eos=self.eos,
         )
 

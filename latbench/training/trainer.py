@@ -168,6 +168,8 @@ def _check(method: Method[Any], stages: Sequence[Stage], config: TrainConfig) ->
 def _kept(method: Method[Any], stages: Sequence[Stage]) -> frozenset[str]:
     """Names of the tensors that any stage may change, tied ones once: what a resume point must hold."""
     trained = {name for stage in stages for name, _ in method.trainable_parameters(stage)}
+    changed = tuple(prefix for stage in stages for prefix in stage.changed)
+    trained |= {name for name, _ in method.named_parameters() if name.startswith(changed)}
     return frozenset(trained | ({name for name, _ in method.named_buffers()} & method.state_dict().keys()))
 
 

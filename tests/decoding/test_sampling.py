@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from latbench.decoding.sampling import Sampling, gumbel, normal, row_keys, uniform
@@ -57,6 +58,60 @@ def test_sampled_frequencies_follow_the_softmax() -> None:
     logits = torch.tensor([0.0, 1.0, -1.0, 2.0])
     chosen = Sampling(temperature=0.7).choose(logits.expand(len(keys), 4), keys, torch.zeros_like(keys))
     torch.testing.assert_close(chosen.bincount(minlength=4) / len(keys), (logits / 0.7).softmax(0), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("vocab", [100, 297, 5000])
+@pytest.mark.parametrize("kind", ["sharp", "tied", "masked", "double", "mixed"])
+def test_looking_at_the_likeliest_first_draws_the_very_tokens_of_the_whole_order(kind: str, vocab: int) -> None:
+    torch.manual_seed(vocab)
+    logits = torch.randn(4000 if vocab < 5000 else 400, vocab) * 5
+    if kind == "tied":
+        logits = logits.round()
+    if kind == "masked":
+        logits[:, ::3] = -torch.inf
+    if kind == "double":
+        logits = logits.double()
+    if kind == "mixed":
+        logits[::2] /= 50
+    keys = many_keys(len(logits))
+    steps = torch.arange(len(logits)) % 7
+    for temperature in (0.7, 1.0, 1.3):
+        sampling = Sampling(temperature=temperature)
+        expected = sampling._by_order(logits, uniform(keys, steps))
+        assert torch.equal(sampling.choose(logits, keys, steps), expected)
+        likely = sampling._among_likeliest(logits, uniform(keys, steps))
+        if vocab == 297 and temperature == 0.7:
+            assert likely is not None
+            token, sure = likely
+            assert torch.equal(token[sure], expected[sure])
+            assert float(sure.double().mean()) > {"tied": 0.2, "mixed": 0.45}.get(kind, 0.9)
+    one = Sampling(temperature=1.0)
+    few = torch.cat([one.choose(row[None], key[None], step[None]) for row, key, step in zip(
+        logits[:20], keys[:20], steps[:20], strict=True)])  # fmt: skip
+    assert torch.equal(few, one.choose(logits, keys, steps)[:20])
+
+
+def test_draws_close_to_a_bound_are_left_to_the_whole_order() -> None:
+    logits = torch.full((3, 80), -50.0)
+    logits[:, 5], logits[:, 9] = 0.0, 0.0  # half each
+    logits[0, 9] += 0.1
+    sampling = Sampling(temperature=1.0)
+    bound = float(logits[0].double().softmax(-1)[9])
+    found = sampling._among_likeliest(logits, torch.tensor([bound + 1e-6, 0.3, 0.7], dtype=torch.double))
+    assert found is not None
+    assert found[1].tolist() == [False, False, False]
+    found = sampling._among_likeliest(logits[:1], torch.tensor([bound + 1e-4], dtype=torch.double))
+    assert found is not None
+    assert (found[0].tolist(), found[1].tolist()) == ([5], [True])
+
+
+def test_where_it_does_not_pay_all_tokens_are_ordered() -> None:
+    draws, flat, sharp = torch.full((2,), 0.5).double(), torch.zeros(2, 300), torch.eye(300)[:2] * 20
+    assert Sampling(temperature=1.0)._among_likeliest(flat, draws) is None
+    assert Sampling(temperature=1.0)._among_likeliest(sharp, draws) is not None
+    assert Sampling(temperature=1.0)._among_likeliest(sharp[:, :50], draws) is None
+    assert Sampling(temperature=1.0, top_p=0.9)._among_likeliest(sharp, draws) is None
+    assert Sampling(temperature=1.0, top_k=20)._among_likeliest(sharp, draws) is None
 
 
 def test_filters_keep_their_support() -> None:

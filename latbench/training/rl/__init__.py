@@ -19,8 +19,8 @@ How a method plugs in: it implements `Method.action_log_probs(batch)`, and every
 - A method whose latent steps have a density sets `scores_latents = True` and handles them too; where it is False latent
   steps are fed but are no actions.
 - `rl_stage` says what is trained, `rollout_rule` and `rollout_prompt` change how answers are drawn, `check_rl` refuses
-  settings, `after_rollout` is called between a rollout and its updates, `rl_figures` names figures for the log that
-  `ActionLogProbs.figures` then holds.
+  settings, `before_rollout` and `after_rollout` are called around a rollout, before its updates (what they change is
+  named in `Stage.changed`), `rl_figures` names figures for the log that `ActionLogProbs.figures` then holds.
 
 The log-probabilities that the ratio compares to are those of the same function before the first update. What the
 decoding loop said of the same choices is kept too: the difference is rounding, and the log says how large it was.

@@ -17,7 +17,7 @@ from tests.conftest import small_model
 
 PRESETS = [
     pytest.param(method, preset, marks=() if preset == "tiny-rl" else pytest.mark.slow)
-    for method in ("colar", "cot", "latent_sft")
+    for method in ("colar", "cot", "latent_sft", "litereason")
     for preset, given in tree.presets(method).items()
     if given.get("train", {}).get("rl")
 ]
@@ -25,6 +25,8 @@ PRESETS = [
 
 def small(start: dict[str, Any], method: str) -> dict[str, Any]:
     """The runs that a run starts from, two steps for each of their stages."""
+    if method == "litereason":
+        return small_tagged(start)
     stages = ("sft", "stage1_encoder", "stage1_decoder", "stage1_union", "stage1_joint", "stage2")
     used = [stage for stage in stages if (stage == "sft") == (method != "latent_sft")]
     joint = start.get("preset", "tiny") == "tiny"
@@ -32,6 +34,14 @@ def small(start: dict[str, Any], method: str) -> dict[str, Any]:
     train = {"batch_size": 2, "accumulation": 1, "stages": {stage: {"steps": 2} for stage in used}}
     inner = {} if method == "cot" else {"start": {"train": {"max_steps": 2, "batch_size": 2, "accumulation": 1}}}
     return {"train": train, **inner}
+
+
+def small_tagged(start: dict[str, Any]) -> dict[str, Any]:
+    """LiteReason's: masked are the data's own chains, since random weights answer nothing right."""
+    tiny = start.get("preset") == "tiny"
+    stages = {"projector": {"steps": 2}, **({"tags": {"steps": 2}} if tiny else {})}
+    inner = {"start": {"train": {"max_steps": 2, "batch_size": 2, "accumulation": 1}}} if tiny else {}
+    return {"method": {"traces": "gold"}, "train": {"batch_size": 2, "accumulation": 1, "stages": stages}, **inner}
 
 
 @pytest.mark.parametrize(("method", "preset"), PRESETS)
@@ -53,6 +63,9 @@ def test_a_preset_starts_rolls_out_learns_and_answers(
         "generate": {"max_new_tokens": 4, "max_latents": 4, "batch_size": 4},
         "start": small(given["start"], method),
     }
+    if method == "litereason":
+        changes["method"] |= {"guide": False, "traces": "gold"}  # the context of the small model
+        changes["start"]["method"] |= {"guide": False}
     config = parse(changes, preset=preset)
     assert config.train.rl is not None
     assert config.train.rl.lr == given["train"]["rl"]["lr"]
@@ -67,4 +80,4 @@ def test_a_preset_starts_rolls_out_learns_and_answers(
 
 
 def test_the_presets_are_there() -> None:
-    assert {parameters.values[0] for parameters in PRESETS} == {"colar", "cot", "latent_sft"}
+    assert {parameters.values[0] for parameters in PRESETS} == {"colar", "cot", "latent_sft", "litereason"}

@@ -55,9 +55,9 @@ class NextChapterConfig(TaskConfig):
     scorer_tokens: Positive = 4096
     """Most tokens that it reads at once; of a longer context the beginning is left out."""
     plan_tokens: Positive = 1024
-    """Of them, the first tokens of a plan."""
+    """Most tokens of a plan that count; the first ones are kept."""
     chapter_tokens: Positive = 1024
-    """Of them, the first tokens of a chapter."""
+    """Most tokens of a chapter that count; the first ones are kept."""
 
     def __post_init__(self) -> None:
         if self.plan_tokens + self.chapter_tokens >= self.scorer_tokens:

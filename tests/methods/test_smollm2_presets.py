@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from latbench.config import RunConfig, parse, tree
-from latbench.registry import method_names
+from latbench.registry import method_names, task_names
 from latbench.sweep.sweep import read_sweep, run_configs
 
 PRESET = "smollm2-135m"
@@ -53,5 +53,7 @@ def test_the_same_weights_in_a_folder_are_another_setting_of_the_same_recipe(tmp
 
 @pytest.mark.parametrize("sweep", sorted(SWEEPS.glob("pretrained_*.yaml")), ids=lambda path: path.stem)
 def test_every_run_of_a_committed_sweep_is_valid(sweep: Path) -> None:
-    configs = run_configs(read_sweep(sweep))
+    given = read_sweep(sweep)
+    configs = run_configs(given)
     assert len({config.run_id + config.setting for config in configs}) == len(configs)
+    assert set(given.evaluate or ()) <= set(task_names())

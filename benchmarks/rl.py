@@ -34,7 +34,7 @@ from latbench.config import ModelConfig, RLConfig, RolloutConfig, TrainConfig
 from latbench.method import HeldOut
 from latbench.model.backbone import Backbone
 from latbench.task import Example
-from latbench.training.rl.trainer import RolloutTrainer
+from latbench.training.rl.policy_trainer import RolloutTrainer
 from latbench.training.trainer import train_method
 
 

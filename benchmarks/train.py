@@ -29,7 +29,7 @@ from latbench import registry
 from latbench.config import ModelConfig, TrainConfig
 from latbench.method import Method
 from latbench.model.backbone import Backbone
-from latbench.model.layout import IGNORE_INDEX
+from latbench.model.batches import IGNORE_INDEX
 from latbench.task import Example
 from latbench.training.trainer import train_method
 

@@ -13,12 +13,24 @@ from latbench.config import (
 from latbench.data import FileTask, Source
 from latbench.data.generated import GeneratedTask
 from latbench.data.hub import HubSource
+from latbench.decoding.action_batch import ActionBatch, ActionLogProbs
 from latbench.decoding.loop import Generation, Prompt, decode, unroll
-from latbench.decoding.rule import FixedLatents, Latent, LatentRule, Mixture, Mode, RowState, Step, StepRule
+from latbench.decoding.rule import (
+    FixedLatents,
+    Latent,
+    LatentRule,
+    Mixture,
+    Mode,
+    RecordedLatents,
+    RowState,
+    Step,
+    StepRule,
+)
 from latbench.decoding.sampling import Sampling, gumbel, normal, row_keys
 from latbench.method import HeldOut, Losses, LossTerm, Method, MethodConfig, Stage
 from latbench.model.backbone import Backbone, DecodeState
-from latbench.model.layout import IGNORE_INDEX, Batch, Pieces, Tokens, pad
+from latbench.model.batches import IGNORE_INDEX, Batch, RolloutBatch, SequenceBatch, Tokens, pad
+from latbench.model.layout import Pieces
 from latbench.registry import register_method, register_task
 from latbench.task import STRICT, Example, Fingerprint, Node, Score, Task, TaskConfig
 from latbench.training.losses import soft_label_kl, token_cross_entropy, unlikelihood
@@ -27,6 +39,8 @@ __all__ = [
     "IGNORE_INDEX",
     "STRICT",
     "YOUNGER",
+    "ActionBatch",
+    "ActionLogProbs",
     "Backbone",
     "Batch",
     "DecodeState",
@@ -54,9 +68,12 @@ __all__ = [
     "Positive",
     "PositiveFloat",
     "Prompt",
+    "RecordedLatents",
+    "RolloutBatch",
     "RowState",
     "Sampling",
     "Score",
+    "SequenceBatch",
     "Source",
     "Stage",
     "Step",

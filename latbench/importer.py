@@ -21,7 +21,7 @@ from latbench.config import ImportConfig
 from latbench.model.assembly import GPT2_CONV, Assembly, Piece, untie
 from latbench.model.released import (
     Base,
-    Source,
+    Release,
     add_tokens,
     read_config,
     read_generation,
@@ -40,8 +40,8 @@ __all__ = [
     "Importer",
     "Piece",
     "Recipe",
+    "Release",
     "Setting",
-    "Source",
     "add_tokens",
     "folder_model",
     "read_json",
@@ -98,10 +98,10 @@ class Importer(ABC):
     """The base model's weights are read, beside its configuration and tokenizer."""
 
     @abstractmethod
-    def recognises(self, source: Source) -> bool:
+    def recognises(self, source: Release) -> bool:
         """Whether a source is of this format, by names, shapes and configuration alone."""
 
-    def base_id(self, source: Source) -> str | None:
+    def base_id(self, source: Release) -> str | None:
         """Hub id of the base model whose configuration, tokenizer or weights the format needs; None: it needs none.
 
         A source that does not say of which base it is gives "" instead.
@@ -109,7 +109,7 @@ class Importer(ABC):
         return None
 
     @abstractmethod
-    def read(self, source: Source, base: Base | None, options: ImportConfig) -> Recipe:
+    def read(self, source: Release, base: Base | None, options: ImportConfig) -> Recipe:
         """What is in the source.
 
         Args:
@@ -119,7 +119,7 @@ class Importer(ABC):
         """
 
 
-def folder_model(source: Source) -> tuple[PretrainedConfig, PreTrainedTokenizerBase, GenerationConfig]:
+def folder_model(source: Release) -> tuple[PretrainedConfig, PreTrainedTokenizerBase, GenerationConfig]:
     """Configuration, tokenizer and generation settings of a Hugging Face folder.
 
     Raises: ValueError: one of the first two is missing or damaged, or asks for too many layers.

@@ -5,22 +5,24 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal
 
 import torch
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 from latbench.config import GenerateConfig, RLConfig
+from latbench.decoding.action_batch import ActionBatch, ActionLogProbs
+from latbench.decoding.latent_trace import LabelLatents
 from latbench.decoding.loop import Generation, Prompt, decode
 from latbench.decoding.rule import FixedLatents, StepRule
 from latbench.decoding.sampling import Sampling, row_keys
-from latbench.decoding.trace import LabelLatents
 from latbench.decoding.written import with_written_chain
 from latbench.model.backbone import Backbone
-from latbench.model.layout import Batch
+from latbench.model.batches import Batch
 from latbench.task import STRICT, Example, Task
 
 DIAGNOSTICS = "diagnostics.json"  # in a stage's folder: goes to the run's report, numbers to manifests and tables
@@ -118,28 +120,15 @@ class Losses(dict[str, LossTerm]):
         return total
 
 
-@dataclass
-class ActionLogProbs:
-    """What a method says of the actions of a batch of rollouts, in the order of its `scored` positions.
-
-    Args:
-        values: (action,) log-probabilities, with gradients, float32 or wider.
-        entropy: (action,) nats, of the distribution each was chosen from; a figure for the log.
-        figures: further figures of the latent steps for the log, (latent,) by the names of `Method.rl_figures`.
-    """
-
-    values: Tensor
-    entropy: Tensor
-    figures: dict[str, Tensor] = field(default_factory=dict)
-
-
 ConfigT = TypeVar("ConfigT", bound=MethodConfig)
+BatchT = TypeVar("BatchT", bound=Batch, default=Any)
 
 
-class Method(nn.Module, ABC, Generic[ConfigT]):
+class Method(nn.Module, ABC, Generic[ConfigT, BatchT]):
     """A way to reason: how to train it, and the rule that chooses the next input while decoding.
 
-    A subclass is registered with `@register_method("name", config=...)`; the registered name is the file's name.
+    A subclass names its settings and the kind of its batches, `Method[MyConfig, MyBatch]`, and is registered with
+    `@register_method("name", config=...)`; the registered name is the file's name.
     Modules of its own (projections, latent heads) live in `self.heads`; whole helper models in `self.auxiliary`.
     """
 
@@ -165,7 +154,7 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
         """Training stages in order; empty for a training-free method."""
 
     @abstractmethod
-    def batch(self, examples: Sequence[Example], stage: Stage) -> Batch:
+    def batch(self, examples: Sequence[Example], stage: Stage) -> BatchT:
         """Tensors of one micro-batch, with `num_items` by loss term.
 
         Every batch of a stage names the same terms. Random choices are keyed by (seed, `self.epoch`, example), never
@@ -173,7 +162,7 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
         """
 
     @abstractmethod
-    def loss(self, batch: Batch, stage: Stage) -> Losses:
+    def loss(self, batch: BatchT, stage: Stage) -> Losses:
         """Loss terms of one micro-batch."""
 
     @abstractmethod
@@ -189,8 +178,8 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
         """The stage that `train.rl` adds: what it trains; its length and rate are those of `train.rl`."""
         return Stage(name="rl", rollouts=True)
 
-    def action_log_probs(self, batch: Batch) -> ActionLogProbs:
-        """Log-probabilities of what was done in rollouts, recomputed with gradients; see `training.rl.actions`.
+    def action_log_probs(self, batch: ActionBatch) -> ActionLogProbs:
+        """Log-probabilities of what was done in rollouts, recomputed with gradients.
 
         Raises: NotImplementedError: a method without it; the trainer has refused it before.
         """
@@ -331,7 +320,7 @@ class Method(nn.Module, ABC, Generic[ConfigT]):
             return list(prompt.ids)
         return self.backbone.encode(prompt.text) if prompt.raw else self.prompt_ids(prompt.text, config)
 
-    def forward(self, batch: Batch, stage: Stage) -> Losses:
+    def forward(self, batch: BatchT, stage: Stage) -> Losses:
         """Dispatches to `loss`, so that DDP and FSDP hooks on the wrapped module fire."""
         return self.loss(batch, stage)
 

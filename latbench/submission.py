@@ -26,7 +26,7 @@ from latbench.evaluation.metrics import caveats as caveats_of
 from latbench.evaluation.metrics import problem, summarise
 from latbench.evaluation.plan import EvalConfig, questions
 from latbench.evaluation.records import TRACE, Evaluation, Manifest, Record, read_evaluation, records_path
-from latbench.measures.files import COST, CostFile, read_measures
+from latbench.measures.measure_files import COST, CostFile, read_measures
 from latbench.report.leaderboard import FORMATS, LeaderboardResult, find_evaluations, leaderboard
 from latbench.report.page import RECORD_FILES
 from latbench.report.reported import TITLE

@@ -12,7 +12,8 @@ from pydantic.dataclasses import dataclass as config_dataclass
 
 Status = Literal["correct", "incorrect", "no_answer", "timeout"]
 StopReason = Literal["eos", "stop", "length", "prompt_too_long"]
-Scorer = Literal["default", "coconut", "codi", "colar"]
+PaperScorer = Literal["after_hash", "last_number", "after_answer"]
+Scorer = Literal["default"] | PaperScorer
 RunOn = Literal["first", "last"]
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 # Marks a field younger than committed results: `Field(default=..., json_schema_extra=YOUNGER)`. Every run before it
@@ -84,7 +85,8 @@ class TaskConfig:
     """Settings shared by all tasks."""
 
     scorer: Scorer = "default"
-    """How answers are compared: "default", or the own scorer of the paper that is named, for comparison."""
+    """How answers are compared: "default", or as the code of a paper does it, for comparison: `after_hash` (Coconut),
+    `last_number` (CODI), `after_answer` (CoLaR)."""
     run_on: RunOn = Field(default="first", json_schema_extra=YOUNGER)
     """Whether the "first" or the "last" answer counts where a text runs on to further questions (several `####`, or a
     line that begins with `Question:`): "first" by default, because `####` ends a solution and what follows belongs to

@@ -20,29 +20,29 @@ epoch is taken instead of the best; the last latent is a pass of its own, so tha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
+from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor, nn
 
 from latbench.config import YOUNGER, Fraction, GenerateConfig, Positive, PositiveFloat
 from latbench.decoding.loop import unroll
-from latbench.decoding.rule import FixedLatents, StepRule
+from latbench.decoding.rule import FixedLatents, RecordedLatents, StepRule
 from latbench.decoding.sampling import uniform
 from latbench.method import Losses, LossTerm, Method, MethodConfig, Stage
 from latbench.model.backbone import Backbone
-from latbench.model.layout import Batch
+from latbench.model.batches import RolloutBatch
 from latbench.registry import register_method
 from latbench.task import STRICT, Example
 from latbench.training.losses import token_cross_entropy
 from methods.pause import pause_embedding
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@config_dataclass(frozen=True, kw_only=True, config=STRICT)
 class CoconutConfig(MethodConfig):
     """The curriculum; c and S are the code's for GSM8K."""
 
@@ -65,8 +65,19 @@ class CoconutConfig(MethodConfig):
             )
 
 
+@dataclass(kw_only=True)
+class CoconutBatch(RolloutBatch):
+    """Questions, and what follows their latents.
+
+    Args:
+        num_latents: (batch,) latent steps between the two.
+    """
+
+    num_latents: Tensor
+
+
 @register_method("coconut", config=CoconutConfig)
-class Coconut(Method[CoconutConfig]):
+class Coconut(Method[CoconutConfig, CoconutBatch]):
     """Question, latents, the steps that they do not replace, answer."""
 
     def __init__(self, backbone: Backbone, config: CoconutConfig) -> None:
@@ -142,23 +153,23 @@ class Coconut(Method[CoconutConfig]):
             return hidden
         return cast(nn.Embedding, self.heads["pause"]).weight.expand_as(hidden)
 
-    def batch(self, examples: Sequence[Example], stage: Stage) -> Batch:
-        """Questions, what follows the latents, and the `num_latents` ((batch,)) in between."""
+    def batch(self, examples: Sequence[Example], stage: Stage) -> CoconutBatch:
+        """Questions, what follows the latents, and how many there are in between."""
         drawn = self.drawn_stages(examples, stage)
         rollout = self.backbone.batch_rollout(
             [example.without_steps(self.num_replaced(k)) for example, k in zip(examples, drawn, strict=True)]
         )
         num_latents = torch.tensor([self.num_latents(k) for k in drawn])
-        return Batch(num_items=rollout.num_items, **rollout, num_latents=num_latents)
+        return CoconutBatch.of(rollout, num_latents=num_latents)
 
-    def loss(self, batch: Batch, stage: Stage) -> Losses:
+    def loss(self, batch: CoconutBatch, stage: Stage) -> Losses:
         """Cross-entropy of what follows the latents."""
-        return Losses(ce=self.text_loss(batch, FixedLatents(self.backbone, batch.num_latents, self.next_embeds)))
+        return Losses(ce=self.text_loss(batch))
 
-    def text_loss(self, batch: Batch, latents: FixedLatents) -> LossTerm:
+    def text_loss(self, batch: CoconutBatch, record: RecordedLatents | None = None) -> LossTerm:
         """Question, then z_1 ... z_n with z_{i+1} the hidden state at z_i, then the text."""
-        state = self.backbone.prefill(batch.question)
-        state = unroll(self.backbone, state, latents, max_latents=self.num_latents(self.config.max_stage))
+        latents = FixedLatents(self.backbone, batch.num_latents, self.next_embeds)
+        state = unroll(self.backbone, self.backbone.prefill(batch.question), latents, record=record)
         return token_cross_entropy(self.backbone.extend(state, batch.target), batch.target.labels)
 
     # inference

@@ -18,27 +18,27 @@ under LoRA, as the paper says (the code freezes them, but does not ask its teach
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
+from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor, nn
 
 from latbench.config import GenerateConfig, NonNegativeFloat, Positive
 from latbench.decoding.loop import unroll
-from latbench.decoding.rule import FixedLatents, StepRule
+from latbench.decoding.rule import FixedLatents, RecordedLatents, StepRule
 from latbench.method import Losses, Method, MethodConfig, Stage
 from latbench.model.backbone import Backbone
-from latbench.model.layout import IGNORE_INDEX, Batch
+from latbench.model.batches import IGNORE_INDEX, RolloutBatch, Tokens
 from latbench.registry import register_method
 from latbench.task import STRICT, Example
 from latbench.training.losses import hidden_distillation, token_cross_entropy
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@config_dataclass(frozen=True, kw_only=True, config=STRICT)
 class CodiConfig(MethodConfig):
     """The defaults are the released code's for GPT-2."""
 
@@ -52,8 +52,21 @@ class CodiConfig(MethodConfig):
     divide: Literal["loss", "activations"] = "loss"  # what the deviation divides; activations: the paper's text
 
 
+@dataclass(kw_only=True)
+class CodiBatch(RolloutBatch):
+    """The student's questions and answers, and the teacher's sequences.
+
+    Args:
+        teacher: question, chain, close marker and answer, supervised after the question.
+        before_answer: (batch,) position in `teacher` of the last id before the answer.
+    """
+
+    teacher: Tokens
+    before_answer: Tensor
+
+
 @register_method("codi", config=CodiConfig)
-class Codi(Method[CodiConfig]):
+class Codi(Method[CodiConfig, CodiBatch]):
     """Student and teacher are one model, trained together."""
 
     batch_terms = frozenset({"kd"})
@@ -82,7 +95,7 @@ class Codi(Method[CodiConfig]):
         if not self.backbone.layout.close:
             raise ValueError(
                 f"method {self.name!r} distils at the close marker, which {self.backbone.name} has not; "
-                "load it with markers, or set model.layout=coconut"
+                "load it with markers, or set model.layout=plain_hash_answer"
             )
         if not any(self.taught(example).steps for example in examples):
             raise ValueError(
@@ -94,32 +107,31 @@ class Codi(Method[CodiConfig]):
         """What the teacher reads."""
         return replace(example, steps=example.steps[:-1]) if self.config.drop_last_step else example
 
-    def batch(self, examples: Sequence[Example], stage: Stage) -> Batch:
+    def batch(self, examples: Sequence[Example], stage: Stage) -> CodiBatch:
         """The student's question and answer; the teacher's sequence, supervised after the question."""
         student = self.backbone.batch_rollout([example.without_steps(None) for example in examples])
         taught = [self.taught(example) for example in examples]
         teacher = self.backbone.batch_sequences(taught, supervise="steps")
         pieces = [self.backbone.layout.encode(example) for example in taught]
-        return Batch(
-            num_items={"ce": student.num_items["ce"], "kd": len(examples), "teacher_ce": teacher.num_items["ce"]},
-            question=student.question,
-            target=student.target,
+        return CodiBatch.of(
+            student,
+            num_items={**student.num_items, "kd": len(examples), "teacher_ce": teacher.num_items["ce"]},
             teacher=teacher.tokens,
             before_answer=torch.tensor([len(p.prompt) + len(p.steps) + len(p.close) - 1 for p in pieces]),
         )
 
-    def loss(self, batch: Batch, stage: Stage) -> Losses:
+    def loss(self, batch: CodiBatch, stage: Stage) -> Losses:
         """L = L_student + beta L_KD + gamma L_teacher."""
-        return self.distil(batch, FixedLatents(self.backbone, self.config.num_latents, self.project))
+        return self.distil(batch)
 
     def project(self, hidden: Tensor) -> Tensor:
         """(batch, hidden) last hidden state -> next input embedding."""
         return self.heads["projection"](hidden).to(hidden.dtype) if self.config.projection else hidden
 
-    def distil(self, batch: Batch, latents: FixedLatents) -> Losses:
+    def distil(self, batch: CodiBatch, record: RecordedLatents | None = None) -> Losses:
         """Student: question, z_1 ... z_K with z_{k+1} the projected state at z_k, answer. Teacher: the whole text."""
-        state = self.backbone.prefill(batch.question)
-        state = unroll(self.backbone, state, latents, max_latents=self.config.num_latents)
+        latents = FixedLatents(self.backbone, self.config.num_latents, self.project)
+        state = unroll(self.backbone, self.backbone.prefill(batch.question), latents, record=record)
         student = self.backbone.feed(state, batch.target, layers=True)
         supervised = batch.teacher.labels != IGNORE_INDEX
         embeds = self.backbone.embed(batch.teacher.ids)

@@ -32,28 +32,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
+from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor, nn
 from torch.distributions import Normal
 
 from latbench.config import YOUNGER, Fraction, GenerateConfig, NonNegativeFloat, Positive, PositiveFloat, RLConfig
+from latbench.decoding.action_batch import ActionBatch, ActionLogProbs
 from latbench.decoding.actions import Kind
 from latbench.decoding.rule import Latent, LatentAction, LatentRule, RowState, StepRule, says_close
 from latbench.decoding.sampling import Sampling, normal, row_keys, uniform
-from latbench.method import DIAGNOSTICS, ActionLogProbs, Losses, LossTerm, Method, MethodConfig, Stage
+from latbench.method import DIAGNOSTICS, Losses, LossTerm, Method, MethodConfig, Stage
 from latbench.model.backbone import Backbone
-from latbench.model.layout import IGNORE_INDEX, Batch, pad
+from latbench.model.batches import IGNORE_INDEX, Batch, Tokens, pad
 from latbench.registry import register_method
 from latbench.task import STRICT, Example
 from latbench.training.losses import token_cross_entropy
-from latbench.training.rl.actions import text_log_probs
+from latbench.training.rl.action_tensors import text_log_probs
 from latbench.util.files import write_whole
 
 AUTO = 0  # the speed that reads `auto` in the prompt
@@ -63,7 +64,7 @@ LATENT_DRAW, LABEL_DRAW, AUTO_DRAW = 1, 2, 3  # draw 0 of a step is the text tok
 PLACEHOLDER = 0  # id of a latent in a sequence: any valid row of the table
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@config_dataclass(frozen=True, kw_only=True, config=STRICT)
 class ColarDecoding:
     """How the model thinks at test time."""
 
@@ -73,7 +74,7 @@ class ColarDecoding:
     """Factor on the deviation of a drawn latent, the paper's latent temperature; 0 feeds the mean."""
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@config_dataclass(frozen=True, kw_only=True, config=STRICT)
 class ColarConfig(MethodConfig):
     """The defaults are those of the paper's tables on GSM8K; its ablations are DL, OC, MP and NLL."""
 
@@ -168,8 +169,33 @@ class LatentHead(nn.Module):
         return embeds.to(self.scale.dtype) / self.scale
 
 
+@dataclass(kw_only=True)
+class ColarBatch(Batch):
+    """Rows of question, z_1 .. z_K, close marker, answer and EOS, compressed at one speed.
+
+    Args:
+        sequence: a placeholder id where a latent is.
+        is_latent: (batch, seq) bool, z_1 .. z_K.
+        before: (batch, seq) bool, positions that predict a latent or the end of the thought.
+        c: tokens a latent.
+        chunk_ids: (latents, c) of the chunks, row by row; they are merged before the model sees them.
+        chunk_mask: (latents, c) bool, True on real tokens.
+        noise_keys: (items,) of the draws of the latent head's loss, an item for each `before`.
+        noise_steps: (items,) likewise.
+    """
+
+    sequence: Tokens
+    is_latent: Tensor
+    before: Tensor
+    c: int
+    chunk_ids: Tensor
+    chunk_mask: Tensor
+    noise_keys: Tensor
+    noise_steps: Tensor
+
+
 @register_method("colar", config=ColarConfig, decoding=ColarDecoding)
-class Colar(Method[ColarConfig]):
+class Colar(Method[ColarConfig, ColarBatch]):
     """Question at a speed, compressed chain, answer."""
 
     def __init__(self, backbone: Backbone, config: ColarConfig) -> None:
@@ -209,7 +235,7 @@ class Colar(Method[ColarConfig]):
         if not self.backbone.layout.close:
             raise ValueError(
                 f"method {self.name!r} stops at the close marker, which {self.backbone.name} has not; "
-                "load it with markers, or set model.layout=coconut"
+                "load it with markers, or set model.layout=plain_hash_answer"
             )
         write_whole(folder / DIAGNOSTICS, json.dumps({"latent_head": {"embedding_scale": float(self.head.scale)}}))
 
@@ -220,7 +246,7 @@ class Colar(Method[ColarConfig]):
         key = row_keys(self.seed, ["speed"], [self.step])
         return self.speeds[int(float(uniform(key, torch.zeros_like(key))) * len(self.speeds))]
 
-    def batch(self, examples: Sequence[Example], stage: Stage) -> Batch:
+    def batch(self, examples: Sequence[Example], stage: Stage) -> ColarBatch:
         """Rows of question, z_1 .. z_K, close marker, answer and EOS; the chunks behind z_k; where z_k is predicted."""
         c = self.speed()
         keys = self.keys(examples)
@@ -241,19 +267,19 @@ class Colar(Method[ColarConfig]):
         before = (place >= -1) & (place < num_latents[:, None])  # P: <think>, z_1 .. z_K
         terms = ("latent",) if self.config.latent_loss == "mse" else ("latent", "entropy")
         ce = int((sequence.labels != IGNORE_INDEX).sum())
-        return Batch(
+        return ColarBatch(
             num_items={"ce": ce, **dict.fromkeys(terms, int(before.sum()))},
             sequence=sequence,
             is_latent=before & (place >= 0),
             before=before,
             c=c,
-            chunk_ids=tokens.ids,  # no `Tokens`: they are merged before the model sees them
+            chunk_ids=tokens.ids,
             chunk_mask=tokens.mask,
             noise_keys=keys.repeat_interleave(num_latents + 1),
             noise_steps=place[before] + 1,
         )
 
-    def loss(self, batch: Batch, stage: Stage) -> Losses:
+    def loss(self, batch: ColarBatch, stage: Stage) -> Losses:
         """L = L_CE + L_latent - alpha H, each a mean over its own items."""
         sequence, before = batch.sequence, batch.before
         z = compress(self.backbone.embed(batch.chunk_ids), batch.chunk_mask, batch.c, self.config.pooling)
@@ -310,7 +336,7 @@ class Colar(Method[ColarConfig]):
         place = float(uniform(key[None], torch.zeros_like(key[None]))) * len(self.speeds)
         return self.backbone.prompt(example.question, speed_note(self.speeds[int(place)]))
 
-    def action_log_probs(self, batch: Batch) -> ActionLogProbs:
+    def action_log_probs(self, batch: ActionBatch) -> ActionLogProbs:
         """Of the answer's tokens by the LM head, of drawn latents by the latent head."""
         z = batch.records["latent"] if "latent" in batch.records else torch.empty(0, device=batch.is_latent.device)
         embeds = self.backbone.embed(batch.sequence.ids)

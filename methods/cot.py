@@ -17,22 +17,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
+from pydantic.dataclasses import dataclass as config_dataclass
 
 from latbench.config import YOUNGER, GenerateConfig
+from latbench.decoding.action_batch import ActionBatch, ActionLogProbs
 from latbench.decoding.rule import StepRule
 from latbench.decoding.sampling import Sampling
-from latbench.method import ActionLogProbs, Losses, Method, MethodConfig, Stage
-from latbench.model.layout import Batch
+from latbench.method import Losses, Method, MethodConfig, Stage
+from latbench.model.batches import SequenceBatch
 from latbench.registry import register_method
 from latbench.task import STRICT, Example
 from latbench.training.losses import token_cross_entropy
-from latbench.training.rl.actions import score_text
+from latbench.training.rl.action_tensors import score_text
 
 ASK = "Reason step by step, then put the final answer within \\boxed{}."
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@config_dataclass(frozen=True, kw_only=True, config=STRICT)
 class CotConfig(MethodConfig):
     """What a model as it comes is asked."""
 
@@ -41,22 +42,22 @@ class CotConfig(MethodConfig):
 
 
 @register_method("cot", config=CotConfig)
-class Cot(Method[CotConfig]):
+class Cot(Method[CotConfig, SequenceBatch]):
     """Question, open marker, steps, close marker, answer."""
 
     def stages(self) -> list[Stage]:
         """One."""
         return [Stage(name="sft")]
 
-    def batch(self, examples: Sequence[Example], stage: Stage) -> Batch:
+    def batch(self, examples: Sequence[Example], stage: Stage) -> SequenceBatch:
         """Whole sequences; steps, close marker, answer and EOS are supervised."""
         return self.backbone.batch_sequences(examples, supervise="steps")
 
-    def loss(self, batch: Batch, stage: Stage) -> Losses:
+    def loss(self, batch: SequenceBatch, stage: Stage) -> Losses:
         """Next-token cross-entropy."""
         return Losses(ce=token_cross_entropy(*self.backbone.logits_at_labels(batch.tokens)))
 
-    def action_log_probs(self, batch: Batch) -> ActionLogProbs:
+    def action_log_probs(self, batch: ActionBatch) -> ActionLogProbs:
         """Of every sampled token, close marker and EOS included."""
         return score_text(self.backbone, batch)
 

@@ -14,13 +14,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
+from pydantic.dataclasses import dataclass as config_dataclass
 
 from latbench.config import YOUNGER, GenerateConfig
 from latbench.decoding.rule import StepRule
 from latbench.decoding.sampling import Sampling
 from latbench.method import Losses, Method, MethodConfig, Stage
-from latbench.model.layout import Batch
+from latbench.model.batches import SequenceBatch
 from latbench.registry import register_method
 from latbench.task import STRICT, Example
 from latbench.training.losses import token_cross_entropy
@@ -28,7 +28,7 @@ from latbench.training.losses import token_cross_entropy
 ASK = "Do not explain. Reply with nothing but the final answer within \\boxed{}."
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@config_dataclass(frozen=True, kw_only=True, config=STRICT)
 class DirectConfig(MethodConfig):
     """What a model as it comes is asked."""
 
@@ -37,18 +37,18 @@ class DirectConfig(MethodConfig):
 
 
 @register_method("direct", config=DirectConfig)
-class Direct(Method[DirectConfig]):
+class Direct(Method[DirectConfig, SequenceBatch]):
     """Question, open and close marker, answer."""
 
     def stages(self) -> list[Stage]:
         """One."""
         return [Stage(name="sft")]
 
-    def batch(self, examples: Sequence[Example], stage: Stage) -> Batch:
+    def batch(self, examples: Sequence[Example], stage: Stage) -> SequenceBatch:
         """Sequences without steps; answer and EOS are supervised."""
         return self.backbone.batch_sequences([example.without_steps(None) for example in examples], supervise="answer")
 
-    def loss(self, batch: Batch, stage: Stage) -> Losses:
+    def loss(self, batch: SequenceBatch, stage: Stage) -> Losses:
         """Next-token cross-entropy."""
         return Losses(ce=token_cross_entropy(*self.backbone.logits_at_labels(batch.tokens)))
 

@@ -23,14 +23,15 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
+from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor
 
 from latbench.config import Fraction, GenerateConfig, Positive, PositiveFloat
 from latbench.decoding.rule import StepRule
 from latbench.decoding.sampling import Sampling, uniform
 from latbench.method import Losses, Method, MethodConfig, Stage
-from latbench.model.layout import Batch, Pieces, sequence_batch
+from latbench.model.batches import SequenceBatch, sequence_batch
+from latbench.model.layout import Pieces
 from latbench.registry import register_method
 from latbench.task import STRICT, Example
 from latbench.training.losses import token_cross_entropy
@@ -38,7 +39,7 @@ from latbench.training.losses import token_cross_entropy
 NUM_OFFSETS = 100  # o is 0 ... 99; the last one has the mass of all beyond
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@config_dataclass(frozen=True, kw_only=True, config=STRICT)
 class IcotConfig(MethodConfig):
     """The removal schedule; the defaults are the paper's for GSM8K, with a tenth of the training spent on it."""
 
@@ -52,7 +53,7 @@ class IcotConfig(MethodConfig):
 
 
 @register_method("icot", config=IcotConfig)
-class Icot(Method[IcotConfig]):
+class Icot(Method[IcotConfig, SequenceBatch]):
     """Chain-of-thought training on ever shorter chains."""
 
     def stages(self) -> list[Stage]:
@@ -76,7 +77,7 @@ class Icot(Method[IcotConfig]):
             return "longer than method.max_tokens"
         return self.backbone.too_long(example)
 
-    def batch(self, examples: Sequence[Example], stage: Stage) -> Batch:
+    def batch(self, examples: Sequence[Example], stage: Stage) -> SequenceBatch:
         """Sequences without s + o tokens of their chains; the rest of the chain, close marker, answer and EOS are
         supervised."""
         keys = self.keys(examples)
@@ -89,7 +90,7 @@ class Icot(Method[IcotConfig]):
             pieces.append(without_tokens(whole, num_removed, self.config.side))
         return sequence_batch(pieces, supervise="steps")
 
-    def loss(self, batch: Batch, stage: Stage) -> Losses:
+    def loss(self, batch: SequenceBatch, stage: Stage) -> Losses:
         """Next-token cross-entropy."""
         return Losses(ce=token_cross_entropy(*self.backbone.logits_at_labels(batch.tokens)))
 

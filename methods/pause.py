@@ -15,18 +15,19 @@ its own instead of a row of the token table, so the model cannot write one. #L i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
-from pydantic.dataclasses import dataclass
+from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor, nn
 
 from latbench.config import GenerateConfig, Positive
 from latbench.decoding.rule import StepRule
 from latbench.method import Losses, Method, MethodConfig, Stage
 from latbench.model.backbone import Backbone
-from latbench.model.layout import IGNORE_INDEX, Batch, Pieces, sequence_batch
+from latbench.model.batches import IGNORE_INDEX, Batch, Tokens, sequence_batch
+from latbench.model.layout import Pieces
 from latbench.registry import register_method
 from latbench.task import STRICT, Example
 from latbench.training.losses import token_cross_entropy
@@ -34,7 +35,7 @@ from latbench.training.losses import token_cross_entropy
 INITIAL = "<<"  # the pause starts as this token, as Coconut's new tokens do
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@config_dataclass(frozen=True, kw_only=True, config=STRICT)
 class PauseConfig(MethodConfig):
     """How long the pause is."""
 
@@ -51,8 +52,21 @@ def pause_embedding(backbone: Backbone) -> nn.Embedding:
     return made
 
 
+@dataclass(kw_only=True)
+class PauseBatch(Batch):
+    """Whole sequences with pauses for a chain.
+
+    Args:
+        sequence: answer and EOS are supervised.
+        is_pause: (batch, seq) bool.
+    """
+
+    sequence: Tokens
+    is_pause: Tensor
+
+
 @register_method("pause", config=PauseConfig)
-class Pause(Method[PauseConfig]):
+class Pause(Method[PauseConfig, PauseBatch]):
     """Question, M pauses, answer."""
 
     def __init__(self, backbone: Backbone, config: PauseConfig) -> None:
@@ -73,16 +87,16 @@ class Pause(Method[PauseConfig]):
         """The pauses count instead of the chain."""
         return self.backbone.beyond_context(len(self._pieces(example)))
 
-    def batch(self, examples: Sequence[Example], stage: Stage) -> Batch:
-        """Whole sequences; answer and EOS are supervised. `is_pause`: (batch, seq) bool."""
+    def batch(self, examples: Sequence[Example], stage: Stage) -> PauseBatch:
+        """Whole sequences; answer and EOS are supervised."""
         pieces = [self._pieces(example) for example in examples]
         inner = sequence_batch(pieces, supervise="answer")
         start = torch.tensor([[len(piece.prompt)] for piece in pieces])
         positions = inner.tokens.positions
         is_pause = (positions >= start) & (positions < start + self.config.num_pauses)
-        return Batch(num_items=inner.num_items, sequence=inner.tokens, is_pause=is_pause)
+        return PauseBatch(num_items=inner.num_items, sequence=inner.tokens, is_pause=is_pause)
 
-    def loss(self, batch: Batch, stage: Stage) -> Losses:
+    def loss(self, batch: PauseBatch, stage: Stage) -> Losses:
         """Next-token cross-entropy, in one pass."""
         tokens = batch.sequence
         embeds = torch.where(batch.is_pause[..., None], self.pause, self.backbone.embed(tokens.ids))

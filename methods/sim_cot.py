@@ -22,13 +22,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass as plain_dataclass
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self, cast
+from typing import Literal, cast
 
 import torch
-from pydantic.dataclasses import dataclass
+from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor, nn
 
 from latbench.config import NonNegativeFloat, Positive
@@ -36,20 +35,21 @@ from latbench.decoding.loop import unroll
 from latbench.decoding.rule import Latent, LatentRule, RecordedLatents, RowState
 from latbench.method import Losses, LossTerm, Stage
 from latbench.model.backbone import Backbone, DecodeState
+from latbench.model.batches import Movable, Tokens, pad
 from latbench.model.cache import GrowingCache
-from latbench.model.layout import Batch, Layout, Tokens, pad
+from latbench.model.layout import Layout
 from latbench.model.loading import without_adapters
 from latbench.registry import register_method
 from latbench.task import STRICT, Example
 from latbench.training.losses import token_cross_entropy
-from methods.coconut import Coconut, CoconutConfig
+from methods.coconut import Coconut, CoconutBatch, CoconutConfig
 
 Reduction = Literal["rows", "tokens"]
 Embed = Callable[[Tensor], Tensor]  # ids -> input embeddings
 MAX_READ = 64  # tokens of a step that is read back
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@config_dataclass(frozen=True, kw_only=True, config=STRICT)
 class SimCotConfig(CoconutConfig):
     """Coconut's curriculum and the loss of the steps; the defaults are the code's."""
 
@@ -119,19 +119,20 @@ class SimCot(Coconut):
         after = pieces.answer if layout.open else pieces.close + pieces.answer  # what stands after the end marker
         return after if self.config.fill == "answer" else ()
 
-    def batch(self, examples: Sequence[Example], stage: Stage) -> Batch:
+    def batch(self, examples: Sequence[Example], stage: Stage) -> SimCotBatch:
         """Coconut's, with the `steps` to decode."""
         batch, drawn = super().batch(examples, stage), self.drawn_stages(examples, stage)
         ids = [self.step_ids(example, k) for example, k in zip(examples, drawn, strict=True)]
         steps = StepTargets.of(ids, self.backbone.layout.eos)
         num_items = steps.num_items(self.num_thoughts(stage), self.config.reduction)
-        return Batch(num_items={**batch.num_items, **num_items}, **batch, steps=steps)
+        return SimCotBatch.of(batch, num_items={**batch.num_items, **num_items}, steps=steps)
 
-    def loss(self, batch: Batch, stage: Stage) -> Losses:
+    def loss(self, batch: CoconutBatch, stage: Stage) -> Losses:
         """Cross-entropy of what follows the latents, and of the step of each thought."""
-        latents = RecordedLatents(self.backbone, batch.num_latents)
+        assert isinstance(batch, SimCotBatch)
+        latents = RecordedLatents()
         ce = self.text_loss(batch, latents)
-        z, c, num = torch.stack(latents.fed, dim=1)[:, :-1], self.config.latents_per_step, self.num_thoughts(stage)
+        z, c, num = latents.embeds, self.config.latents_per_step, self.num_thoughts(stage)
         thoughts = z.reshape(len(z), z.shape[1] // c, c, z.shape[-1])
         weight = self.config.step_weight / max(num, 1)
         return Losses(
@@ -168,8 +169,8 @@ def text_of_steps(layout: Layout, steps: Sequence[str]) -> tuple[int, ...]:
 # the decoder
 
 
-@plain_dataclass
-class StepTargets:
+@dataclass
+class StepTargets(Movable):
     """What thoughts must be decoded into, an item for each thought of each row that has a target.
 
     Args:
@@ -194,10 +195,16 @@ class StepTargets:
         each = self.tokens.lengths if reduction == "tokens" else torch.ones_like(self.rows)
         return {f"step{i + 1}": int(each[self.thoughts == i].sum()) for i in range(num_thoughts)}
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """The same on another device."""
-        rows, thoughts = (part.to(device, non_blocking=non_blocking) for part in (self.rows, self.thoughts))
-        return type(self)(self.tokens.to(device, non_blocking), rows, thoughts)
+
+@dataclass(kw_only=True)
+class SimCotBatch(CoconutBatch):
+    """Coconut's batch.
+
+    Args:
+        steps: what its thoughts must be decoded into.
+    """
+
+    steps: StepTargets
 
 
 class StepDecoder(nn.Module):

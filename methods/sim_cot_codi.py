@@ -21,27 +21,38 @@ has the learning rate of the adapters, as there, which is high for it; `train.au
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
-from pydantic.dataclasses import dataclass
+from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor
 
 from latbench.config import NonNegativeFloat
 from latbench.decoding.rule import RecordedLatents
 from latbench.method import Losses, Stage
-from latbench.model.layout import Batch
 from latbench.registry import register_method
 from latbench.task import STRICT, Example
-from methods.codi import Codi, CodiConfig
+from methods.codi import Codi, CodiBatch, CodiConfig
 from methods.sim_cot import StepDecoder, StepTargets, assigned_steps, text_of_steps
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@config_dataclass(frozen=True, kw_only=True, config=STRICT)
 class SimCotCodiConfig(CodiConfig):
     """CODI's settings and the weight of the steps."""
 
     step_weight: NonNegativeFloat = 1.0  # lambda
+
+
+@dataclass(kw_only=True)
+class SimCotCodiBatch(CodiBatch):
+    """CODI's batch.
+
+    Args:
+        steps: what its latents must be decoded into.
+    """
+
+    steps: StepTargets
 
 
 @register_method("sim_cot_codi", config=SimCotCodiConfig)
@@ -64,20 +75,21 @@ class SimCotCodi(Codi):
         parts = assigned_steps(self.taught(example).steps, self.config.num_latents + 1)
         return [[token for step in part for token in text_of_steps(self.backbone.layout, [step])] for part in parts]
 
-    def batch(self, examples: Sequence[Example], stage: Stage) -> Batch:
+    def batch(self, examples: Sequence[Example], stage: Stage) -> SimCotCodiBatch:
         """CODI's, with the `steps` to decode."""
         batch = super().batch(examples, stage)
         steps = StepTargets.of([self.step_ids(example) for example in examples], self.backbone.layout.eos)
         num_items = steps.num_items(self.config.num_latents + 1, "tokens")
-        return Batch(num_items=batch.num_items | num_items, **batch, steps=steps)
+        return SimCotCodiBatch.of(batch, num_items=batch.num_items | num_items, steps=steps)
 
-    def loss(self, batch: Batch, stage: Stage) -> Losses:
+    def loss(self, batch: CodiBatch, stage: Stage) -> Losses:
         """CODI's losses, and the cross-entropy of each latent's step."""
-        latents = RecordedLatents(self.backbone, self.config.num_latents, self.project)
+        assert isinstance(batch, SimCotCodiBatch)
+        latents = RecordedLatents()
         losses = self.distil(batch, latents)
-        z = torch.stack(latents.fed, dim=1)[:, :, None]  # (batch, K + 1, 1, hidden)
+        z = torch.cat([latents.embeds, self.project(latents.after)[:, None]], dim=1)  # (batch, K + 1, hidden)
         steps = self.decoder.losses(
-            z,
+            z[:, :, None],
             batch.steps,
             self.backbone.embed,
             num_items=batch.num_items,

@@ -27,7 +27,7 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
+from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor
 
 from latbench.config import Fraction, GenerateConfig, NonNegativeFloat, Positive, PositiveFloat
@@ -36,14 +36,14 @@ from latbench.decoding.sampling import Sampling, dirichlet, gumbel
 from latbench.decoding.superposition import entropy, top_k_mixture
 from latbench.method import Losses, Method, MethodConfig, Stage
 from latbench.model.backbone import Backbone
-from latbench.model.layout import Batch
+from latbench.model.batches import Batch
 from latbench.registry import register_method
 from latbench.task import STRICT, Example
 
 NOISE_DRAW = 1  # draw 0 of a step is the text token's
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@config_dataclass(frozen=True, kw_only=True, config=STRICT)
 class SoftThinkingConfig(MethodConfig):
     """Settings of the thinking; the answer's tokens, and all of `moi`, are chosen as `generate.*` says."""
 
@@ -95,7 +95,8 @@ class SoftThinking(Method[SoftThinkingConfig]):
         if not self.backbone.layout.close:
             raise ValueError(
                 f"method {self.name!r} thinks until the close marker, which {self.backbone.name} has not; take a model "
-                "with <think> tokens, a run with start.method=cot, model.layout=coconut, or method.variant=moi"
+                "with <think> tokens, a run with start.method=cot, model.layout=plain_hash_answer or "
+                "method.variant=moi"
             )
         rule = DiscreteRule if self.config.variant == "discrete" else SoftRule
         return rule(self.backbone, self.config, config)

@@ -17,7 +17,7 @@ from latbench.config import GenerateConfig, ModelConfig
 from latbench.decoding.loop import unroll
 from latbench.decoding.rule import FixedLatents
 from latbench.model.backbone import Backbone
-from latbench.model.layout import pad
+from latbench.model.batches import pad
 from latbench.task import Example
 
 SMALL = (

@@ -364,9 +364,9 @@ def test_a_method_without_training_is_evaluated_on_a_model(call: Call) -> None:
     arguments = ["--model", "tiny", "--method", "cot", "--limit", "2", "--set", "generate.max_new_tokens=3"]
     code, out, _ = call("eval", *arguments)
     assert (code, out[:10]) == (0, "runs/base-")
-    assert call("eval", *arguments, "--set", "model.layout=coconut")[0] == 0
+    assert call("eval", *arguments, "--set", "model.layout=plain_hash_answer")[0] == 0
     layouts = {json.loads(path.read_text())["layout"] for path in Path("runs").glob("*/eval/*/manifest.json")}
-    assert layouts == {"default", "coconut"}
+    assert layouts == {"default", "plain_hash_answer"}
     refuse(call("eval", *arguments, "--set", "model.layot=x"), 2, "error: unknown key 'model.layot'; did you mean")
 
 

@@ -23,7 +23,7 @@ from latbench.evaluation.records import (
     read_evaluation,
     read_records,
 )
-from latbench.measures.files import COST, LATENTS, PARALLELISM, RELIANCE, read_measures
+from latbench.measures.measure_files import COST, LATENTS, PARALLELISM, RELIANCE, read_measures
 from latbench.report.leaderboard import leaderboard
 from latbench.runs.run import Run
 from latbench.submission import check, check_evaluation

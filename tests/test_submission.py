@@ -29,7 +29,7 @@ from latbench.evaluation.records import (
     write_manifest,
 )
 from latbench.measures.answer_cost import mean_flops
-from latbench.measures.files import CostFile, MeasureHeader, write_measure
+from latbench.measures.measure_files import CostFile, MeasureHeader, write_measure
 from latbench.model.backbone import Backbone
 from latbench.report.leaderboard import leaderboard
 from latbench.runs.run import Run

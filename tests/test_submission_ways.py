@@ -87,7 +87,9 @@ WAYS: dict[str, Callable[[Run, Path], Path]] = {
     "another seed": lambda run, _: evaluate(EvalJob.of(run, "synth", limit=3, changes={"seed": 5})),
     "another split": lambda run, _: evaluate(EvalJob.of(run, "synth", split="validation", limit=3)),
     "another task": lambda run, _: evaluate(EvalJob.of(run, "graphs", limit=3)),
-    "another scorer": lambda run, _: evaluate(EvalJob.of(run, "synth", limit=3, changes={"task.scorer": "codi"})),
+    "another scorer": lambda run, _: evaluate(
+        EvalJob.of(run, "synth", limit=3, changes={"task.scorer": "last_number"})
+    ),
     "the task set up otherwise": lambda run, _: evaluate(
         EvalJob.of(run, "synth", limit=3, changes={"task.max_ops": 4, "task.num_test": 9})
     ),

@@ -43,7 +43,7 @@ from latbench.answers.math_verify_fallback import math_verify_equal, readable, u
 from latbench.answers.notation import is_text, normalise, text_key
 from latbench.answers.numbers import Number, close, parse_number, split_base
 from latbench.answers.sets import describes_set, equal_sets, has_inequality, interval_text, parse_set
-from latbench.answers.structure import NAME, Group, named_values, parse_group, split_top, strip_brackets
+from latbench.answers.structure import NAME, Compound, named_values, parse_group, split_top, strip_brackets
 from latbench.answers.units import contradict, split_unit
 from latbench.answers.words import in_symbols
 from latbench.task import Status
@@ -153,7 +153,7 @@ class _Comparison:
             return self._verify(gold, answer) if possible else False
         return self._groups(left, right, depth)
 
-    def _groups(self, left: Group, right: Group, depth: int) -> bool | None:
+    def _groups(self, left: Compound, right: Compound, depth: int) -> bool | None:
         if {left.kind, right.kind} <= {"list", "set"} and max(len(left.items), len(right.items)) <= MAX_ITEMS:
             items = left.items, right.items
             if "set" in (left.kind, right.kind):
@@ -319,7 +319,7 @@ def _named(comparison: _Comparison, gold: str, answer: str, depth: int) -> tuple
     return True, comparison._ordered(first, second, depth)
 
 
-def _is_list(group: Group | None) -> bool:
+def _is_list(group: Compound | None) -> bool:
     return group is not None and group.kind in ("list", "set")
 
 

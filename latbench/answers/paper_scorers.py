@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import re
 from math import isfinite
-from typing import Literal
 
-from latbench.task import Status
-
-PaperScorer = Literal["coconut", "codi", "colar"]
+from latbench.task import PaperScorer, Status
 
 MAX_TEXT_CHARS = 100_000  # of the text's end that are read; an answer stands at the end
 
@@ -16,20 +13,20 @@ MAX_TEXT_CHARS = 100_000  # of the text's end that are read; an answer stands at
 def paper_verdict(text: str, gold: str, scorer: PaperScorer) -> tuple[Status, str | None]:
     """The verdict and the extracted text of a paper's own scorer, for comparison.
 
-    coconut: text after the last `#`, commas removed, equal as a string. codi: last number, commas removed, equal as
-    float; unlike the released code a gold that does not parse equals nothing. colar: text between the first `Answer:`
-    and the next (all of it without one), without spaces, newlines and periods at its ends, equal as floats, else as
-    strings.
+    after_hash (Coconut's): text after the last `#`, commas removed, equal as a string. last_number (CODI's): last
+    number, commas removed, equal as float; unlike the released code a gold that does not parse equals nothing.
+    after_answer (CoLaR's): text between the first `Answer:` and the next (all of it without one), without spaces,
+    newlines and periods at its ends, equal as floats, else as strings.
     """
     text = text[-MAX_TEXT_CHARS:]
-    if scorer == "coconut":
+    if scorer == "after_hash":
         found = text.split("#")[-1].replace(",", "").strip()
         return _paper_status(found, found == gold.replace(",", "").strip())
-    if scorer == "codi":
+    if scorer == "last_number":
         found = _last_number(text)
         return _paper_status(found, _equal_floats(_last_number(gold), found) is True)
-    found = _strip_colar(text.split("Answer:")[1] if "Answer:" in text else text)
-    reference = _strip_colar(gold)
+    found = _stripped(text.split("Answer:")[1] if "Answer:" in text else text)
+    reference = _stripped(gold)
     equal = _equal_floats(reference, found)
     return _paper_status(found, reference == found if equal is None else equal)
 
@@ -43,7 +40,7 @@ def _last_number(text: str) -> str:
     return numbers[-1] if numbers else ""
 
 
-def _strip_colar(text: str) -> str:
+def _stripped(text: str) -> str:
     return text.strip(" \n").rstrip(".").strip(" \n").replace(",", "")
 
 

@@ -47,7 +47,7 @@ class Bound:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Interval:
+class RealInterval:
     """An interval; a single number is the closed interval from itself to itself."""
 
     low: Bound
@@ -65,7 +65,7 @@ class Interval:
 class RealSet:
     """A union of disjoint intervals in order, and the name of its variable, if one was given."""
 
-    intervals: tuple[Interval, ...]
+    intervals: tuple[RealInterval, ...]
     name: str | None = None
 
 
@@ -176,7 +176,7 @@ def _simple(text: str) -> RealSet | None:
     low, high = _bound(group.items[0]), _bound(group.items[1])
     if low is None or high is None:
         return None
-    interval = Interval(low=low, high=high, low_closed=group.kind[0] == "[", high_closed=group.kind[1] == "]")
+    interval = RealInterval(low=low, high=high, low_closed=group.kind[0] == "[", high_closed=group.kind[1] == "]")
     return None if interval.empty() else RealSet(intervals=(interval,))
 
 
@@ -229,9 +229,9 @@ def _half_line(relation: str, bound: Bound) -> RealSet:
     if relation == "\\ne":
         return _complement(RealSet(intervals=(_point(bound),)))
     if relation in ("<", "\\le"):
-        line = Interval(low=everything.low, high=bound, low_closed=False, high_closed=relation == "\\le")
+        line = RealInterval(low=everything.low, high=bound, low_closed=False, high_closed=relation == "\\le")
     else:
-        line = Interval(low=bound, high=everything.high, low_closed=relation == "\\ge", high_closed=False)
+        line = RealInterval(low=bound, high=everything.high, low_closed=relation == "\\ge", high_closed=False)
     return RealSet(intervals=() if line.empty() else (line,))
 
 
@@ -259,15 +259,15 @@ def _bound(text: str) -> Bound | None:
     return None if value is None else Bound(text=text, value=value)
 
 
-def _point(bound: Bound) -> Interval:
-    return Interval(low=bound, high=bound, low_closed=True, high_closed=True)
+def _point(bound: Bound) -> RealInterval:
+    return RealInterval(low=bound, high=bound, low_closed=True, high_closed=True)
 
 
-def _everything() -> Interval:
+def _everything() -> RealInterval:
     low, high = (
         Bound(text=f"{sign}{INFINITY}", value=Fraction(0), infinite=infinite) for sign, infinite in (("-", -1), ("", 1))
     )
-    return Interval(low=low, high=high, low_closed=False, high_closed=False)
+    return RealInterval(low=low, high=high, low_closed=False, high_closed=False)
 
 
 def _everything_set() -> RealSet:
@@ -287,9 +287,9 @@ def _union(sets: Sequence[RealSet]) -> RealSet:
     return _merged([interval for part in sets for interval in part.intervals])
 
 
-def _merged(intervals: Sequence[Interval]) -> RealSet:
+def _merged(intervals: Sequence[RealInterval]) -> RealSet:
     """Disjoint intervals in order; intervals that overlap or touch in a number of one of them become one."""
-    merged: list[Interval] = []
+    merged: list[RealInterval] = []
     for interval in sorted(intervals, key=lambda part: (part.low.key(), not part.low_closed)):
         last = merged[-1] if merged else None
         touches = last is not None and (
@@ -300,7 +300,7 @@ def _merged(intervals: Sequence[Interval]) -> RealSet:
             merged.append(interval)
             continue
         end = max(last, interval, key=lambda part: (part.high.key(), part.high_closed))
-        merged[-1] = Interval(low=last.low, high=end.high, low_closed=last.low_closed, high_closed=end.high_closed)
+        merged[-1] = RealInterval(low=last.low, high=end.high, low_closed=last.low_closed, high_closed=end.high_closed)
     return RealSet(intervals=tuple(merged))
 
 
@@ -311,17 +311,17 @@ def _intersection(sets: Sequence[RealSet]) -> RealSet:
     return _merged(result)
 
 
-def _overlap(left: Interval, right: Interval) -> Interval:
+def _overlap(left: RealInterval, right: RealInterval) -> RealInterval:
     low = max(left, right, key=lambda part: (part.low.key(), not part.low_closed))
     high = min(left, right, key=lambda part: (part.high.key(), part.high_closed))
-    return Interval(low=low.low, high=high.high, low_closed=low.low_closed, high_closed=high.high_closed)
+    return RealInterval(low=low.low, high=high.high, low_closed=low.low_closed, high_closed=high.high_closed)
 
 
 def _complement(whole: RealSet) -> RealSet:
     everything, gaps = _everything(), []
     low, low_closed = everything.low, False
     for part in whole.intervals:
-        gaps.append(Interval(low=low, high=part.low, low_closed=low_closed, high_closed=not part.low_closed))
+        gaps.append(RealInterval(low=low, high=part.low, low_closed=low_closed, high_closed=not part.low_closed))
         low, low_closed = part.high, not part.high_closed
-    gaps.append(Interval(low=low, high=everything.high, low_closed=low_closed, high_closed=False))
+    gaps.append(RealInterval(low=low, high=everything.high, low_closed=low_closed, high_closed=False))
     return _merged([gap for gap in gaps if not gap.empty() and not (gap.low.infinite and gap.low == gap.high)])

@@ -16,7 +16,7 @@ NAME = re.compile(r"(?:[A-Za-z]{1,3}|\\[a-z]+(?: ?[A-Z]+)?)(?:_(?:\w|\{[^{}]{1,1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class Compound:
     """Several answers in one."""
 
     kind: str
@@ -44,18 +44,18 @@ def split_top(text: str, separator: str) -> list[str]:
     return [part.strip() for part in (*parts, text[start:])]
 
 
-def parse_group(text: str) -> Group | None:
+def parse_group(text: str) -> Compound | None:
     """The structure of a normalised text; None for a single value."""
     union = split_top(text, r"\\cup(?![A-Za-z])")
     if len(union) > 1:
-        return Group(kind="union", items=tuple(union))
+        return Compound(kind="union", items=tuple(union))
     parts = _split_list(text)
     if len(parts) > 1:
-        return Group(kind="list", items=tuple(parts))
+        return Compound(kind="list", items=tuple(parts))
     return _parse_matrix(text) or _parse_brackets(text)
 
 
-def _parse_matrix(text: str) -> Group | None:
+def _parse_matrix(text: str) -> Compound | None:
     matrix = re.fullmatch(r"(?P<factor>.*?)\s*\\begin\{([pb]?matrix)\}(.*)\\end\{\2\}", text)
     if matrix is None or "\\begin" in matrix[3]:
         return None
@@ -66,7 +66,7 @@ def _parse_matrix(text: str) -> Group | None:
         return None
     factor = factor if factor in ("", "-") else f"({factor})"
     cells = tuple(f"{factor}({cell.strip()})" if factor else cell.strip() for row in rows for cell in row)
-    return Group(kind=f"matrix {shape}", items=cells)
+    return Compound(kind=f"matrix {shape}", items=cells)
 
 
 def strip_brackets(text: str) -> str:
@@ -114,17 +114,17 @@ def named_values(text: str) -> dict[str, str] | None:
     return dict(zip(names_found, (value for _, value in pairs), strict=True))
 
 
-def _parse_brackets(text: str) -> Group | None:
+def _parse_brackets(text: str) -> Compound | None:
     inner = inside(text)
     if inner is None:
         return None
     if text.startswith("\\{"):
         parts = _split_list(inner)
-        return Group(kind="set", items=tuple(parts)) if len(parts) > 1 else None
+        return Compound(kind="set", items=tuple(parts)) if len(parts) > 1 else None
     parts = split_top(inner, "[,;]")
     if len(parts) < 2:
         return None
-    return Group(kind=text[0] + text[-1], items=tuple(parts))
+    return Compound(kind=text[0] + text[-1], items=tuple(parts))
 
 
 def _split_list(text: str) -> list[str]:

@@ -81,7 +81,7 @@ def parallelism(
     ] = 0.1,
 ) -> None:
     """Measure how much of explicit chains a run's latent steps hold, from its stored trace."""
-    from latbench.measures.files import Measures
+    from latbench.measures.measure_files import Measures
     from latbench.measures.parallelism import parallelism as measure
     from latbench.report.markdown import markdown_tables
     from latbench.report.measure_tables import tables_of_run
@@ -120,7 +120,7 @@ def reliance(
     ] = None,
 ) -> None:
     """Measure how far a run relies on its latent steps: the same questions again with replaced latents."""
-    from latbench.measures.files import Measures, effects
+    from latbench.measures.measure_files import Measures, effects
     from latbench.measures.reliance import DEFAULT
     from latbench.measures.reliance import reliance as measure
     from latbench.report.markdown import markdown_tables
@@ -146,7 +146,7 @@ def cost(
 ) -> None:
     """Measure what an answer costs: operations, and time at batch 1 and full batch, runs taking turns."""
     from latbench.measures.answer_cost import cost as measure
-    from latbench.measures.files import Measures
+    from latbench.measures.measure_files import Measures
     from latbench.report.markdown import markdown_tables
     from latbench.report.measure_tables import Measured, measure_tables
     from latbench.report.table import Head

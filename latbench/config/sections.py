@@ -47,7 +47,7 @@ class ModelConfig:
     """`random` takes the architecture of `model.id` with fresh weights."""
     layout: Literal[
         "default",
-        "coconut",
+        "plain_hash_answer",
         "hash_answer",
         "answer_sentence",
         "clause",

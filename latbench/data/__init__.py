@@ -1,7 +1,7 @@
 """Where questions come from: data files, the Hub, and the rows that both become."""
 
-from latbench.data.contamination import ContaminationReport, contamination, normalised_question, overlaps
 from latbench.data.file_task import DATA_DIR, FileTask, Source, read_split, short_name
+from latbench.data.overlap import ContaminationReport, contamination, normalised_question, overlaps
 
 __all__ = [
     "DATA_DIR",

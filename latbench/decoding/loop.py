@@ -14,12 +14,12 @@ from torch import Tensor
 
 from latbench.config import GenerateConfig
 from latbench.decoding.actions import ActionRecorder, RowActions
-from latbench.decoding.rule import Mode, RowState, Step, StepRule, close_marker, surely_none, widened
+from latbench.decoding.latent_trace import LatentTrace, TraceRecorder
+from latbench.decoding.rule import Mode, RecordedLatents, RowState, Step, StepRule, close_marker, surely_none, widened
 from latbench.decoding.sampling import row_keys
-from latbench.decoding.trace import LatentTrace, TraceRecorder
 from latbench.model.backbone import Backbone, DecodeState
+from latbench.model.batches import pad
 from latbench.model.cache import SlotCache
-from latbench.model.layout import pad
 from latbench.task import StopReason
 
 _RUNNING, _EOS, _STOP, _LENGTH = range(4)
@@ -106,6 +106,7 @@ def unroll(
     *,
     rows: RowState | None = None,
     max_latents: int | None = None,
+    record: RecordedLatents | None = None,
 ) -> DecodeState:
     """Take a rule's latent steps with gradients; the close marker and what follows are the caller's to `extend`.
 
@@ -114,6 +115,7 @@ def unroll(
         rows: of the rule, with the keys of its random draws; None: fresh rows in the rule's starting mode, without
             keys of their own.
         max_latents: steps per row after which a rule is stopped; None: the rule stops by itself.
+        record: gets what each step fed, for a loss on the latents.
     Returns: the state after each row's last latent step.
     Raises: ValueError: the rule goes on to the end of the context.
     """
@@ -122,21 +124,28 @@ def unroll(
     while True:
         step = rule.step(state.hidden, state.logits, rows)
         if step.mode is None:
-            return state
+            break
         feeds = (rows.mode == Mode.LATENT) & (step.mode == Mode.LATENT)
         if max_latents is not None:
             feeds = feeds & (rows.num_latents < max_latents)
         rows.mode = torch.where(feeds, Mode.LATENT, Mode.DONE)
         if not feeds.any():
-            return state
+            break
         if int(state.lengths[feeds].max()) >= backbone.context:
             raise ValueError(
                 f"{type(rule).__name__} took latent steps to the end of the context ({backbone.context} positions) "
                 "without stopping; let it stop, or give unroll a max_latents"
             )
+        if record is not None:
+            record.fed.append(step.embeds)
+            record.seen.append(state.hidden)
+            record.took.append(feeds)
         rows.num_latents = rows.num_latents + feeds
         rows.steps = rows.steps + feeds
         state = backbone.step(state, step.embeds, active=feeds)
+    if record is not None:
+        record.after = state.hidden
+    return state
 
 
 @dataclass

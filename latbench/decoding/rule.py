@@ -202,28 +202,40 @@ class FixedLatents(LatentRule):
         return Latent(self.next_embeds(hidden), rows.num_latents >= num)
 
 
-class RecordedLatents(FixedLatents):
-    """Keeps what it feeds, for losses on the latents of one `unroll`.
+@dataclass
+class RecordedLatents:
+    """What one `unroll` fed, with gradients, for a loss on the latents: `unroll(..., record=recorded)`.
 
     Args:
-        fed: (batch, hidden) per step, and at the end the one that would have come next; what stands in a row after its
-            own number of steps was not fed.
+        fed: (batch, hidden) of each latent step.
+        seen: (batch, hidden) last hidden states that these steps were made from.
+        took: (batch,) bool, the rows that took the step; what stands in the others was not fed.
+        after: (batch, hidden) last hidden states after each row's last step.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        num_latents: int | Tensor,
-        next_embeds: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
-        super().__init__(backbone, num_latents, next_embeds)
-        self.fed: list[Tensor] = []
+    after: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    fed: list[Tensor] = field(default_factory=list)
+    seen: list[Tensor] = field(default_factory=list)
+    took: list[Tensor] = field(default_factory=list)
 
-    def latent(self, hidden: Tensor, logits: Tensor, rows: RowState) -> Latent:
-        """See LatentRule."""
-        latent = super().latent(hidden, logits, rows)
-        self.fed.append(latent.embeds)
-        return latent
+    @property
+    def embeds(self) -> Tensor:
+        """(batch, latents, hidden) inputs of the latent steps."""
+        return self._stacked(self.fed, self.after)
+
+    @property
+    def hidden(self) -> Tensor:
+        """(batch, latents, hidden) last hidden states before each latent step."""
+        return self._stacked(self.seen, self.after)
+
+    @property
+    def mask(self) -> Tensor:
+        """(batch, latents) bool: which steps each row took."""
+        return self._stacked(self.took, torch.ones_like(self.after[:, 0], dtype=torch.bool))
+
+    @staticmethod
+    def _stacked(steps: list[Tensor], like: Tensor) -> Tensor:
+        return torch.stack(steps, dim=1) if steps else like[:, None][:, :0]
 
 
 def surely_none(rows: Tensor) -> bool:

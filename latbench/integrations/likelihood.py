@@ -18,7 +18,7 @@ from latbench.decoding.loop import Prompt
 from latbench.decoding.rule import Mode, RowState, Step, StepRule, close_marker, widened
 from latbench.method import Method
 from latbench.model.backbone import Backbone
-from latbench.model.layout import pad
+from latbench.model.batches import pad
 from latbench.task import Example
 
 Progress = Callable[[int], None]

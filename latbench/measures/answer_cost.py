@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from latbench.decoding.loop import Prompt
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import Evaluation, Record
-from latbench.measures.files import CostFile, MeasureHeader, write_measure
+from latbench.measures.measure_files import CostFile, MeasureHeader, write_measure
 from latbench.method import Method
 from latbench.runs.environment import hardware
 from latbench.runs.lock import is_main_process, locked

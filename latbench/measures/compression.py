@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latbench.evaluation.statistics import ratio_of_means
-from latbench.measures.files import Rate
+from latbench.measures.measure_files import Rate
 
 Ints = NDArray[np.integer]
 Floats = NDArray[np.floating]

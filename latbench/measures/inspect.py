@@ -11,15 +11,15 @@ from latbench.evaluation.job import EvalJob
 from latbench.evaluation.plan import EvalConfig
 from latbench.evaluation.records import MANIFEST, TRACE, TRACE_HEADER, Record, read_evaluation, records_path
 from latbench.measures.compression import even_cuts
-from latbench.measures.files import LatentStep
 from latbench.measures.latents import COLUMNS, AnswerLatents, StoredTrace
+from latbench.measures.measure_files import LatentStep
 from latbench.runs.run import Run
 from latbench.task import Example, Score, Status, StopReason, Task
 from latbench.util.text import printable
 
 if TYPE_CHECKING:
+    from latbench.decoding.latent_trace import LatentTrace
     from latbench.decoding.loop import Generation
-    from latbench.decoding.trace import LatentTrace
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ import numpy as np
 
 from latbench.evaluation.statistics import Interval, ratio_of_means
 from latbench.measures.compression import Floats, Steps
-from latbench.measures.files import Graph
+from latbench.measures.measure_files import GraphParallelism
 
 THRESHOLD = 0.1  # of the probability
 
@@ -115,7 +115,7 @@ def _masses(steps: Steps, known: Known) -> Floats:
     return masses
 
 
-def superposition(rows: Sequence[tuple[Steps, Known]], threshold: float = THRESHOLD) -> Graph | None:
+def superposition(rows: Sequence[tuple[Steps, Known]], threshold: float = THRESHOLD) -> GraphParallelism | None:
     """The measures of many answers; None where no quantity counts.
 
     Args:
@@ -131,7 +131,7 @@ def superposition(rows: Sequence[tuple[Steps, Known]], threshold: float = THRESH
     first = [at for found in seen for at in found.settled.values()]
     edges = [edge for (_, known), found in zip(rows, seen, strict=True) for edge in _edges(known, found)]
     pairs = [pair for (_, known), found in zip(rows, seen, strict=True) for pair in _in_gold_order(known, found)]
-    return Graph(
+    return GraphParallelism(
         threshold=threshold,
         num_questions=len(rows),
         num_quantities=len(first),

@@ -25,7 +25,7 @@ from pydantic.dataclasses import dataclass as config_dataclass
 
 from latbench.evaluation.provenance import Provenance, refuse_others
 from latbench.evaluation.records import TRACE, TRACE_HEADER, Manifest
-from latbench.measures.files import LatentStep
+from latbench.measures.measure_files import LatentStep
 from latbench.task import STRICT
 from latbench.util.files import read_bounded
 

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from latbench.config import GenerateConfig
+from latbench.decoding.latent_trace import LabelLatents
 from latbench.decoding.rule import LatentRule, Mode, RowState
-from latbench.decoding.trace import LabelLatents
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import TRACE, TRACE_HEADER
 from latbench.evaluation.statistics import Interval, mean_interval
@@ -45,9 +45,9 @@ from latbench.measures.compression import (
     sizes,
     spans,
 )
-from latbench.measures.files import Graph, MeasureHeader, ParallelismFile, Paths, Rate, write_measure
 from latbench.measures.known_graph import THRESHOLD, Known, superposition, told_apart
 from latbench.measures.latents import AnswerLatents, StoredTrace
+from latbench.measures.measure_files import GraphParallelism, MeasureHeader, ParallelismFile, Paths, Rate, write_measure
 from latbench.measures.paths import KnownPaths, chosen, read_paths
 from latbench.method import Method
 from latbench.model.backbone import Backbone
@@ -282,7 +282,9 @@ class _Embeddings(dict[int, Floats]):
 # graphs
 
 
-def _graph(task: Task[Any], answers: Sequence[_Answer], layout: Layout, threshold: float, seed: int) -> Graph | None:
+def _graph(
+    task: Task[Any], answers: Sequence[_Answer], layout: Layout, threshold: float, seed: int
+) -> GraphParallelism | None:
     rows = [(answer.steps, known) for answer in answers if (known := _known(task, answer.example, layout))]
     random.Random(f"graphs {seed}").shuffle(rows)  # levels come in turn, and neighbours are paired for chance
     return superposition(rows, threshold)

@@ -27,8 +27,8 @@ from latbench.decoding.rule import LatentRule
 from latbench.decoding.sampling import row_keys
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import TRACE, Evaluation
-from latbench.measures.files import LETTERS, MeasureHeader, RelianceFile, read_measure, verdicts, write_measure
 from latbench.measures.latents import StoredTrace
+from latbench.measures.measure_files import LETTERS, MeasureHeader, RelianceFile, read_measure, verdicts, write_measure
 from latbench.runs.lock import is_main_process, locked
 from latbench.util.progress import progress
 

@@ -7,7 +7,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 from latbench.evaluation.records import Record, read_evaluation, records_path
-from latbench.measures.files import LatentsFile, LatentStep, MeasureHeader, write_measure
+from latbench.measures.measure_files import LatentsFile, LatentStep, MeasureHeader, write_measure
 from latbench.util.text import encodable
 
 MAX_RECORDS = 50  # of a run

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latbench.decoding.latent_trace import LatentTrace
 from latbench.decoding.loop import Generation, Prompt
 from latbench.decoding.rule import StepRule
-from latbench.decoding.trace import LatentTrace
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import TRACE, TRACE_HEADER
 from latbench.measures.latents import (

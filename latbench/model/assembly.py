@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from latbench.model.released import BUFFERS, Base, Source, rows_of
+from latbench.model.released import BUFFERS, Base, Release, rows_of
 from latbench.model.tensor_files import TensorFiles
 from latbench.model.weights import Account
 
@@ -30,7 +30,7 @@ class Piece:
 
     shape: tuple[int, ...]
     parts: tuple[tuple[TensorFiles, str], ...]
-    """Source tensors, in the order in which `compute` takes them."""
+    """Release tensors, in the order in which `compute` takes them."""
     compute: Compute | None = None
     """Makes it of the parts; None: it is the one part as it is."""
     computed: bool = False
@@ -49,13 +49,13 @@ class Piece:
 class Assembly:
     """What every tensor of the run is made of; names of the source are without the prefixes of wrappers."""
 
-    source: Source
+    source: Release
     pieces: dict[str, Piece] = field(default_factory=dict)
     """Tensors of the language model by their names in transformers."""
     heads: dict[str, Piece] = field(default_factory=dict)
     """Tensors of the method's own modules by their names in `Method.heads`."""
     dropped: dict[str, str] = field(default_factory=dict)
-    """Source tensors that are left out, each with the reason."""
+    """Release tensors that are left out, each with the reason."""
     numbers: dict[str, str] = field(default_factory=dict)
     """Tensors of heads that are one number of the run's configuration, each with its dotted key."""
     equal: list[tuple[str, str]] = field(default_factory=list)
@@ -221,7 +221,7 @@ def _kind(layer: str) -> str:
     return ".".join("*" if part.isdigit() else part for part in layer.split("."))
 
 
-def untie(assembly: Assembly, source: Source, prefix: str, config: PretrainedConfig) -> None:
+def untie(assembly: Assembly, source: Release, prefix: str, config: PretrainedConfig) -> None:
     """Leave out a stored LM head that is tied to the embeddings, once it equals them; to be called before the rest is
     copied."""
     head = f"{prefix}lm_head.weight"

@@ -15,7 +15,7 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from latbench.model.cache import Span
+from latbench.model.cache import RowSpan
 
 BLOCK = 128  # tokens on a side of a block: FlexAttention's default, which its kernels are tuned for
 SDPA_OR_FLEX = "sdpa_or_flex"  # the name under which transformers knows `sdpa_or_flex`
@@ -111,7 +111,7 @@ def sdpa_or_flex(
     value: Tensor,
     attention_mask: Tensor | BlockMask | None,
     *,
-    spans: Sequence[Span] | None = None,
+    spans: Sequence[RowSpan] | None = None,
     **rest: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Attention of a transformers model by the form of its mask: blocks for FlexAttention, anything else for SDPA.

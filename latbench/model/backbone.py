@@ -26,19 +26,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from latbench.config import TINY, ModelConfig
 from latbench.model.attention import BLOCK, SDPA_OR_FLEX, SequenceMask, takes_blocks
-from latbench.model.cache import DecodeCache, GrowingCache, causal_mask
-from latbench.model.layout import (
-    CLOSE_MARKER,
+from latbench.model.batches import (
     IGNORE_INDEX,
-    LAYOUTS,
-    OPEN_MARKER,
-    Batch,
-    Layout,
+    RolloutBatch,
+    SequenceBatch,
     Supervise,
     Tokens,
     rollout_batch,
     sequence_batch,
 )
+from latbench.model.cache import DecodeCache, GrowingCache, causal_mask
+from latbench.model.layout import CLOSE_MARKER, LAYOUTS, OPEN_MARKER, Layout
 from latbench.model.loading import (
     add_markers,
     check_rows,
@@ -221,12 +219,12 @@ class Backbone(nn.Module):
         """Ids of a raw prompt: no template, no markers."""
         return list(self.layout.raw(text))
 
-    def batch_sequences(self, examples: Sequence[Example], supervise: Supervise) -> Batch:
-        """One right-padded sequence per example with labels; see `layout.sequence_batch`."""
+    def batch_sequences(self, examples: Sequence[Example], supervise: Supervise) -> SequenceBatch:
+        """One right-padded sequence per example with labels; see `batches.sequence_batch`."""
         return sequence_batch([self.layout.encode(example) for example in examples], supervise)
 
-    def batch_rollout(self, examples: Sequence[Example]) -> Batch:
-        """Question and target apart, for methods that take latent steps in between; see `layout.rollout_batch`."""
+    def batch_rollout(self, examples: Sequence[Example]) -> RolloutBatch:
+        """Question and target apart, for methods that take latent steps in between; see `batches.rollout_batch`."""
         return rollout_batch([self.layout.encode(example) for example in examples])
 
     def num_step_tokens(self, example: Example) -> int:

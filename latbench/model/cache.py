@@ -27,7 +27,7 @@ MIN_CAPACITY = 64  # columns; grown by doubling
 CALL_BYTES = 1 << 18  # of keys and values that attention reads in the time that one call of its own costs on a CPU
 
 
-class Span(NamedTuple):
+class RowSpan(NamedTuple):
     """Neighbouring rows of similar length, at one position each.
 
     Args:
@@ -57,7 +57,7 @@ class DecodeCache(Protocol):
         """
         ...
 
-    def spans(self) -> list[Span] | None:
+    def spans(self) -> list[RowSpan] | None:
         """All rows, in order, by the columns that they use; None: attention reads all columns."""
         ...
 
@@ -129,7 +129,7 @@ class SlotCache:
         columns = torch.arange(self.width, device=positions.device)
         return torch.where(columns < lengths[:, None], columns, -1)
 
-    def spans(self) -> list[Span] | None:
+    def spans(self) -> list[RowSpan] | None:
         """See DecodeCache. None where one call over all slots and columns costs no more, as it does on a GPU."""
         layer = self.layers[0]
         if self._lengths is None or self._lengths.device.type != "cpu" or layer.keys is None:
@@ -145,7 +145,7 @@ class SlotCache:
                 bounds.append(slot)
                 widest, total = max(1, length), length
         parts = [(first, end, lengths[first:end]) for first, end in pairwise([*bounds, len(lengths)])]
-        return [Span(first, end, max(1, *used), even=min(used) == max(1, *used)) for first, end, used in parts]
+        return [RowSpan(first, end, max(1, *used), even=min(used) == max(1, *used)) for first, end, used in parts]
 
     def share(self, slot: int, length: int) -> None:
         """Let every prompt from now on begin with the first columns of this slot."""

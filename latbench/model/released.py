@@ -33,7 +33,7 @@ GPT2_BARE = ("wte.", "wpe.", "h.", "ln_f.")
 
 
 @dataclass(frozen=True)
-class Source:
+class Release:
     """A released checkpoint on disk."""
 
     name: str
@@ -125,7 +125,7 @@ class Base:
         return {target: name for name, target in bare.items() if not target.endswith(BUFFERS)}
 
 
-def rows_of(source: Source, prefix: str = "") -> tuple[str, int]:
+def rows_of(source: Release, prefix: str = "") -> tuple[str, int]:
     """Name of the input embeddings without `prefix`, and their number of rows.
 
     Raises: ValueError: there are none.
@@ -162,7 +162,7 @@ def _read(load: Callable[[], T], what: str, name: str) -> T:
         raise ValueError(f"the {what} of {name} cannot be read ({reason}); fetch its files anew") from None
 
 
-def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Mapping[str, int], source: Source) -> None:
+def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Mapping[str, int], source: Release) -> None:
     """Give ids that the source has without text the texts they are known by.
 
     Args:
@@ -180,7 +180,7 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Mapping[str, int], so
             )
 
 
-def special_id(tokenizer: PreTrainedTokenizerBase, text: str, source: Source) -> int:
+def special_id(tokenizer: PreTrainedTokenizerBase, text: str, source: Release) -> int:
     """Id of an added token that a source's tokenizer must have. Raises: ValueError: it has not."""
     if text not in tokenizer.get_vocab():
         raise ValueError(f"the tokenizer of {source.name} lacks the token {text}; fetch its tokenizer files anew")

@@ -72,7 +72,7 @@ INERT_NAMES = (
 
 
 @dataclass(frozen=True)
-class _File:
+class _TensorFile:
     """One file of tensors."""
 
     path: Path
@@ -90,7 +90,7 @@ class TensorFiles:
     """What messages call it."""
     files: tuple[Path, ...]
     """Those that hold tensors, and the index where there is one."""
-    by_name: Mapping[str, _File] = field(repr=False)
+    by_name: Mapping[str, _TensorFile] = field(repr=False)
     """The file of each tensor."""
 
     @classmethod
@@ -110,8 +110,8 @@ class TensorFiles:
         raise ValueError(f"{path} holds no weights; looked for {', '.join(NAMES)}, alone or as {NAMES[0]}{INDEX}")
 
     @classmethod
-    def _of(cls, name: str, paths: tuple[Path, ...], files: Sequence[_File]) -> TensorFiles:
-        by_name: dict[str, _File] = {}
+    def _of(cls, name: str, paths: tuple[Path, ...], files: Sequence[_TensorFile]) -> TensorFiles:
+        by_name: dict[str, _TensorFile] = {}
         for file in files:
             for tensor in file.shapes:
                 if tensor in by_name:
@@ -168,7 +168,7 @@ class TensorFiles:
             yield read
 
 
-def _open(path: Path) -> _File:
+def _open(path: Path) -> _TensorFile:
     """Names, shapes and number formats in a file, by its content rather than by its name."""
     if path.suffix != ".safetensors":
         return _open_torch(path)
@@ -176,12 +176,12 @@ def _open(path: Path) -> _File:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-            return _File(path, shapes, {name: DTYPES.get(part.get_dtype()) for name, part in slices.items()})
+            return _TensorFile(path, shapes, {name: DTYPES.get(part.get_dtype()) for name, part in slices.items()})
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged ({_line(error)}); copy it anew") from None
 
 
-def _open_torch(path: Path) -> _File:
+def _open_torch(path: Path) -> _TensorFile:
     loaded, inner = _load(path), None
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded, inner = loaded["state_dict"], "state_dict"
@@ -195,11 +195,11 @@ def _open_torch(path: Path) -> _File:
         if not plain or tensor.device.type != "cpu" or tensor.nbytes > tensor.untyped_storage().nbytes():
             raise ValueError(f"{name} in {path} is no plain tensor of its own ({tuple(tensor.shape)}); {CONVERT}")
     dtypes = {name: tensor.dtype if tensor.is_floating_point() else None for name, tensor in loaded.items()}
-    return _File(path, {name: tuple(tensor.shape) for name, tensor in loaded.items()}, dtypes, inner)
+    return _TensorFile(path, {name: tuple(tensor.shape) for name, tensor in loaded.items()}, dtypes, inner)
 
 
 @contextmanager
-def _reading(file: _File) -> Iterator[Read]:
+def _reading(file: _TensorFile) -> Iterator[Read]:
     if file.path.suffix == ".safetensors":
         with safe_open(file.path, framework="pt") as opened:
             yield opened.get_tensor

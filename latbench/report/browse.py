@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latbench.evaluation.records import Manifest, Record, read_evaluation
-from latbench.measures.files import LatentsFile
+from latbench.measures.measure_files import LatentsFile
 from latbench.measures.shown_latents import MAX_STEPS, TOP, choice, rounded
-from latbench.report.rows import Row
+from latbench.report.cells import Row
 from latbench.task import Example
 from latbench.util.text import encodable
 

@@ -12,8 +12,8 @@ from math import ceil, cos, floor, hypot, inf, log, log10, pi, sin
 from typing import Literal
 
 from latbench.evaluation.statistics import Interval
+from latbench.report.cells import Cell, comparable, main_cells
 from latbench.report.columns import interval_text
-from latbench.report.rows import Cell, comparable, main_cells
 from latbench.util.text import plain
 
 WIDTH, HEIGHT = 720, 440  # of the view box; y points down

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from latbench.evaluation.metrics import Caveat, caveats
 from latbench.evaluation.statistics import Interval, over_seeds
-from latbench.report.rows import Cell, Row
+from latbench.report.cells import Cell, Row
 from latbench.util.text import plain
 
 T = TypeVar("T")

@@ -12,8 +12,8 @@ import json
 from collections.abc import Mapping, Sequence
 
 from latbench.evaluation.statistics import Interval
+from latbench.report.cells import Row
 from latbench.report.columns import COLUMNS, IDENTITY
-from latbench.report.rows import Row
 from latbench.util.text import plain
 
 _FORMULA = ("=", "+", "-", "@")

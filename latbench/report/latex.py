@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from latbench.report.columns import meanings
 from latbench.report.reported import LEGEND as REPORTED_LEGEND
 from latbench.report.reported import TITLE, Reported, reported_tables
-from latbench.report.sections import NOTHING, Section
 from latbench.report.table import Table
+from latbench.report.task_sections import NOTHING, Section
 from latbench.util.text import plain
 
 HEAD = "% Leaderboard of latbench; preamble: \\usepackage{booktabs,graphicx}"

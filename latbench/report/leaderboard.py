@@ -10,17 +10,17 @@ from pathlib import Path
 
 from latbench.evaluation.metrics import Summary, readable, summarise
 from latbench.evaluation.records import MANIFEST, Evaluation, read_evaluation, records_path
-from latbench.measures.files import Measures, read_measures
+from latbench.measures.measure_files import Measures, read_measures
 from latbench.registry import unknown
 from latbench.report.browse import Asked, Choice, nothing_at_hand
+from latbench.report.cells import Cell, Identity, Row, cells, rows
 from latbench.report.csv import to_csv
 from latbench.report.latex import to_latex
 from latbench.report.markdown import to_markdown
 from latbench.report.page import record_files, to_html
 from latbench.report.reported import Reported, find_reported, read_reported, reported_markdown
-from latbench.report.rows import Cell, Identity, Row, cells, rows
 from latbench.report.run_facts import places
-from latbench.report.sections import Section, report_sections
+from latbench.report.task_sections import Section, report_sections
 from latbench.util.files import write_whole
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from latbench.report.columns import legend
-from latbench.report.sections import NOTHING, Section
 from latbench.report.table import Table
+from latbench.report.task_sections import NOTHING, Section
 from latbench.util.text import plain
 
 

@@ -10,7 +10,16 @@ from statistics import median
 from typing import Any, TypeVar
 
 from latbench.evaluation.statistics import Interval
-from latbench.measures.files import CostFile, Effect, Graph, Measures, ParallelismFile, Paths, Rate, effects
+from latbench.measures.measure_files import (
+    CostFile,
+    Effect,
+    GraphParallelism,
+    Measures,
+    ParallelismFile,
+    Paths,
+    Rate,
+    effects,
+)
 from latbench.report.columns import Column, Show, count, differs, interval, mean, number_text
 from latbench.report.table import Head, Line, Table, table
 
@@ -208,7 +217,7 @@ def _compression_title(items: Sequence[_Latents]) -> str:
 # Latent steps against the known graph
 
 
-def _threshold(graph: Graph) -> str:
+def _threshold(graph: GraphParallelism) -> str:
     return f"{graph.threshold:g}"
 
 
@@ -219,14 +228,14 @@ def _percents(values: Sequence[Interval | float]) -> str:
     return mean(".1f", 100)(values)
 
 
-def _by_step(graphs: Sequence[Graph]) -> str:
+def _by_step(graphs: Sequence[GraphParallelism]) -> str:
     """Quantities carried / computable at latent step 1, 2 ..."""
     carried = _means([graph.carried for graph in graphs], ".1f")
     computable = _means([graph.computable for graph in graphs], ".1f")
     return _first_steps([f"{some}/{all_}" for some, all_ in zip(carried, computable, strict=True)])
 
 
-_GRAPH: tuple[Column[Graph], ...] = (
+_GRAPH: tuple[Column[GraphParallelism], ...] = (
     Column("threshold", _threshold, is_text=True, when=differs(_threshold)),
     Column("seeds", lambda graph: graph, count),
     Column("carried", lambda graph: graph.share_carried, _percents),
@@ -257,7 +266,7 @@ def _graphs(names: Sequence[Head], cells: Sequence[Measured]) -> Table:
     return table(title, names, _GRAPH, lines)
 
 
-def _graphs_of(cell: Measured) -> list[Graph]:
+def _graphs_of(cell: Measured) -> list[GraphParallelism]:
     files = [measures.parallelism for measures in cell.seeds if measures.parallelism is not None]
     return [found.graph for found in files if found.graph is not None]
 

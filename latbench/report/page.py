@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from latbench.report.browse import Asked, Browsable, Choice, browsable, record_chunks, script_text
+from latbench.report.cells import Row, main_cells
 from latbench.report.chart import chart
 from latbench.report.columns import meanings
 from latbench.report.curves import curves
 from latbench.report.reported import LEGEND as REPORTED_LEGEND
 from latbench.report.reported import TITLE as REPORTED_TITLE
 from latbench.report.reported import Reported, reported_tables
-from latbench.report.rows import Row, main_cells
 from latbench.report.run_facts import Pool, run_facts, values
-from latbench.report.sections import NOTHING, Section
+from latbench.report.task_sections import NOTHING, Section
 from latbench.report.template import FOLDER, render
 
 RECORD_FILES = "leaderboard-records"  # folder beside the page

@@ -7,6 +7,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+from latbench.report.cells import Cell
 from latbench.report.chart import (
     BOTTOM,
     COLOURS,
@@ -23,7 +24,6 @@ from latbench.report.chart import (
     charts,
     description,
 )
-from latbench.report.rows import Cell
 from latbench.report.template import render
 from latbench.util.files import temporary
 from latbench.util.text import encodable

@@ -12,8 +12,8 @@ from typing import Any
 from latbench.evaluation.metrics import caveats
 from latbench.evaluation.records import records_path
 from latbench.evaluation.statistics import Interval
+from latbench.report.cells import Row
 from latbench.report.columns import COLUMNS, IDENTITY
-from latbench.report.rows import Row
 
 Json = dict[str, Any]
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from latbench.report.columns import DASH, legend
-from latbench.report.sections import NOTHING, Section
 from latbench.report.table import Table
+from latbench.report.task_sections import NOTHING, Section
 from latbench.util.text import plain
 
 if TYPE_CHECKING:

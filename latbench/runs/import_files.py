@@ -12,7 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from latbench.config import TINY
 from latbench.data.hub import hub_reachable
-from latbench.importer import Base, Importer, Recipe, Source
+from latbench.importer import Base, Importer, Recipe, Release
 from latbench.model.source import TEXTS
 from latbench.model.tensor_files import INDEX, TensorFiles
 from latbench.util.files import sha256_of
@@ -23,7 +23,7 @@ TEXT_FILES = (*TEXTS, "adapter_config.json", "pccot_args.json")
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "*.ckpt", "checkpoint_*", "*" + INDEX)
 
 
-def open_source(name: str, revision: str | None = None) -> Source:
+def open_source(name: str, revision: str | None = None) -> Release:
     """The files of a released checkpoint. Raises: ValueError: not at hand, or no weights are there."""
     path, commit = _located(name, revision, what="SOURCE", patterns=(*TEXT_FILES, "hparams.yaml", *WEIGHT_FILES))
     if path.is_dir() and not _has_weights(path):
@@ -34,7 +34,7 @@ def open_source(name: str, revision: str | None = None) -> Source:
             looked = "*.safetensors, pytorch_model.bin, their shards, *.pt, *.ckpt, checkpoint_N"
             raise ValueError(f"{name} holds {len(single) or 'no'} files of weights (looked for {looked}){choice}")
         path = single[0]
-    return Source(name, path, TensorFiles.open(path), commit)
+    return Release(name, path, TensorFiles.open(path), commit)
 
 
 def _located(name: str, revision: str | None, *, what: str, patterns: Iterable[str]) -> tuple[Path, str | None]:
@@ -75,7 +75,7 @@ def model_name(name: str) -> str:
     return f"{short}_" if short == TINY else short
 
 
-def open_base(importer: Importer, source: Source, given: str | None, revision: str | None = None) -> Base | None:
+def open_base(importer: Importer, source: Release, given: str | None, revision: str | None = None) -> Base | None:
     """The base model that a format needs. Raises: ValueError: it is not at hand."""
     usual = importer.base_id(source)
     if usual is None:
@@ -96,7 +96,7 @@ def open_base(importer: Importer, source: Source, given: str | None, revision: s
     return Base(name, path, commit)
 
 
-def files_read(source: Source, base: Base | None, recipe: Recipe) -> dict[str, Path]:
+def files_read(source: Release, base: Base | None, recipe: Recipe) -> dict[str, Path]:
     """Files that the run is made of, by the name they have in its provenance."""
     read = [*source.tensors.files, *recipe.files]
     if source.path.is_dir():

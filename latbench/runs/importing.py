@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 
 from latbench import registry
 from latbench.config import ImportConfig, RunConfig, parse, tree
-from latbench.importer import Base, Importer, Piece, Recipe, Setting, Source
+from latbench.importer import Base, Importer, Piece, Recipe, Release, Setting
 from latbench.model.backbone import Backbone
 from latbench.model.loading import resolve_device
 from latbench.model.source import INDEX
@@ -56,7 +56,7 @@ class ImportPlan:
     """Of the run."""
     recipe: Recipe
     """What the importer knows of the source."""
-    source: Source
+    source: Release
     """The files."""
     base: Base | None
     """The base model, where the format needs one."""
@@ -190,7 +190,7 @@ def sentences(found: Mapping[str, Any]) -> Iterable[str]:
     yield from found["notes"]
 
 
-def _importer(source: Source, format: str | None) -> Importer:
+def _importer(source: Release, format: str | None) -> Importer:
     """The importer of that name, or the one that knows the source. Raises: ValueError: none, or several."""
     known: dict[str, Importer] = registry.importers()
     if format is not None:
@@ -250,7 +250,7 @@ def _needed(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in state if first.setdefault(id(tensor), name) == name}
 
 
-def _require_equal_numbers(recipe: Recipe, source: Source) -> None:
+def _require_equal_numbers(recipe: Recipe, source: Release) -> None:
     with source.tensors.reading() as read:
         for one, other in recipe.assembly.equal:
             if source.shape(one) != source.shape(other):

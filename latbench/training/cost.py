@@ -6,7 +6,7 @@ import resource
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from latbench.model.layout import IGNORE_INDEX, Batch, Tokens
+from latbench.model.batches import Batch, Tokens
 
 
 @dataclass(kw_only=True)
@@ -66,9 +66,10 @@ class TrainReport:
 
 def count_tokens(batch: Batch) -> tuple[int, int]:
     """Tokens of a batch without padding, and those of them with a label."""
-    sequences = [value for value in batch.values() if isinstance(value, Tokens)]
+    values = [getattr(batch, each.name) for each in fields(batch)]
+    sequences = [value for value in values if isinstance(value, Tokens)]
     seen = sum(int(tokens.mask.sum()) for tokens in sequences)
-    return seen, sum(int((tokens.labels != IGNORE_INDEX).sum()) for tokens in sequences)
+    return seen, sum(tokens.num_supervised for tokens in sequences)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

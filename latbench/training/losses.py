@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 
 from latbench.method import LossTerm
-from latbench.model.layout import IGNORE_INDEX
+from latbench.model.batches import IGNORE_INDEX
 
 
 def token_cross_entropy(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_callback import PrinterCallback
 
 from latbench.method import Losses, Method, Stage
-from latbench.model.layout import Batch
+from latbench.model.batches import Batch
 from latbench.task import Example
 from latbench.training.cost import FlopMeter, TrainReport, count_tokens, peak_memory_bytes
 from latbench.training.order import Order
@@ -56,7 +56,7 @@ class StageModule(nn.Module):
         self.method = method
         self.stage = stage
 
-    def forward(self, batch: Batch) -> Losses:
+    def forward(self, batch: Any) -> Losses:
         """Loss terms of one micro-batch."""
         losses: Losses = self.method(batch, self.stage)
         return losses
@@ -94,7 +94,8 @@ class MicroBatches(Dataset[Batch]):
         self._method.epoch = self._first_epoch + epoch
         rows = self._order.part(self._method.epoch, step, part, self._process)
         self.num_read += len(rows)
-        return self._method.batch([self._examples[row] for row in rows], self._stage)
+        batch: Batch = self._method.batch([self._examples[row] for row in rows], self._stage)
+        return batch
 
 
 class StageTrainer(Trainer):
@@ -154,14 +155,14 @@ class StageTrainer(Trainer):
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
-    ) -> tuple[list[Batch], dict[str, int]]:
+    ) -> tuple[Sequence[Batch], dict[str, int]]:
         """The micro-batches of one optimiser step, and its items by loss term over all processes."""
         assert self.batches is not None
         batches = [next(epoch_iterator) for _ in range(num_batches)]
         num_read, self.batches.num_read = self.batches.num_read, 0
         return batches, self.counted(batches, num_read, device)
 
-    def counted(self, batches: list[Batch], num_examples: int, device: torch.device) -> dict[str, int]:
+    def counted(self, batches: Sequence[Batch], num_examples: int, device: torch.device) -> dict[str, int]:
         """Add the micro-batches of one optimiser step to the report; its items by loss term over all processes."""
         names = sorted(batches[0].num_items)
         counts = [sum(batch.num_items[name] for batch in batches) for name in names]

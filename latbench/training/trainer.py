@@ -37,8 +37,8 @@ from latbench.training import checkpoint
 from latbench.training.cost import TrainReport
 from latbench.training.order import Order
 from latbench.training.resume import OPTIMIZER, check_whole, cut_log, load_weights, resume_points, shrink, step_of
+from latbench.training.rl.policy_trainer import PolicyModule, RolloutTrainer, check_method, frozen_copy, skip_reason
 from latbench.training.rl.rollouts import RolloutSource
-from latbench.training.rl.trainer import PolicyModule, RolloutTrainer, check_method, frozen_copy, skip_reason
 from latbench.training.stage_trainer import LOG, MicroBatches, StageModule, StageTrainer
 from latbench.util.files import write_whole
 from latbench.util.progress import progress

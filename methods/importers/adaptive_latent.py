@@ -17,7 +17,7 @@ from typing import Any
 from transformers import GenerationConfig
 
 from latbench.config import ImportConfig
-from latbench.importer import Assembly, Base, Importer, Recipe, Setting, Source, folder_model, stored_dtype, untie
+from latbench.importer import Assembly, Base, Importer, Recipe, Release, Setting, folder_model, stored_dtype, untie
 
 PREFIX = "_base_model."
 SETTINGS = "_inserted_LatentThinkingModelSettings"
@@ -36,11 +36,11 @@ class AdaptiveLatentImporter(Importer):
     name = "adaptive_latent"
     looks_for = f"a folder whose config.json has {SETTINGS}, or whose name is *adaLR*{' or *adaLR*'.join(PLAIN)}"
 
-    def recognises(self, source: Source) -> bool:
+    def recognises(self, source: Release) -> bool:
         """See Importer."""
         return SETTINGS in source.config or plain_method(source) is not None
 
-    def read(self, source: Source, base: Base | None, options: ImportConfig) -> Recipe:
+    def read(self, source: Release, base: Base | None, options: ImportConfig) -> Recipe:
         """See Importer."""
         thinking = source.config.get(SETTINGS)
         if isinstance(thinking, dict):
@@ -97,7 +97,7 @@ class AdaptiveLatentImporter(Importer):
 NAMES = ("start", "end", "continue", "stop")
 
 
-def plain_method(source: Source) -> str | None:
+def plain_method(source: Release) -> str | None:
     """Our method for a model of text alone, by the folder's name; None: it is none."""
     name = source.name.rstrip("/").rpartition("/")[2]
     if "adaLR" not in name or SETTINGS in source.config:
@@ -105,14 +105,14 @@ def plain_method(source: Source) -> str | None:
     return next((method for end, method in PLAIN.items() if name.endswith(end)), None)
 
 
-def ids(thinking: dict[str, Any], key: str, source: Source) -> int:
+def ids(thinking: dict[str, Any], key: str, source: Release) -> int:
     """A token id of the section. Raises: ValueError: there is none."""
     if not isinstance(thinking.get(key), int):
         raise ValueError(f"config.json of {source.name} lacks {SETTINGS}.{key}; fetch it anew")
     return int(thinking[key])
 
 
-def refuse(thinking: dict[str, Any], source: Source) -> None:
+def refuse(thinking: dict[str, Any], source: Release) -> None:
     """Raises: ValueError: the thought is not one of this latbench."""
     if thinking.get("lora_mode"):
         raise ValueError(

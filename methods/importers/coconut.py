@@ -19,8 +19,8 @@ from latbench.importer import (
     Base,
     Importer,
     Recipe,
+    Release,
     Setting,
-    Source,
     add_tokens,
     rows_of,
     stored_dtype,
@@ -45,25 +45,25 @@ class CoconutImporter(Importer):
     name = "coconut"
     looks_for = f"tensors {PREFIX}* without those of a second model"
 
-    def recognises(self, source: Source) -> bool:
+    def recognises(self, source: Release) -> bool:
         """See Importer."""
         return is_wrapper(source) and not any(name.startswith("expainable_llm.") for name in source.names)
 
-    def base_id(self, source: Source) -> str | None:
+    def base_id(self, source: Release) -> str | None:
         """See Importer."""
         return BASES.get(source.shape(PREFIX + rows_of(source, PREFIX)[0])[1], "")
 
-    def read(self, source: Source, base: Base | None, options: ImportConfig) -> Recipe:
+    def read(self, source: Release, base: Base | None, options: ImportConfig) -> Recipe:
         """See Importer."""
         return read_coconut(source, base, options, method="coconut")
 
 
-def is_wrapper(source: Source) -> bool:
+def is_wrapper(source: Release) -> bool:
     """Whether the language model of Coconut's wrapper is there."""
     return any(name.startswith(PREFIX) for name in source.names)
 
 
-def read_coconut(source: Source, base: Base | None, options: ImportConfig, *, method: str) -> Recipe:
+def read_coconut(source: Release, base: Base | None, options: ImportConfig, *, method: str) -> Recipe:
     """The wrapper's language model; what else the source holds is to be dropped by the caller."""
     assert base is not None
     table, rows = rows_of(source, PREFIX)
@@ -95,7 +95,7 @@ def read_coconut(source: Source, base: Base | None, options: ImportConfig, *, me
         required=UNSAID,
         notes=(
             f"begin, end and latent token are ids {start}, {start + 1} and {start + 2}",
-            "for the authors' scorer evaluate with --set task.scorer=coconut",
+            "for the authors' scorer evaluate with --set task.scorer=after_hash",
         ),
     )
 

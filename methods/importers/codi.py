@@ -20,8 +20,8 @@ from latbench.importer import (
     Base,
     Importer,
     Recipe,
+    Release,
     Setting,
-    Source,
     add_tokens,
     rows_of,
     stored_dtype,
@@ -51,30 +51,30 @@ class CodiImporter(Importer):
     name = "codi"
     looks_for = f"tensors {PREFIX}*.base_layer.weight and prj.1.weight, nothing of a second model"
 
-    def recognises(self, source: Source) -> bool:
+    def recognises(self, source: Release) -> bool:
         """See Importer."""
         return source.has("prj.1.weight") and not has_decoder(source) and is_wrapper(source)
 
-    def base_id(self, source: Source) -> str | None:
+    def base_id(self, source: Release) -> str | None:
         """See Importer; the file does not say of which model it is, but its width does."""
         return BASES.get(source.shape("prj.1.weight")[-1], "")
 
-    def read(self, source: Source, base: Base | None, options: ImportConfig) -> Recipe:
+    def read(self, source: Release, base: Base | None, options: ImportConfig) -> Recipe:
         """See Importer."""
         return read_codi(source, base, options, method="codi")
 
 
-def is_wrapper(source: Source) -> bool:
+def is_wrapper(source: Release) -> bool:
     """Whether the adapted language model of CODI's wrapper is there."""
     return any(name.startswith(PREFIX) and ".base_layer." in name for name in source.names)
 
 
-def has_decoder(source: Source) -> bool:
+def has_decoder(source: Release) -> bool:
     """Whether the second model of SIM-CoT is there."""
     return any(name.startswith(("decoder.", "pj_in.", "pj_out.")) for name in source.names)
 
 
-def read_codi(source: Source, base: Base | None, options: ImportConfig, *, method: str) -> Recipe:
+def read_codi(source: Release, base: Base | None, options: ImportConfig, *, method: str) -> Recipe:
     """The wrapper's language model and projection; what else the source holds is to be dropped by the caller."""
     assert base is not None
     rows = rows_of(source, PREFIX)[1]
@@ -113,7 +113,7 @@ def read_codi(source: Source, base: Base | None, options: ImportConfig, *, metho
             f"adapters of rank {rank} are merged with scale {alpha:g} / {rank} ({stated})",
             f"pad, begin and end of thought are ids {pad}, {pad + 1} and {pad + 2}",
             "every pass is masked here; in the authors' batches questions attend to the padding before them",
-            "for the authors' scorer evaluate with --set task.scorer=codi",
+            "for the authors' scorer evaluate with --set task.scorer=last_number",
         ),
     )
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from transformers import GenerationConfig
 
 from latbench.config import ImportConfig
-from latbench.importer import GPT2_CONV, Assembly, Base, Importer, Recipe, Setting, Source, stored_dtype
+from latbench.importer import GPT2_CONV, Assembly, Base, Importer, Recipe, Release, Setting, stored_dtype
 
 PREFIX = "llm.base_model.model."
 SUFFIX = ".default.weight"
@@ -46,11 +46,11 @@ class ColarImporter(Importer):
     looks_for = f"tensors {PREFIX}*.lora_A{SUFFIX} and {HEAD}*"
     needs_base_weights = True
 
-    def recognises(self, source: Source) -> bool:
+    def recognises(self, source: Release) -> bool:
         """See Importer."""
         return source.has(f"{HEAD}mean.weight") and any(name.startswith(PREFIX) for name in source.names)
 
-    def base_id(self, source: Source) -> str | None:
+    def base_id(self, source: Release) -> str | None:
         """See Importer; `model_id` of hparams.yaml."""
         path = hparams(source)
         if path is None:
@@ -62,7 +62,7 @@ class ColarImporter(Importer):
         owner, _ = SCALES.get(Path(found.group(1)).name, ("", 0))
         return found.group(1) if "/" in found.group(1) else owner + found.group(1)
 
-    def read(self, source: Source, base: Base | None, options: ImportConfig) -> Recipe:
+    def read(self, source: Release, base: Base | None, options: ImportConfig) -> Recipe:
         """See Importer."""
         assert base is not None
         alpha = ALPHA if options.lora_alpha is None else options.lora_alpha
@@ -98,12 +98,12 @@ class ColarImporter(Importer):
                 f"adapters of rank {rank} are merged with scale {alpha:g} / {rank}",
                 "the row of [PAD] is not stored, and left out",
                 "the thought ends here where ### is the likeliest token; the authors draw that token",
-                "for the authors' scorer evaluate with --set task.scorer=colar",
+                "for the authors' scorer evaluate with --set task.scorer=after_answer",
             ),
         )
 
 
-def hparams(source: Source) -> Path | None:
+def hparams(source: Release) -> Path | None:
     """The file of the run's settings, beside the checkpoint or up to two folders above; None: there is none."""
     folders = (source.folder, *source.folder.resolve().parents[:2])
     return next((folder / HPARAMS for folder in folders if (folder / HPARAMS).is_file()), None)

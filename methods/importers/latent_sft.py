@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 
 from latbench.config import ImportConfig
-from latbench.importer import Assembly, Base, Importer, Recipe, Setting, Source, folder_model, stored_dtype, untie
+from latbench.importer import Assembly, Base, Importer, Recipe, Release, Setting, folder_model, stored_dtype, untie
 from latbench.model.layout import CLOSE_MARKER, OPEN_MARKER
 
 NAME = re.compile(r"latent[-_](sft|grpo)", re.IGNORECASE)
@@ -28,12 +28,12 @@ class LatentSFTImporter(Importer):
         "a folder of a Llama or Qwen2 model whose name says Latent-SFT or Latent-GRPO, such as *-Latent-SFT-Top10"
     )
 
-    def recognises(self, source: Source) -> bool:
+    def recognises(self, source: Release) -> bool:
         """See Importer."""
         plain = any(name.startswith("model.layers.") for name in source.names)
         return plain and bool(source.config) and bool(NAME.search(label(source)))
 
-    def read(self, source: Source, base: Base | None, options: ImportConfig) -> Recipe:
+    def read(self, source: Release, base: Base | None, options: ImportConfig) -> Recipe:
         """See Importer."""
         config, tokenizer, generation = folder_model(source)
         assembly = Assembly(source)
@@ -74,7 +74,7 @@ class LatentSFTImporter(Importer):
         )
 
 
-def label(source: Source) -> str:
+def label(source: Release) -> str:
     """What the release is called: the Hub id, or the folder's name; in the Hub's cache that is two folders above."""
     path = source.path.absolute()
     return source.name if source.revision else path.parent.parent.name if path.parent.name == "snapshots" else path.name

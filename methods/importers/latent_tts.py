@@ -18,8 +18,8 @@ from latbench.importer import (
     Base,
     Importer,
     Recipe,
+    Release,
     Setting,
-    Source,
     folder_model,
     special_id,
     stored_dtype,
@@ -30,6 +30,8 @@ from methods.importers.colar import MARKER, latent_head
 MARKERS = ("<|start-latent|>", "<|end-latent|>")
 METHODS = {"COCONUTGPT2": "coconut", "CODIGPT2": "codi", "ColarLlama": "colar"}
 """Class in `config.json`, and our method."""
+SCORERS = {"coconut": "after_hash", "codi": "last_number", "colar": "after_answer"}
+"""How the authors of each method compare answers."""
 PROJECTION = {"1": "0", "3": "2", "4": "3"}
 """Layers of the release's projector and ours."""
 SCRIPTS = "authors' inference scripts"
@@ -41,11 +43,11 @@ class LatentTTSImporter(Importer):
     name = "latent_tts"
     looks_for = f"a folder whose config.json names one of {', '.join(METHODS)}"
 
-    def recognises(self, source: Source) -> bool:
+    def recognises(self, source: Release) -> bool:
         """See Importer."""
         return any(name in METHODS for name in source.architectures)
 
-    def read(self, source: Source, base: Base | None, options: ImportConfig) -> Recipe:
+    def read(self, source: Release, base: Base | None, options: ImportConfig) -> Recipe:
         """See Importer."""
         methods = [METHODS[name] for name in source.architectures if name in METHODS]
         if not methods:
@@ -70,11 +72,11 @@ class LatentTTSImporter(Importer):
             tokenizer=tokenizer,
             generation=generation,
             assembly=assembly,
-            notes=(f"for the authors' scorer evaluate with --set task.scorer={methods[0]}",),
+            notes=(f"for the authors' scorer evaluate with --set task.scorer={SCORERS[methods[0]]}",),
         )
 
 
-def markers(source: Source, tokenizer: PreTrainedTokenizerBase) -> Setting:
+def markers(source: Release, tokenizer: PreTrainedTokenizerBase) -> Setting:
     """The tokens that open and close the thought, which the tokenizer must have."""
     ids = [special_id(tokenizer, text, source) for text in MARKERS]
     return Setting(MARKERS, f"tokens {ids[0]} and {ids[1]} of its tokenizer")

@@ -26,8 +26,8 @@ from latbench.importer import (
     Importer,
     Piece,
     Recipe,
+    Release,
     Setting,
-    Source,
     read_json,
     read_tokenizer,
     stored_dtype,
@@ -49,15 +49,15 @@ class PccotImporter(Importer):
     looks_for = f"a folder with {ARGUMENTS} and {ADAPTER}"
     needs_base_weights = True
 
-    def recognises(self, source: Source) -> bool:
+    def recognises(self, source: Release) -> bool:
         """See Importer."""
         return all((source.folder / name).is_file() for name in (ARGUMENTS, ADAPTER))
 
-    def base_id(self, source: Source) -> str | None:
+    def base_id(self, source: Release) -> str | None:
         """See Importer."""
         return str(read_json(source.folder / ADAPTER).get("base_model_name_or_path") or "")
 
-    def read(self, source: Source, base: Base | None, options: ImportConfig) -> Recipe:
+    def read(self, source: Release, base: Base | None, options: ImportConfig) -> Recipe:
         """See Importer."""
         assert base is not None
         adapter, arguments = read_json(source.folder / ADAPTER), read_json(source.folder / ARGUMENTS)

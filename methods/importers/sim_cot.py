@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from latbench.config import ImportConfig
-from latbench.importer import Base, Importer, Recipe, Setting, Source
+from latbench.importer import Base, Importer, Recipe, Release, Setting
 from methods.importers.coconut import CoconutImporter, is_wrapper, read_coconut
 
 HELPER = "expainable_llm."
@@ -26,15 +26,15 @@ class SimCotImporter(Importer):
     name = "sim_cot"
     looks_for = f"tensors base_causallm.* and {HELPER}*"
 
-    def recognises(self, source: Source) -> bool:
+    def recognises(self, source: Release) -> bool:
         """See Importer."""
         return is_wrapper(source) and any(name.startswith(HELPER) for name in source.names)
 
-    def base_id(self, source: Source) -> str | None:
+    def base_id(self, source: Release) -> str | None:
         """See Importer."""
         return CoconutImporter().base_id(source)
 
-    def read(self, source: Source, base: Base | None, options: ImportConfig) -> Recipe:
+    def read(self, source: Release, base: Base | None, options: ImportConfig) -> Recipe:
         """See Importer."""
         recipe = read_coconut(source, base, options, method=self.name)
         recipe.assembly.drop_all(HELPER, "the helper model of training")

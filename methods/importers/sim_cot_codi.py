@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from latbench.config import ImportConfig
-from latbench.importer import Base, Importer, Recipe, Source
+from latbench.importer import Base, Importer, Recipe, Release
 from methods.importers.codi import BASES, has_decoder, is_wrapper, read_codi
 
 HELPERS = {
@@ -30,15 +30,15 @@ class SimCotCodiImporter(Importer):
     name = "sim_cot_codi"
     looks_for = "tensors of codi with decoder.*, pj_in.* or pj_out.*"
 
-    def recognises(self, source: Source) -> bool:
+    def recognises(self, source: Release) -> bool:
         """See Importer."""
         return source.has("prj.1.weight") and is_wrapper(source) and has_decoder(source)
 
-    def base_id(self, source: Source) -> str | None:
+    def base_id(self, source: Release) -> str | None:
         """See Importer."""
         return BASES.get(source.shape("prj.1.weight")[-1], "")
 
-    def read(self, source: Source, base: Base | None, options: ImportConfig) -> Recipe:
+    def read(self, source: Release, base: Base | None, options: ImportConfig) -> Recipe:
         """See Importer."""
         recipe = read_codi(source, base, options, method=self.name)
         for prefix, reason in HELPERS.items():

@@ -17,6 +17,7 @@ from latbench.decoding.superposition import mixture
 from latbench.method import Method
 from latbench.model.attention import CausalMask
 from latbench.model.backbone import Output
+from latbench.model.batches import Batch, Movable
 from latbench.model.layout import Pieces
 from methods.latent_sft.config import LatentSFTConfig
 from methods.latent_sft.encoder import Encoder
@@ -25,7 +26,7 @@ from methods.latent_sft.sequences import RoleTokens, decoder_tokens
 
 
 @dataclass
-class Latents:
+class Latents(Movable):
     """Latents of a batch, row by row.
 
     Args:
@@ -38,16 +39,40 @@ class Latents:
     ids: Tensor | None = None
     weights: Tensor | None = None
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Latents:
-        """The same on another device."""
-        moved = (
-            None if part is None else part.to(device, non_blocking=non_blocking)
-            for part in (self.embeds, self.ids, self.weights)
-        )
-        return Latents(*moved)  # type: ignore[arg-type]
+
+@dataclass(kw_only=True)
+class Stage1Batch(Batch):
+    """Whole chains with their latent slots.
+
+    Args:
+        encoder: question, chain and compress slots.
+        decoder: question, latents, their segments, close marker and answer.
+        shares: (supervised tokens,) part of an item that each is; None: each is one.
+    """
+
+    encoder: RoleTokens
+    decoder: RoleTokens
+    shares: Tensor | None
 
 
-class Condenser(Method[LatentSFTConfig]):
+@dataclass(kw_only=True)
+class Stage2Batch(Batch):
+    """Compressed sequences.
+
+    Args:
+        sequence: question, latents, close marker and answer.
+        latents: what is fed and learnt at each latent, row by row.
+        shares: (latents,) part of its row that each is.
+        turns: factors of the losses on latents and on text in this optimiser step.
+    """
+
+    sequence: RoleTokens
+    latents: Latents
+    shares: Tensor
+    turns: tuple[float, float]
+
+
+class Condenser(Method[LatentSFTConfig, Stage1Batch | Stage2Batch]):
     """The encoder, and the decoder that reads what it makes: what labels and diagnostics ask of the method."""
 
     @abstractmethod

@@ -6,14 +6,14 @@ from math import log
 from typing import Annotated, Literal
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
+from pydantic.dataclasses import dataclass as config_dataclass
 
 from latbench.config import YOUNGER, Fraction, GenerateConfig, NonNegativeFloat, Positive, PositiveFloat
 from latbench.method import MethodConfig
 from latbench.task import STRICT
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@config_dataclass(frozen=True, kw_only=True, config=STRICT)
 class LatentSFTDecoding:
     """Noise on the latent steps of inference, for several samples per question."""
 
@@ -23,7 +23,7 @@ class LatentSFTDecoding:
     """Temperature that divides the perturbed log-probabilities."""
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@config_dataclass(frozen=True, kw_only=True, config=STRICT)
 class LatentSFTConfig(MethodConfig):
     """What the two versions of the paper, its code and its ablations switch; the defaults are the code of v2."""
 

@@ -21,7 +21,7 @@ from latbench.decoding.intervened import Intervened
 from latbench.decoding.loop import Prompt
 from latbench.decoding.rule import LatentRule
 from latbench.method import DIAGNOSTICS, HeldOut
-from latbench.model.layout import IGNORE_INDEX
+from latbench.model.batches import IGNORE_INDEX
 from latbench.task import Example
 from latbench.util.files import write_whole
 from methods.latent_sft.condenser import Condenser

@@ -31,17 +31,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from latbench.config import GenerateConfig, RLConfig
+from latbench.decoding.action_batch import ActionBatch, ActionLogProbs
+from latbench.decoding.latent_trace import LabelLatents
 from latbench.decoding.rule import Latent, LatentRule, Mixture, RowState, says_close
 from latbench.decoding.sampling import Sampling, gumbel
 from latbench.decoding.superposition import mixture, with_gumbel
-from latbench.decoding.trace import LabelLatents
-from latbench.method import ActionLogProbs, Losses, LossTerm, Stage
+from latbench.method import Losses, LossTerm, Stage
 from latbench.model.backbone import Backbone
-from latbench.model.layout import IGNORE_INDEX, Batch, Pieces
+from latbench.model.batches import IGNORE_INDEX
+from latbench.model.layout import Pieces
 from latbench.registry import register_method
 from latbench.task import Example
 from latbench.training.losses import soft_label_kl, standardised_mse, token_cross_entropy, unlikelihood
-from methods.latent_sft.condenser import Condenser, Latents
+from methods.latent_sft.condenser import Condenser, Latents, Stage1Batch, Stage2Batch
 from methods.latent_sft.config import LatentSFTConfig, LatentSFTDecoding
 from methods.latent_sft.diagnostics import write_diagnostics
 from methods.latent_sft.labels import StoredLabels, encode_chains, noisy_weights
@@ -100,7 +102,7 @@ class LatentSFT(Condenser):
             if self.held_out is not None:
                 write_diagnostics(self, self.held_out, folder)
 
-    def batch(self, examples: Sequence[Example], stage: Stage) -> Batch:
+    def batch(self, examples: Sequence[Example], stage: Stage) -> Stage1Batch | Stage2Batch:
         """Encoder and decoder sequences (stage 1), or compressed sequences with their soft labels (stage 2)."""
         pieces = [self.backbone.layout.encode(example) for example in examples]
         if stage.name == STAGE2:
@@ -109,14 +111,14 @@ class LatentSFT(Condenser):
         shares = segment_shares(decoder) if self.config.stage1_reduction == "segments" else None
         num_items = int((decoder.labels != IGNORE_INDEX).sum()) if shares is None else round(float(shares.sum()))
         encoder = encoder_tokens(pieces, self.config.tokens_per_latent)
-        return Batch(num_items={"ce": num_items}, encoder=encoder, decoder=decoder, shares=shares)
+        return Stage1Batch(num_items={"ce": num_items}, encoder=encoder, decoder=decoder, shares=shares)
 
-    def loss(self, batch: Batch, stage: Stage) -> Losses:
+    def loss(self, batch: Stage1Batch | Stage2Batch, stage: Stage) -> Losses:
         """Stage 1: cross-entropy of segments, close marker and answer. Stage 2: that of close marker and answer, and
         the divergence from the soft labels."""
         for part, prefix in ((self.encoder, "auxiliary.encoder."), (self.backbone, "backbone.")):
             part.train(self.training and prefix in stage.trainable)  # no dropout in what is frozen
-        if stage.name == STAGE2:
+        if isinstance(batch, Stage2Batch):
             return self._stage2_loss(batch)
         supervised = batch.decoder.labels != IGNORE_INDEX
         logits = self.decode_latents(batch.decoder, self.latents(batch.encoder).embeds, select=supervised)
@@ -158,7 +160,7 @@ class LatentSFT(Condenser):
 
     # stage 2: the decoder learns to produce the latents itself
 
-    def _stage2_batch(self, examples: Sequence[Example], pieces: Sequence[Pieces]) -> Batch:
+    def _stage2_batch(self, examples: Sequence[Example], pieces: Sequence[Pieces]) -> Stage2Batch:
         assert self.labels is not None, "stage 2 is prepared before its first batch"
         config = self.config
         latents, num_latents = self.labels.of(examples)
@@ -173,7 +175,7 @@ class LatentSFT(Condenser):
         sequence = compressed_tokens(pieces, num_latents.tolist())
         ce = int((sequence.labels != IGNORE_INDEX).sum())
         turns = (1.0, 1.0) if config.stage2 == "joint" else ((1.0, 0.0), (0.0, 1.0))[self.step % 2]
-        return Batch(
+        return Stage2Batch(
             num_items={**dict.fromkeys(self._per_row, len(examples)), "ce": ce},
             sequence=sequence,
             latents=latents,
@@ -186,7 +188,7 @@ class LatentSFT(Condenser):
         """Terms of stage 2 that have one item a row."""
         return ("kl",) if self.config.latent_space == "vocab" else ("mse", "going_on")
 
-    def _stage2_loss(self, batch: Batch) -> Losses:
+    def _stage2_loss(self, batch: Stage2Batch) -> Losses:
         sequence, latents = batch.sequence, batch.latents
         supervised = sequence.labels != IGNORE_INDEX
         before = functional.pad(sequence.is_latent[:, 1:], (0, 1))  # the position before a latent produces it
@@ -200,6 +202,7 @@ class LatentSFT(Condenser):
 
         ce = token_cross_entropy(output.logits[~produces], sequence.labels[supervised], weight=ce_weight)
         if self.config.latent_space == "vocab":
+            assert latents.weights is not None
             divergence = soft_label_kl(output.logits[produces], latents.ids, latents.weights)
             return Losses(kl=per_row(divergence, kl_weight), ce=ce)
         assert self.labels is not None
@@ -237,7 +240,7 @@ class LatentSFT(Condenser):
         """Perturbed superpositions, with what was mixed."""
         return PolicyRule(self.backbone, self.policy(config.own(LatentSFTDecoding).latent_noise), config)
 
-    def action_log_probs(self, batch: Batch) -> ActionLogProbs:
+    def action_log_probs(self, batch: ActionBatch) -> ActionLogProbs:
         """Of superpositions by their stored scores, of text by the LM head."""
         return policy_log_probs(self.backbone, batch, self.policy(batch.latent_noise))
 

@@ -26,14 +26,13 @@ import torch
 from torch import Tensor
 
 from latbench.config import GenerateConfig
+from latbench.decoding.action_batch import ActionBatch, ActionLogProbs
 from latbench.decoding.actions import Kind
 from latbench.decoding.rule import Latent, LatentAction, LatentRule, Mixture, RowState, says_close
 from latbench.decoding.sampling import Sampling, gumbel
 from latbench.decoding.superposition import entropy, top_k_mixture
-from latbench.method import ActionLogProbs
 from latbench.model.backbone import Backbone
-from latbench.model.layout import Batch
-from latbench.training.rl.actions import text_log_probs
+from latbench.training.rl.action_tensors import text_log_probs
 from methods.latent_sft.config import LatentSFTConfig
 
 POLICY_DRAW = 2  # of a step; 0 is the text token's, 1 the noise of stage 2 at inference
@@ -172,7 +171,7 @@ class PolicyRule(LatentRule):
         )
 
 
-def policy_log_probs(backbone: Backbone, batch: Batch, policy: Policy) -> ActionLogProbs:
+def policy_log_probs(backbone: Backbone, batch: ActionBatch, policy: Policy) -> ActionLogProbs:
     """`Method.action_log_probs`: latent steps by their stored scores, text by the LM head.
 
     The mixtures are made again from the scores and are constants, so that no gradient flows through a latent into what

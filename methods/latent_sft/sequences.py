@@ -17,7 +17,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from latbench.model.layout import IGNORE_INDEX, Pieces, Tokens, pad
+from latbench.model.batches import IGNORE_INDEX, Tokens, pad
+from latbench.model.layout import Pieces
 
 
 class Role(IntEnum):

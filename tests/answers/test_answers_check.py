@@ -15,8 +15,8 @@ from kind_rows import KIND_ROWS
 
 from latbench.answers.check import quick_verdict, verdict
 from latbench.answers.extract import AnswerKind, extract
-from latbench.answers.paper_scorers import PaperScorer, paper_verdict
-from latbench.task import Status
+from latbench.answers.paper_scorers import paper_verdict
+from latbench.task import PaperScorer, Status
 
 FOLDER = Path(os.environ.get("LATBENCH_DATA_DIR", Path(__file__).parents[3] / "shared" / "data"))
 FILES = sorted(path.name for path in FOLDER.glob("*.jsonl*"))
@@ -105,37 +105,37 @@ def test_model_text_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("scorer", "text", "gold", "status"),
     [
-        ("coconut", "### 1,200", "1200", "correct"),
-        ("coconut", "18.0", "18", "incorrect"),
-        ("coconut", "# 4 # 18 ", "18", "correct"),
-        ("coconut", "The answer is 18", "18", "incorrect"),
-        ("coconut", "18 #", "18", "no_answer"),
-        ("coconut", "", "18", "no_answer"),
-        ("codi", "The answer is: 1,200.", "1200", "correct"),
-        ("codi", "18.0", "18", "correct"),
-        ("codi", "17 or 18", "18", "correct"),
-        ("codi", "18 or 17", "18", "incorrect"),
-        ("codi", "-9867630", "-9867630.0", "correct"),
-        ("codi", "9867631", "9867630", "incorrect"),
-        ("codi", "", "18", "no_answer"),
-        ("codi", "none", "none", "no_answer"),
-        ("codi", "18", "none", "incorrect"),
-        ("codi", "9" * 400, "9" * 500, "incorrect"),
-        ("colar", "Answer:5.0", "5", "correct"),
-        ("colar", "x###Answer:7Answer:8", "7", "correct"),
-        ("colar", "1000", "1,000", "correct"),
-        ("colar", " 5.\n", "5", "correct"),
-        ("colar", "$5", "5", "incorrect"),
-        ("colar", "5%", "5", "incorrect"),
-        ("colar", "5 apples", "5", "incorrect"),
-        ("colar", "", "5", "no_answer"),
-        ("colar", "10.00001", "10", "incorrect"),
-        ("colar", "1000", "1e3", "correct"),
-        ("colar", "nan", "nan", "incorrect"),
-        ("colar", "inf", "inf", "incorrect"),
+        ("after_hash", "### 1,200", "1200", "correct"),
+        ("after_hash", "18.0", "18", "incorrect"),
+        ("after_hash", "# 4 # 18 ", "18", "correct"),
+        ("after_hash", "The answer is 18", "18", "incorrect"),
+        ("after_hash", "18 #", "18", "no_answer"),
+        ("after_hash", "", "18", "no_answer"),
+        ("last_number", "The answer is: 1,200.", "1200", "correct"),
+        ("last_number", "18.0", "18", "correct"),
+        ("last_number", "17 or 18", "18", "correct"),
+        ("last_number", "18 or 17", "18", "incorrect"),
+        ("last_number", "-9867630", "-9867630.0", "correct"),
+        ("last_number", "9867631", "9867630", "incorrect"),
+        ("last_number", "", "18", "no_answer"),
+        ("last_number", "none", "none", "no_answer"),
+        ("last_number", "18", "none", "incorrect"),
+        ("last_number", "9" * 400, "9" * 500, "incorrect"),
+        ("after_answer", "Answer:5.0", "5", "correct"),
+        ("after_answer", "x###Answer:7Answer:8", "7", "correct"),
+        ("after_answer", "1000", "1,000", "correct"),
+        ("after_answer", " 5.\n", "5", "correct"),
+        ("after_answer", "$5", "5", "incorrect"),
+        ("after_answer", "5%", "5", "incorrect"),
+        ("after_answer", "5 apples", "5", "incorrect"),
+        ("after_answer", "", "5", "no_answer"),
+        ("after_answer", "10.00001", "10", "incorrect"),
+        ("after_answer", "1000", "1e3", "correct"),
+        ("after_answer", "nan", "nan", "incorrect"),
+        ("after_answer", "inf", "inf", "incorrect"),
         ("colar", r"\frac12", r"\frac{1}{2}", "incorrect"),
-        ("colar", "answer:3", "3", "incorrect"),
-        ("colar", "Answer: blue", "blue", "correct"),
+        ("after_answer", "answer:3", "3", "incorrect"),
+        ("after_answer", "Answer: blue", "blue", "correct"),
     ],
 )
 def test_papers_scorers_keep_their_rules(scorer: PaperScorer, text: str, gold: str, status: Status) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from latbench.decoding.loop import Prompt
 from latbench.measures.answer_cost import AnswerFlops
 from latbench.method import Losses, Method, Stage
 from latbench.model.backbone import Backbone
-from latbench.model.layout import IGNORE_INDEX, Batch, Tokens
+from latbench.model.batches import IGNORE_INDEX, Batch, Tokens
 from latbench.task import Example
 from latbench.training import checkpoint
 from latbench.training.trainer import set_trainable
@@ -140,7 +140,7 @@ def test_the_order_of_a_batch_changes_no_term(method: Method[Any], tmp_path: Pat
 
 def test_padding_and_questions_are_never_supervised(method: Method[Any], tmp_path: Path) -> None:
     for trial in trials(method, tmp_path):
-        for name, value in trial.batch.items():
+        for name, value in ((field.name, getattr(trial.batch, field.name)) for field in fields(trial.batch)):
             if not isinstance(value, Tokens):
                 continue
             supervised = value.labels != IGNORE_INDEX

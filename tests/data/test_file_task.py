@@ -137,7 +137,7 @@ def test_scores_follow_the_kind_and_the_configured_scorer() -> None:
     example = Example(id="a", question="?", steps=(), answer="18")
     pairs = [("so it is 18.0", example), ("19", example), ("", example)]
     assert [score.status for score in toy().score_many(pairs)] == ["correct", "incorrect", "no_answer"]
-    strict = Toy(TaskConfig(scorer="coconut"))
+    strict = Toy(TaskConfig(scorer="after_hash"))
     assert [strict.score(text, example).status for text in ("### 18", "### 18.0")] == ["correct", "incorrect"]
     run_on = "#### 18\n\nQuestion: and then?\n#### 3"
     assert [Toy(TaskConfig(run_on=which)).score(run_on, example).status for which in ("first", "last")] == [

@@ -16,8 +16,8 @@ from latbench.decoding.rule import FixedLatents, Latent, LatentRule, Mixture, Mo
 from latbench.decoding.sampling import Sampling
 from latbench.decoding.superposition import top_k_mixture
 from latbench.model.backbone import Backbone
+from latbench.model.batches import pad
 from latbench.model.cache import GrowingCache, SlotCache
-from latbench.model.layout import pad
 
 QUESTIONS = [
     "n0 = 3 + 4 ;n0 ?",
@@ -152,7 +152,7 @@ def test_zero_latents_is_plain_decoding_after_the_close_marker(backbone: Backbon
 
 
 def test_a_multi_token_close_marker_is_forced_whole(backbone_of: Callable[..., Backbone]) -> None:
-    backbone = backbone_of("llama", layout="coconut")
+    backbone = backbone_of("llama", layout="plain_hash_answer")
     assert len(backbone.layout.close) == 3
     for rule in ("hidden", "mixture"):
         for question, got in zip(QUESTIONS, run(backbone, RULES[rule](backbone), batch_size=4), strict=True):
@@ -174,7 +174,7 @@ class Scripted(StepRule):
         return Step(self.backbone.embed(token), torch.full_like(token, Mode.TEXT), token)
 
 
-@pytest.mark.parametrize("layout", ["default", "coconut"])
+@pytest.mark.parametrize("layout", ["default", "plain_hash_answer"])
 def test_an_emitted_marker_divides_reasoning_from_answer(backbone_of: Callable[..., Backbone], layout: str) -> None:
     backbone = backbone_of("llama", layout=layout)
     encode = backbone.layout._tokenize

@@ -15,8 +15,8 @@ from latbench.decoding.loop import Generation, Prompt, decode
 from latbench.decoding.rule import FixedLatents, RowState, Step, StepRule
 from latbench.model import cache
 from latbench.model.backbone import Backbone
+from latbench.model.batches import Tokens
 from latbench.model.cache import SlotCache
-from latbench.model.layout import Tokens
 
 INSTRUCTION = "Answer with a number and nothing else. "
 QUESTIONS = [INSTRUCTION + text for text in ("7", "n0 = 3 + 4 ;n0 ?", "x", "7", "n1 = 5 - 2 ;n2 = n1 + 1 ;n2 ?", "7")]

@@ -7,10 +7,10 @@ from test_decode import QUESTIONS, MixtureRule
 
 from latbench.config import GenerateConfig
 from latbench.decoding.loop import Prompt, decode, unroll
-from latbench.decoding.rule import FixedLatents, Latent, Mode, RowState
+from latbench.decoding.rule import FixedLatents, Mode, RecordedLatents, RowState
 from latbench.method import LossTerm
 from latbench.model.backbone import Backbone, DecodeState
-from latbench.model.layout import pad
+from latbench.model.batches import pad
 from latbench.task import Example
 from latbench.training.losses import token_cross_entropy
 
@@ -18,27 +18,18 @@ ANN = Example(id="a", question="3*4-2?", steps=("<<3*4=12>>", "<<12-2=10>>"), an
 SHORT = Example(id="s", question="1+1", steps=("<<1+1=2>>",), answer="2")
 
 
-class Recording(FixedLatents):
-    """Keeps what it fed."""
-
-    def latent(self, hidden: torch.Tensor, logits: torch.Tensor, rows: RowState) -> Latent:
-        latent = super().latent(hidden, logits, rows)
-        self.fed = [*getattr(self, "fed", []), latent.embeds]
-        return latent
-
-
 def prefilled(backbone: Backbone, questions: list[str]) -> DecodeState:
     return backbone.prefill(pad([backbone.prompt(q) for q in questions]))
 
 
 def test_latents_in_training_equal_latents_in_generation(backbone: Backbone) -> None:
-    rule = Recording(backbone, 3)
-    unroll(backbone, prefilled(backbone, QUESTIONS), rule)
+    record = RecordedLatents()
+    unroll(backbone, prefilled(backbone, QUESTIONS), FixedLatents(backbone, 3), record=record)
     prompts = [Prompt(id=q, text=q) for q in QUESTIONS]
     config = GenerateConfig(max_new_tokens=1, batch_size=4)
     ids = [backbone.prompt(q) for q in QUESTIONS]
     for row, got in enumerate(decode(backbone, ids, prompts, FixedLatents(backbone, 3), config, trace=True)):
-        fed = torch.stack([step[row] for step in rule.fed[:3]])
+        fed = torch.stack([step[row] for step in record.fed])
         assert got.trace is not None
         torch.testing.assert_close(got.trace.embeds, fed.float(), rtol=1e-6, atol=1e-6)
 
@@ -132,3 +123,22 @@ def test_a_row_that_begins_in_text_takes_no_latent_step(llama: Backbone) -> None
     rows.mode[1] = Mode.TEXT
     lengths = state.lengths
     assert (unroll(llama, state, FixedLatents(llama, 2), rows=rows).lengths - lengths).tolist() == [2, 0]
+
+
+def test_a_record_keeps_what_was_fed_with_gradients(backbone: Backbone) -> None:
+    record = RecordedLatents()
+    prompts = pad([backbone.prompt("ann has 3"), backbone.prompt("bob")])
+    state = unroll(backbone, backbone.prefill(prompts), FixedLatents(backbone, torch.tensor([2, 1])), record=record)
+    assert record.mask.tolist() == [[True, True], [True, False]]
+    assert torch.equal(record.embeds[record.mask], record.hidden[record.mask]), "this rule feeds the state as it is"
+    assert torch.equal(record.after, state.hidden)
+    (gradient,) = torch.autograd.grad(state.hidden[0].sum(), record.fed[0], retain_graph=True)
+    assert gradient[0].any()
+    assert not gradient[1].any()
+
+
+def test_a_record_of_no_steps_is_empty(backbone: Backbone) -> None:
+    record = RecordedLatents()
+    unroll(backbone, backbone.prefill(pad([backbone.prompt("bob")])), FixedLatents(backbone, 0), record=record)
+    assert record.embeds.shape == (1, 0, backbone.hidden_size)
+    assert record.mask.shape == (1, 0)

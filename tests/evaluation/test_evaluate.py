@@ -161,7 +161,7 @@ def test_what_changes_answers_gets_its_own_folder(run: Run) -> None:
         plan(run.config, "synth", split="validation"),
         plan(run.config, "synth", changes={"seed": 3}),
         plan(run.config, "synth", changes={"generate.temperature": 1.0}),
-        plan(run.config, "synth", changes={"task.scorer": "codi"}),
+        plan(run.config, "synth", changes={"task.scorer": "last_number"}),
         plan(run.config, "math500"),
     ]
     names = [EvalJob(run, settings).folder.name for settings in plans]
@@ -180,14 +180,14 @@ def test_what_training_fixed_cannot_be_changed(run: Run) -> None:
 
 
 def test_the_manifest_places_the_evaluation_in_a_table(run: Run) -> None:
-    changes = {"generate.max_new_tokens": 5, "task.scorer": "codi"}
+    changes = {"generate.max_new_tokens": 5, "task.scorer": "last_number"}
     manifest = read_manifest(evaluate(EvalJob.of(run, "synth", limit=4, changes=changes)))
     assert (manifest.task, manifest.split, manifest.method, manifest.seed, manifest.n) == ("synth", "test", "cot", 0, 4)
     assert manifest.backbone == "tiny-16x1"
     assert manifest.layout == "default"
     assert manifest.train_data == run.report["train_data"]
     assert "generate.max_new_tokens=5" in manifest.variant
-    assert manifest.variant.endswith("task.scorer=codi")
+    assert manifest.variant.endswith("task.scorer=last_number")
     assert set(manifest.data) == {"synth/train", "synth/test"}
     assert manifest.config["eval"]["limit"] == 4
     assert manifest.train["optimiser_steps"] == 2

@@ -15,7 +15,7 @@ from latbench.decoding.rule import Mode, RowState
 from latbench.integrations.likelihood import after_text, after_thinking
 from latbench.method import Method
 from latbench.model.backbone import Backbone
-from latbench.model.layout import pad
+from latbench.model.batches import pad
 
 CONFIG = GenerateConfig(max_new_tokens=5, max_latents=10, batch_size=3)
 QUESTIONS = ["n0=3+4; n0?", "n0=2; n1=n0*7; n1=?", "a?"]

@@ -12,7 +12,7 @@ from measured_runs import call, job_of
 from latbench.evaluation.records import append_records, read_evaluation, read_records
 from latbench.evaluation.statistics import median_ratio
 from latbench.measures.answer_cost import AnswerFlops, cost
-from latbench.measures.files import COST, CostFile, Measures, read_measure, read_measures
+from latbench.measures.measure_files import COST, CostFile, Measures, read_measure, read_measures
 from latbench.method import Method
 from latbench.report.markdown import markdown_tables
 from latbench.report.measure_tables import tables_of_run

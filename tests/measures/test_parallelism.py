@@ -18,8 +18,8 @@ from torch.nn.functional import pdist
 
 from latbench.evaluation.records import MANIFEST, TRACE, read_records
 from latbench.measures.compression import Steps, path_parallelism
-from latbench.measures.files import PARALLELISM
 from latbench.measures.latents import StoredTrace
+from latbench.measures.measure_files import PARALLELISM
 from latbench.measures.parallelism import parallelism
 from latbench.report.leaderboard import leaderboard
 from latbench.runs.run import Run

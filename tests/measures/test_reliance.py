@@ -13,7 +13,7 @@ from latbench.decoding.loop import Prompt
 from latbench.evaluation.evaluate import evaluate
 from latbench.evaluation.records import append_records, read_evaluation, read_manifest, read_records
 from latbench.evaluation.statistics import mcnemar_exact
-from latbench.measures.files import RELIANCE, RelianceFile, effects, read_measure
+from latbench.measures.measure_files import RELIANCE, RelianceFile, effects, read_measure
 from latbench.measures.parallelism import parallelism
 from latbench.measures.reliance import Work, donors, reliance
 from latbench.measures.trace import trace

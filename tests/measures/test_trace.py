@@ -21,19 +21,19 @@ from transformers.utils.logging import disable_progress_bar
 from latbench import registry
 from latbench.cli import main
 from latbench.config import GenerateConfig, parse
+from latbench.decoding.latent_trace import LatentTrace
 from latbench.decoding.loop import Generation, Prompt
 from latbench.decoding.rule import FixedLatents, Latent, RowState, StepRule
-from latbench.decoding.trace import LatentTrace
 from latbench.evaluation.evaluate import evaluate
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import RECORDS, TRACE, TRACE_HEADER, read_evaluation, read_manifest
 from latbench.measures import trace as module
-from latbench.measures.files import read_measures
 from latbench.measures.inspect import InspectedStep, inspect, latent_steps, render
 from latbench.measures.latents import StoredTrace
+from latbench.measures.measure_files import read_measures
 from latbench.measures.trace import NoLatentStepsError, trace
 from latbench.method import Losses, Method, MethodConfig, Stage
-from latbench.model.layout import Batch
+from latbench.model.batches import SequenceBatch
 from latbench.runs import environment
 from latbench.runs.lock import locked
 from latbench.runs.run import Run, load_run
@@ -79,10 +79,10 @@ class UnevenMethod(Method[UnevenConfig]):
     def stages(self) -> list[Stage]:
         return [Stage(name="sft")]
 
-    def batch(self, examples: Sequence[Example], stage: Stage) -> Batch:
+    def batch(self, examples: Sequence[Example], stage: Stage) -> SequenceBatch:
         return self.backbone.batch_sequences(examples, supervise="steps")
 
-    def loss(self, batch: Batch, stage: Stage) -> Losses:
+    def loss(self, batch: SequenceBatch, stage: Stage) -> Losses:
         return Losses(ce=token_cross_entropy(*self.backbone.logits_at_labels(batch.tokens)))
 
     def rule(self, config: GenerateConfig) -> StepRule:

@@ -19,7 +19,7 @@ from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import read_evaluation
 from latbench.method import Losses, Stage
 from latbench.model.backbone import Backbone
-from latbench.model.layout import IGNORE_INDEX, pad
+from latbench.model.batches import IGNORE_INDEX, pad
 from latbench.runs.train import train
 from latbench.task import Example
 from latbench.training.losses import token_cross_entropy
@@ -40,7 +40,13 @@ EXAMPLES = [
     Example(id="none", question="2?", steps=(), answer="-25"),
     Example(id="two", question="n1 = 1; n0 = n1 + 1; n0 = ?", steps=("<<1=1>>", "<<1+1=2>>"), answer="2"),
 ]
-PARITY = [("gpt2", "default"), ("llama", "default"), ("qwen2", "default"), ("gpt2", "coconut"), ("llama", "coconut")]
+PARITY = [
+    ("gpt2", "default"),
+    ("llama", "default"),
+    ("qwen2", "default"),
+    ("gpt2", "plain_hash_answer"),
+    ("llama", "plain_hash_answer"),
+]
 
 
 def built(backbone: Backbone, **settings: Any) -> Coconut:
@@ -59,10 +65,10 @@ def loss_of(method: Coconut, examples: list[Example], name: str) -> Losses:
 
 
 def recorded(backbone: Backbone, questions: list[str], num: int | Tensor) -> list[Tensor]:
-    """What an unroll feeds, the one too many included: (batch, hidden) per step."""
-    rule = RecordedLatents(backbone, num)
-    unroll(backbone, backbone.prefill(pad([backbone.prompt(question) for question in questions])), rule)
-    return rule.fed
+    """What an unroll feeds, and at last what would have come next: (batch, hidden) per step."""
+    record, prompts = RecordedLatents(), pad([backbone.prompt(question) for question in questions])
+    unroll(backbone, backbone.prefill(prompts), FixedLatents(backbone, num), record=record)
+    return [*record.fed, record.after]
 
 
 # curriculum (11.1)
@@ -114,7 +120,7 @@ def test_stages_share_the_budget(first_stage: int, names: list[str], shares: lis
 # layout (11.2)
 
 
-@pytest.mark.parametrize("layout", ["default", "coconut"])
+@pytest.mark.parametrize("layout", ["default", "plain_hash_answer"])
 def test_what_is_supervised(layout: str) -> None:
     """The remaining chain and the close marker after it; a marker right after the latents is forced."""
     method = built(make_backbone("llama", layout=layout), max_stage=4)
@@ -253,7 +259,7 @@ def test_a_pause_is_trained_where_there_are_latents_and_answers_without_their_st
 # without latents, without curriculum (8)
 
 
-@pytest.mark.parametrize("layout", ["default", "coconut"])
+@pytest.mark.parametrize("layout", ["default", "plain_hash_answer"])
 @torch.no_grad()
 def test_without_latents_it_is_cot_then_no_cot(layout: str) -> None:
     method = built(make_backbone("gpt2", layout=layout), latents_per_step=0)

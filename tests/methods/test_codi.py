@@ -20,7 +20,7 @@ from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import read_evaluation
 from latbench.method import Losses, Stage
 from latbench.model.backbone import Backbone
-from latbench.model.layout import IGNORE_INDEX
+from latbench.model.batches import IGNORE_INDEX
 from latbench.model.loading import with_lora
 from latbench.runs.train import train
 from latbench.task import Example
@@ -43,7 +43,13 @@ EXAMPLES = [
         answer="-8",
     ),
 ]
-PARITY = [("gpt2", "default"), ("llama", "default"), ("qwen2", "default"), ("gpt2", "coconut"), ("llama", "coconut")]
+PARITY = [
+    ("gpt2", "default"),
+    ("llama", "default"),
+    ("qwen2", "default"),
+    ("gpt2", "plain_hash_answer"),
+    ("llama", "plain_hash_answer"),
+]
 
 
 def built(backbone: Backbone, **settings: Any) -> Codi:
@@ -123,7 +129,7 @@ def test_the_teacher_gets_no_gradient() -> None:
 # text and positions (12.1, 12.2)
 
 
-@pytest.mark.parametrize("layout", ["default", "coconut"])
+@pytest.mark.parametrize("layout", ["default", "plain_hash_answer"])
 def test_the_teacher_reads_all_but_the_last_step(layout: str) -> None:
     backbone = make_backbone("llama", layout=layout)
     method = built(backbone)
@@ -147,7 +153,7 @@ def test_the_teacher_reads_all_but_the_last_step(layout: str) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("layout", ["default", "coconut"])
+@pytest.mark.parametrize("layout", ["default", "plain_hash_answer"])
 def test_the_distilled_token_predicts_the_first_of_the_answer(layout: str) -> None:
     """Tokens are told apart by their embeddings, the first entry of the layers; the marker `###` has three."""
     backbone = make_backbone("llama", layout=layout)
@@ -422,7 +428,7 @@ def test_the_weights_of_the_terms() -> None:
     assert float(losses.objective()) == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("layout", ["default", "coconut"])
+@pytest.mark.parametrize("layout", ["default", "plain_hash_answer"])
 @torch.no_grad()
 def test_without_latents_it_is_no_cot_and_cot_training_together(layout: str) -> None:
     """The distance stays defined: the close marker is there without latents too."""
@@ -444,15 +450,15 @@ def test_without_latents_it_is_no_cot_and_cot_training_together(layout: str) -> 
 @torch.no_grad()
 def test_latents_in_training_equal_latents_in_generation(name: str) -> None:
     method = built(make_backbone(name), num_latents=4)
-    rule = RecordedLatents(method.backbone, 4, method.project)
-    method.distil(method.batch(EXAMPLES, STAGE), rule)
+    record = RecordedLatents()
+    method.distil(method.batch(EXAMPLES, STAGE), record)
     config = GenerateConfig(max_new_tokens=3, batch_size=2)
     for row, got in enumerate(method.generate([e.question for e in EXAMPLES], config, trace=True)):
         assert got.num_latents == 4
         assert got.closed
         assert got.trace is not None
         assert got.trace.embeds is not None
-        expected = torch.stack([latent[row] for latent in rule.fed[:4]]).float()
+        expected = torch.stack([latent[row] for latent in record.fed]).float()
         torch.testing.assert_close(got.trace.embeds, expected, rtol=1e-5, atol=1e-5)
 
 

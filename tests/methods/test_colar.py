@@ -22,7 +22,7 @@ from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import read_evaluation
 from latbench.method import Losses, Stage
 from latbench.model.backbone import Backbone
-from latbench.model.layout import IGNORE_INDEX, Batch
+from latbench.model.batches import IGNORE_INDEX, Batch
 from latbench.model.tiny import tiny_config, tiny_tokenizer
 from latbench.runs.run import Run
 from latbench.runs.train import train
@@ -158,7 +158,7 @@ def watched_targets(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tensor]]:
 
 
 @pytest.mark.parametrize(("lengths", "c"), [((7, 3), 5), ((6, 4, 2), 3), ((9, 1, 5, 2), 2), ((3, 8), 1)])
-@pytest.mark.parametrize("layout", ["default", "coconut"])
+@pytest.mark.parametrize("layout", ["default", "plain_hash_answer"])
 def test_no_row_of_a_padded_batch_loses_its_stop(
     backbone_of: BackboneOf, monkeypatch: pytest.MonkeyPatch, lengths: tuple[int, ...], c: int, layout: str
 ) -> None:
@@ -211,7 +211,7 @@ def test_labels_of_a_row_are_drawn_independently(llama: Backbone) -> None:
     assert pairs == {"ac", "ad", "bc", "bd"}
 
 
-@pytest.mark.parametrize("layout", ["default", "coconut"])
+@pytest.mark.parametrize("layout", ["default", "plain_hash_answer"])
 @pytest.mark.parametrize("predict_chain", [True, False])
 def test_each_position_is_taught_what_comes_next(backbone_of: BackboneOf, layout: str, predict_chain: bool) -> None:
     """Q <think> z_1 z_2 </think> A EOS: chunk 1, chunk 2, </think>, A, EOS, and nothing inside Q."""
@@ -418,8 +418,8 @@ CASES: list[tuple[str, str, int, dict[str, Any]]] = [
     ("gpt2", "default", 2, {}),
     ("llama", "default", 3, {}),
     ("qwen2", "default", 5, {}),
-    ("gpt2", "coconut", 3, {"latent_loss": "nll"}),
-    ("llama", "coconut", 1, {"head_size": 7}),
+    ("gpt2", "plain_hash_answer", 3, {"latent_loss": "nll"}),
+    ("llama", "plain_hash_answer", 1, {"head_size": 7}),
     ("qwen2", "default", 1, {"latent_loss": "nll", "predict_chain": False}),
     ("llama", "default", 4, {"latent_loss": "mse", "pooling": "mean"}),
     ("gpt2", "default", 50, {"predict_chain": False}),  # one latent a row
@@ -683,7 +683,7 @@ def same(method: Colar, found: Generation, expected: SlowAnswer) -> None:
         ("llama", "default", {}),
         ("gpt2", "default", {"latent_noise": 1.0}),
         ("qwen2", "default", {"latent_noise": 0.5, "thinking_speed": 5}),
-        ("llama", "coconut", {"latent_noise": 1.0, "thinking_speed": AUTO}),
+        ("llama", "plain_hash_answer", {"latent_noise": 1.0, "thinking_speed": AUTO}),
     ],
 )
 def test_cached_batches_equal_a_loop_without_cache(name: str, layout: str, changes: dict[str, Any]) -> None:
@@ -723,7 +723,7 @@ def test_there_is_at_least_one_latent(llama: Backbone) -> None:
 @pytest.mark.parametrize("cap", [0, 1, 4])
 def test_the_cap_forces_the_close_marker(backbone_of: BackboneOf, cap: int) -> None:
     """Nothing ever stops here: the marker's first token is never the argmax."""
-    method, config = built(backbone_of("gpt2", layout="coconut")), replace(GENERATE, max_latents=cap)
+    method, config = built(backbone_of("gpt2", layout="plain_hash_answer")), replace(GENERATE, max_latents=cap)
     for prompt, found in zip(PROMPTS, method.generate(PROMPTS, config), strict=True):
         expected = slow_answer(method, prompt, config)
         assert not expected.stopped

@@ -13,7 +13,7 @@ from latbench.config import GenerateConfig, ModelConfig, TrainConfig
 from latbench.decoding.loop import Prompt
 from latbench.method import Method, Stage
 from latbench.model.backbone import Backbone
-from latbench.model.layout import IGNORE_INDEX
+from latbench.model.batches import IGNORE_INDEX
 from latbench.task import Example
 from latbench.training.trainer import train_method
 from methods.cot import Cot, CotConfig
@@ -35,7 +35,7 @@ def supervised(method: Method[Any], example: Example = EXAMPLE) -> tuple[list[in
     return ids[:free], ids[free:length]
 
 
-@pytest.mark.parametrize("layout", ["default", "coconut"])
+@pytest.mark.parametrize("layout", ["default", "plain_hash_answer"])
 def test_cot_supervises_everything_after_the_question(backbone_of: BackboneOf, layout: str) -> None:
     backbone = backbone_of("gpt2", layout=layout)
     prompt, target = supervised(Cot(backbone, CotConfig()))
@@ -44,7 +44,7 @@ def test_cot_supervises_everything_after_the_question(backbone_of: BackboneOf, l
     assert target == [*pieces.steps, *pieces.close, *pieces.answer, backbone.layout.eos]
 
 
-@pytest.mark.parametrize("layout", ["default", "coconut"])
+@pytest.mark.parametrize("layout", ["default", "plain_hash_answer"])
 def test_direct_supervises_the_answer_after_its_own_prompt(backbone_of: BackboneOf, layout: str) -> None:
     backbone = backbone_of("gpt2", layout=layout)
     method = Direct(backbone, DirectConfig())
@@ -53,7 +53,7 @@ def test_direct_supervises_the_answer_after_its_own_prompt(backbone_of: Backbone
     assert target == [*backbone.layout.encode(EXAMPLE).answer, backbone.layout.eos]
 
 
-@pytest.mark.parametrize("layout", ["default", "coconut"])
+@pytest.mark.parametrize("layout", ["default", "plain_hash_answer"])
 def test_direct_is_cot_with_its_steps_removed(backbone_of: BackboneOf, layout: str) -> None:
     backbone = backbone_of("gpt2", layout=layout)
     bare = EXAMPLE.without_steps(None)
@@ -62,7 +62,7 @@ def test_direct_is_cot_with_its_steps_removed(backbone_of: BackboneOf, layout: s
 
 
 def test_the_coconut_layout_pieces_equal_the_whole_text() -> None:
-    backbone = Backbone.load(ModelConfig(layout="coconut", device="cpu"))
+    backbone = Backbone.load(ModelConfig(layout="plain_hash_answer", device="cpu"))
     tokens = Cot(backbone, CotConfig()).batch([EXAMPLE], STAGE).tokens
     text = EXAMPLE.question + "\n" + "".join(step + "\n" for step in EXAMPLE.steps) + "### " + EXAMPLE.answer
     assert tokens.ids[0].tolist() == [*backbone.tokenizer.encode(text), backbone.layout.eos]

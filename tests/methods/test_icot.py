@@ -20,7 +20,8 @@ from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import read_evaluation
 from latbench.method import Stage
 from latbench.model.backbone import Backbone
-from latbench.model.layout import IGNORE_INDEX, Pieces, sequence_batch
+from latbench.model.batches import IGNORE_INDEX, sequence_batch
+from latbench.model.layout import Pieces
 from latbench.runs.train import train
 from latbench.task import Example
 from latbench.training.trainer import train_method
@@ -162,7 +163,7 @@ def test_tokens_go_from_the_chain_and_the_close_marker_stays_supervised(
     assert tokens.positions[0].tolist() == list(range(len(ids.split())))
 
 
-@pytest.mark.parametrize("layout", ["default", "coconut"])
+@pytest.mark.parametrize("layout", ["default", "plain_hash_answer"])
 def test_a_stage_removes_s_tokens_and_the_final_one_every_chain(backbone_of: BackboneOf, layout: str) -> None:
     backbone = backbone_of("gpt2", layout=layout)
     method = Icot(backbone, IcotConfig(max_removed=6, smoothing=None))

@@ -19,7 +19,7 @@ from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import read_evaluation
 from latbench.method import Losses, Stage
 from latbench.model.backbone import Backbone
-from latbench.model.layout import IGNORE_INDEX
+from latbench.model.batches import IGNORE_INDEX
 from latbench.runs.train import train
 from latbench.task import Example
 from latbench.training import checkpoint
@@ -61,7 +61,7 @@ def total(method: Pause, examples: list[Example]) -> Tensor:
 # one pass
 
 
-@pytest.mark.parametrize("layout", ["default", "coconut"])
+@pytest.mark.parametrize("layout", ["default", "plain_hash_answer"])
 @pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2"])
 def test_one_pass_equals_the_unrolled_pauses(backbone_of: BackboneOf, name: str, layout: str) -> None:
     method = built(backbone_of(name, layout=layout), num_pauses=3)

@@ -11,14 +11,13 @@ import pytest
 import torch
 
 from latbench.config import GenerateConfig, LoraConfig, ModelConfig, RunConfig, TrainConfig, parse, tree
-from latbench.decoding.rule import FixedLatents
 from latbench.evaluation.evaluate import evaluate
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import read_evaluation
 from latbench.measures.inspect import inspect
 from latbench.method import Losses, Stage
 from latbench.model.backbone import Backbone
-from latbench.model.layout import IGNORE_INDEX
+from latbench.model.batches import IGNORE_INDEX
 from latbench.runs.train import train
 from latbench.task import Example
 from latbench.training import checkpoint
@@ -38,7 +37,13 @@ EXAMPLES = [
     Example(id="none", question="2?", steps=(), answer="-25"),
     Example(id="two", question="n1 = 1; n0 = n1 + 1; n0 = ?", steps=("<<1=1>>", "<<1+1=2>>"), answer="2"),
 ]
-PARITY = [("gpt2", "default"), ("llama", "default"), ("qwen2", "default"), ("gpt2", "coconut"), ("llama", "coconut")]
+PARITY = [
+    ("gpt2", "default"),
+    ("llama", "default"),
+    ("qwen2", "default"),
+    ("gpt2", "plain_hash_answer"),
+    ("llama", "plain_hash_answer"),
+]
 
 
 def built(backbone: Backbone, **settings: Any) -> SimCot:
@@ -87,7 +92,7 @@ def test_a_thought_gets_a_step_and_the_last_all_that_are_left(steps: str, num: i
     assert assigned_steps(steps, num) == expected
 
 
-@pytest.mark.parametrize("layout", ["default", "coconut"])
+@pytest.mark.parametrize("layout", ["default", "plain_hash_answer"])
 def test_the_targets_of_each_stage(layout: str) -> None:
     method = built(make_backbone("llama", layout=layout), max_stage=3, latents_per_step=1)
     five = Example(id="x", question="?", steps=("<<1=1>>", "<<2=2>>", "<<3=3>>", "<<4=4>>", "<<5=5>>"), answer="5")
@@ -156,9 +161,7 @@ def test_the_steps_loss_equals_a_loop_without_cache(name: str, layout: str, sett
             assert term.num_items == len(each)
             assert term.weight == pytest.approx(0.7 / num)
             assert float(term.total) == pytest.approx(sum(map(sum, each)), rel=1e-10)
-        coconut = method.text_loss(
-            method.batch(EXAMPLES, stage), FixedLatents(method.backbone, method.num_latents(stage.index))
-        )
+        coconut = method.text_loss(method.batch(EXAMPLES, stage))
         torch.testing.assert_close(losses["ce"].total, coconut.total, rtol=1e-12, atol=1e-12)
 
 
@@ -306,7 +309,7 @@ def test_the_steps_teach_the_main_model_through_all_latents(monkeypatch: pytest.
     monkeypatch.setattr(sim_cot, "RecordedLatents", Watched)
     losses = loss_of(method, EXAMPLES[:1], "final")
     second = losses["step2"].total
-    gradients = torch.autograd.grad(second, seen[0].fed[:4], retain_graph=True)
+    gradients = torch.autograd.grad(second, seen[0].fed, retain_graph=True)
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
     table = method.backbone.model.get_input_embeddings().weight
     (rows,) = torch.autograd.grad(second, table, retain_graph=True)
@@ -315,7 +318,7 @@ def test_the_steps_teach_the_main_model_through_all_latents(monkeypatch: pytest.
     }
     assert question
     assert all(rows[token].any() for token in question)
-    base = method.text_loss(method.batch(EXAMPLES[:1], at(method, "final")), FixedLatents(method.backbone, 4))
+    base = method.text_loss(method.batch(EXAMPLES[:1], at(method, "final")))
     parameters = list(method.backbone.parameters())
     for got, expected in zip(
         torch.autograd.grad(losses["ce"].total, parameters), torch.autograd.grad(base.total, parameters), strict=True

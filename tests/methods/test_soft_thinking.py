@@ -286,7 +286,8 @@ SETTINGS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize(
-    ("name", "layout"), [("gpt2", "default"), ("llama", "default"), ("qwen2", "default"), ("llama", "coconut")]
+    ("name", "layout"),
+    [("gpt2", "default"), ("llama", "default"), ("qwen2", "default"), ("llama", "plain_hash_answer")],
 )
 def test_a_batch_agrees_with_a_slow_loop_row_by_row(backbone_of: BackboneOf, name: str, layout: str) -> None:
     backbone = backbone_of(name, layout=layout)
@@ -411,7 +412,7 @@ class Scripted(SoftRule):
         return super().step(hidden, logits, rows)
 
 
-@pytest.mark.parametrize("layout", ["default", "coconut"])
+@pytest.mark.parametrize("layout", ["default", "plain_hash_answer"])
 def test_a_likeliest_close_marker_ends_the_thinking_and_counts_as_no_step(
     backbone_of: BackboneOf, monkeypatch: pytest.MonkeyPatch, layout: str
 ) -> None:
@@ -478,7 +479,7 @@ def test_only_thinking_rows_count(llama: Backbone) -> None:
 
 
 @pytest.mark.parametrize("variant", ["soft", "gumbel", "dirichlet", "discrete"])
-@pytest.mark.parametrize("layout", ["default", "coconut"])
+@pytest.mark.parametrize("layout", ["default", "plain_hash_answer"])
 def test_each_row_has_its_own_count_through_refill_and_shrinking_batches(
     backbone_of: BackboneOf, variant: str, layout: str
 ) -> None:

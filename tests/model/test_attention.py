@@ -16,7 +16,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from latbench.model import attention
 from latbench.model.attention import BLOCK, CausalMask, SequenceMask
 from latbench.model.backbone import Backbone
-from latbench.model.layout import Pieces, Tokens
+from latbench.model.batches import Tokens
+from latbench.model.layout import Pieces
 from latbench.training.cost import FlopMeter
 from methods.latent_sft.masks import InductionMask, SupervisionMask
 from methods.latent_sft.sequences import decoder_tokens, encoder_tokens

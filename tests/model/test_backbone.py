@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedTokenizerF
 
 from latbench.config import LoraConfig, ModelConfig
 from latbench.model.backbone import Backbone
-from latbench.model.layout import IGNORE_INDEX
+from latbench.model.batches import IGNORE_INDEX
 from latbench.task import Example
 
 SHORT = Example(id="s", question="1+1", steps=("<<1+1=2>>",), answer="2")

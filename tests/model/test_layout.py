@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 from latbench.config import ModelConfig
 from latbench.model.backbone import Backbone
-from latbench.model.layout import IGNORE_INDEX, LAYOUTS, Batch, Layout, pad, sequence_batch
+from latbench.model.batches import IGNORE_INDEX, Batch, pad, sequence_batch
+from latbench.model.layout import LAYOUTS, Layout
 from latbench.task import Example
 
 ANN = Example(
@@ -43,7 +44,7 @@ def test_the_default_layout_is_prompt_open_steps_close_answer_eos(llama: Backbon
 
 def test_the_coconut_layout_follows_the_spec(backbone_of: Callable[..., Backbone]) -> None:
     """The layout of Coconut (facebookresearch/coconut): question, each step on a line, `### ` and the answer."""
-    backbone = backbone_of("llama", layout="coconut")
+    backbone = backbone_of("llama", layout="plain_hash_answer")
     batch = backbone.batch_sequences([ANN], "steps")
     text = f"{ANN.question}\n<<3*4=12>>\n<<12-2=10>>\n### 10"
     assert batch.tokens.ids[0].tolist() == [*backbone.layout._tokenize(text), backbone.layout.eos]
@@ -163,7 +164,7 @@ def test_a_tokenizer_without_eos_is_refused_and_one_without_pad_is_not() -> None
         Layout("default", word_tokenizer())
     tokenizer = word_tokenizer(eos_token="<eos>")
     assert tokenizer.pad_token is None
-    pieces = Layout("coconut", tokenizer).encode(ANN)
+    pieces = Layout("plain_hash_answer", tokenizer).encode(ANN)
     assert sequence_batch([pieces, pieces], "steps").tokens.mask.all()
 
 
@@ -173,10 +174,7 @@ def test_padding_is_known_from_lengths_not_from_ids() -> None:
     assert tokens.labels.tolist() == [[IGNORE_INDEX, 0], [0, IGNORE_INDEX]]
 
 
-def test_a_batch_moves_whole_and_names_what_it_lacks(llama: Backbone) -> None:
+def test_a_batch_moves_whole(llama: Backbone) -> None:
     batch = llama.batch_sequences([ANN], "steps").to(torch.device("meta"))
     assert batch.tokens.ids.device.type == "meta"
     assert batch.num_items["ce"] > 0
-    assert dict(batch) == {"tokens": batch["tokens"]}
-    with pytest.raises(AttributeError, match="it holds tokens"):
-        _ = batch.question

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from latbench.evaluation.metrics import summarise
+from latbench.report.cells import rows
 from latbench.report.latex import latex_text, to_latex
 from latbench.report.leaderboard import leaderboard
 from latbench.report.reported import read_reported
-from latbench.report.rows import rows
-from latbench.report.sections import report_sections
+from latbench.report.task_sections import report_sections
 
 RESULTS = Path(__file__).parents[2] / "results"
 

@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 import torch
 
-from latbench.decoding.trace import LatentTrace
+from latbench.decoding.latent_trace import LatentTrace
 from latbench.evaluation.asked import asked
 from latbench.evaluation.metrics import summarise
 from latbench.evaluation.records import RECORDS, TRACE, TRACE_HEADER, Evaluation
 from latbench.measures.latents import stored_latents
 from latbench.measures.shown_latents import MAX_RECORDS, choice, write_latents
 from latbench.report.browse import Choice, browsable
+from latbench.report.cells import rows
 from latbench.report.leaderboard import leaderboard
 from latbench.report.page import _figure
-from latbench.report.rows import rows
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from latbench.evaluation.metrics import summarise
+from latbench.report.cells import Cell, cells, main_cells, rows
 from latbench.report.chart import COLOURS, MARKERS, Point, _overlap, _places, chart, charts, pareto_front, style
 from latbench.report.picture import plot
-from latbench.report.rows import Cell, cells, main_cells, rows
 
 
 @pytest.fixture

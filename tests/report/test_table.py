@@ -12,14 +12,14 @@ import pytest
 
 from latbench.evaluation.metrics import Summary, summarise
 from latbench.evaluation.statistics import Interval, mean_interval, wilson_interval
-from latbench.measures.files import Measures
+from latbench.measures.measure_files import Measures
+from latbench.report.cells import Row, cells, comparable, rows
 from latbench.report.columns import COLUMNS, DASH, IDENTITY, Column, interval_text, mean, number_text
 from latbench.report.csv import to_csv
 from latbench.report.latex import to_latex
 from latbench.report.markdown import to_markdown
-from latbench.report.rows import Row, cells, comparable, rows
-from latbench.report.sections import report_sections
 from latbench.report.table import Head
+from latbench.report.task_sections import report_sections
 
 REQUIRED = [
     "task",
@@ -147,7 +147,7 @@ def test_compression_refers_to_cot_on_the_same_questions_and_backbone_where_ther
         run("cot-1", length=14, method="cot", seed=1),
         run("cot-far", length=40, method="cot", backbone="other"),
         run("cot-variant", length=50, method="cot", variant="lr=1", setting="s2"),
-        run("cot-layout", length=60, method="cot", layout="coconut"),
+        run("cot-layout", length=60, method="cot", layout="plain_hash_answer"),
     ]
     made = rows(summaries)
     names = {row.manifest.run: row.reference.name for row in made}

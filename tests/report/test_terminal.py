@@ -12,8 +12,8 @@ from rich.console import Console
 
 from latbench.cli import main
 from latbench.evaluation.metrics import summarise
-from latbench.report.rows import rows
-from latbench.report.sections import Section, report_sections
+from latbench.report.cells import rows
+from latbench.report.task_sections import Section, report_sections
 from latbench.report.terminal import fitting, to_terminal
 
 

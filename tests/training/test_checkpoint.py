@@ -187,7 +187,9 @@ def test_damaged_and_foreign_folders_are_refused_with_the_reason(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("what", "other"), [("method", "cot"), ("layout", "coconut"), ("backbone", "tiny-128x3")])
+@pytest.mark.parametrize(
+    ("what", "other"), [("method", "cot"), ("layout", "plain_hash_answer"), ("backbone", "tiny-128x3")]
+)
 def test_a_checkpoint_of_another_setup_is_refused(tmp_path: Path, what: str, other: str) -> None:
     checkpoint.save(toy(), tmp_path / "c")
     with pytest.raises(ValueError, match=f"has {what} '.*', not '{other}'; give the folder of another run"):

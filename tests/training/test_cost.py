@@ -12,7 +12,7 @@ from toy_run import toy_examples
 from latbench.config import LoraConfig
 from latbench.method import Method
 from latbench.model.backbone import Backbone
-from latbench.model.layout import IGNORE_INDEX
+from latbench.model.batches import IGNORE_INDEX
 from latbench.training.cost import FlopMeter, TrainReport, count_tokens
 from latbench.training.trainer import set_trainable
 from methods.cot import Cot, CotConfig

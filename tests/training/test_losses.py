@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from latbench.model.layout import IGNORE_INDEX
+from latbench.model.batches import IGNORE_INDEX
 from latbench.training.losses import soft_label_kl, standardised_mse, token_cross_entropy, unlikelihood
 
 STUDENT = torch.tensor([[1, 0.5, 0, -1, 2, 0.25]])

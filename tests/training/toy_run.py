@@ -23,7 +23,7 @@ from latbench.config import GenerateConfig, ModelConfig, TrainConfig
 from latbench.decoding.rule import StepRule
 from latbench.method import Losses, LossTerm, Method, MethodConfig, Stage
 from latbench.model.backbone import Backbone
-from latbench.model.layout import Batch
+from latbench.model.batches import SequenceBatch
 from latbench.task import Example
 from latbench.training import stage_trainer
 from latbench.training.cost import TrainReport
@@ -52,12 +52,12 @@ class Toy(Method[MethodConfig]):
     def stages(self) -> list[Stage]:
         return [Stage(name="all", share=0.5), Stage(name="head", share=0.5, trainable=("heads.",))]
 
-    def batch(self, examples: Sequence[Example], stage: Stage) -> Batch:
+    def batch(self, examples: Sequence[Example], stage: Stage) -> SequenceBatch:
         self.seen += [(self.epoch, example.id) for example in examples]
         batch = self.backbone.batch_sequences(examples, supervise="steps")
-        return Batch(num_items={**batch.num_items, "length": len(examples)}, tokens=batch.tokens)
+        return SequenceBatch(num_items={**batch.num_items, "length": len(examples)}, tokens=batch.tokens)
 
-    def loss(self, batch: Batch, stage: Stage) -> Losses:
+    def loss(self, batch: SequenceBatch, stage: Stage) -> Losses:
         self.before_loss()
         logits, labels = self.backbone.logits_at_labels(batch.tokens)
         self.dtypes.add(logits.dtype)

@@ -23,12 +23,12 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from latbench.config import RLConfig
+from latbench.decoding.action_batch import ActionBatch
 from latbench.decoding.loop import Prompt
 from latbench.decoding.sampling import row_keys
 from latbench.method import Method
-from latbench.model.layout import Batch
 from latbench.task import Example, Task
-from latbench.training.rl.actions import action_batch, is_scored, kept_rows
+from latbench.training.rl.action_tensors import action_batch, is_scored, kept_rows
 from latbench.training.rl.advantages import first_action_winner, group_advantages
 from latbench.training.rl.groups import Group, Rollout
 from latbench.training.rl.rewards import rewards_of
@@ -89,7 +89,7 @@ class RolloutSource:
                 f"{parts * num_processes} micro-batches; lower train.accumulation or raise train.rl.prompts"
             )
 
-    def batches(self, step: int) -> list[Batch]:
+    def batches(self, step: int) -> list[ActionBatch]:
         """The micro-batches of update `step` (0, 1, ...); a new rollout is drawn where its first update is."""
         number, update = divmod(step, self.config.updates)
         if update == 0:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from latbench.config import RLConfig
+from latbench.decoding.action_batch import ActionBatch, ActionLogProbs
 from latbench.decoding.actions import Kind
-from latbench.method import ActionLogProbs, Losses, LossTerm
-from latbench.model.layout import Batch
+from latbench.method import Losses, LossTerm
 
 
 @dataclass
@@ -51,7 +51,7 @@ def divergence(log_probs: Tensor, reference: Tensor) -> Tensor:
     return difference.exp() - difference - 1
 
 
-def policy_losses(found: ActionLogProbs, batch: Batch, config: RLConfig) -> Losses:
+def policy_losses(found: ActionLogProbs, batch: ActionBatch, config: RLConfig) -> Losses:
     """Loss terms and figures of a batch of rollouts.
 
     Args:
@@ -68,6 +68,7 @@ def policy_losses(found: ActionLogProbs, batch: Batch, config: RLConfig) -> Loss
         if name != "kl"
     }
     if "kl" in shares:
+        assert actions.reference is not None, "the rollouts were scored by the reference"
         apart = divergence(values, actions.reference.to(values.dtype))
         if config.kl_corrected:
             apart = apart * (values - old).exp()

@@ -13,7 +13,7 @@ from latent_sft_cases import EXAMPLES, built
 
 from latbench.method import HeldOut, Stage
 from latbench.model.backbone import Backbone
-from latbench.model.layout import IGNORE_INDEX
+from latbench.model.batches import IGNORE_INDEX
 from latbench.task import Example, Fingerprint, Score, Task, TaskConfig
 from methods.latent_sft import LatentSFT
 from methods.latent_sft.diagnostics import ANSWER, DIAGNOSTICS, diagnose

@@ -109,7 +109,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("llama", {}, {}),
     ("llama_untied", {"top_k": 3}, {}),
     ("qwen2", {"top_k": None}, {}),
-    ("gpt2", {}, {"layout": "coconut"}),
+    ("gpt2", {}, {"layout": "plain_hash_answer"}),
     ("llama", {}, {"attention": "eager"}),
     ("llama", {"latent_space": "hidden", "noise": 0.0}, {}),
 ]
@@ -146,7 +146,7 @@ def test_batches_equal_single_rows(backbone_of: BackboneOf) -> None:
 @pytest.mark.parametrize("cap", [0, 1, 4])
 def test_the_cap_forces_the_close_marker(backbone_of: BackboneOf, cap: int) -> None:
     """Nothing ever stops here: the marker's first token is never the argmax."""
-    backbone = backbone_of("gpt2", layout="coconut")
+    backbone = backbone_of("gpt2", layout="plain_hash_answer")
     method = thinker(backbone)
     config = replace(GENERATE, max_latents=cap)
     for prompt, found in zip(PROMPTS, method.generate(PROMPTS, config, trace=True), strict=True):
@@ -171,7 +171,7 @@ def test_no_latent_at_all_goes_straight_to_the_marker(backbone_of: BackboneOf) -
 
 def test_chain_length_counts_latents_alone(backbone_of: BackboneOf) -> None:
     """Of the forward passes after the prompt, latents and the answer's tokens count, marker and EOS do not."""
-    method = thinker(stopping(backbone_of("gpt2", layout="coconut")))
+    method = thinker(stopping(backbone_of("gpt2", layout="plain_hash_answer")))
     for found in method.generate(PROMPTS, GENERATE):
         marker = len(method.backbone.layout.close)
         unfed = 1  # the last token need not be fed

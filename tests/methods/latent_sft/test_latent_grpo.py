@@ -17,7 +17,7 @@ from latbench.decoding.actions import Kind
 from latbench.decoding.loop import Prompt
 from latbench.decoding.sampling import gumbel, row_keys
 from latbench.model.backbone import Backbone
-from latbench.training.rl.actions import action_batch
+from latbench.training.rl.action_tensors import action_batch
 from latbench.training.rl.groups import Group, Rollout
 from latbench.training.rl.surrogate import clipped_surrogate, policy_losses
 from latbench.training.trainer import set_trainable

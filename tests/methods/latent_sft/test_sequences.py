@@ -10,7 +10,8 @@ from latent_sft_cases import CASES, EXAMPLES, Case, built, piece, random_pieces
 
 from latbench.method import Stage
 from latbench.model.backbone import Backbone
-from latbench.model.layout import IGNORE_INDEX, Pieces
+from latbench.model.batches import IGNORE_INDEX
+from latbench.model.layout import Pieces
 from latbench.task import Example
 from methods.latent_sft.method import STAGE2
 from methods.latent_sft.sequences import (

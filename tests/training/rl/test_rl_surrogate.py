@@ -11,10 +11,10 @@ import torch
 from rollouts_by_hand import rollout
 
 from latbench.config import RLConfig, RolloutConfig
+from latbench.decoding.action_batch import ActionLogProbs
 from latbench.decoding.actions import Kind
-from latbench.method import ActionLogProbs
 from latbench.model.backbone import Backbone
-from latbench.training.rl.actions import action_batch, text_log_probs
+from latbench.training.rl.action_tensors import action_batch, text_log_probs
 from latbench.training.rl.groups import Group
 from latbench.training.rl.surrogate import clipped_surrogate, divergence, policy_losses
 from methods.colar import Colar, ColarConfig

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from latbench.config import RLConfig, RolloutConfig
 from latbench.model.backbone import Backbone
-from latbench.training.rl.actions import action_batch
+from latbench.training.rl.action_tensors import action_batch
 from latbench.training.rl.groups import Group
 from latbench.training.rl.surrogate import policy_losses
 from methods.cot import Cot, CotConfig

@@ -19,10 +19,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import torch
 
 from latbench.config import GenerateConfig, ModelConfig, RLConfig, RolloutConfig, TrainConfig
+from latbench.decoding.action_batch import ActionBatch, ActionLogProbs
 from latbench.decoding.loop import Generation
-from latbench.method import ActionLogProbs, HeldOut
+from latbench.method import HeldOut
 from latbench.model.backbone import Backbone
-from latbench.model.layout import Batch
 from latbench.task import Example, Fingerprint, Score, Task, TaskConfig
 from latbench.training.cost import TrainReport
 from latbench.training.stage_trainer import StageTrainer
@@ -76,7 +76,7 @@ class Talker(Cot):
             self.asked += [prompt.id for prompt in prompts]
         return super().generate(prompts, config, **options)
 
-    def action_log_probs(self, batch: Batch) -> ActionLogProbs:
+    def action_log_probs(self, batch: ActionBatch) -> ActionLogProbs:
         if torch.is_grad_enabled():
             self.before_update()
         return super().action_log_probs(batch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from latbench import registry
 from latbench.config import RLConfig
+from latbench.decoding.action_batch import ActionBatch
 from latbench.decoding.loop import Prompt
 from latbench.method import DIAGNOSTICS, HeldOut, Losses, Method, Stage
-from latbench.model.layout import Batch
+from latbench.model.batches import Batch
 from latbench.task import Example
 from latbench.training.resume import WEIGHTS, replace_weights
 from latbench.training.rl.rollouts import RolloutSource, quiet
@@ -38,7 +39,7 @@ class PolicyModule(StageModule):
         super().__init__(method, stage)
         self.rl = config  # not `config`: the Trainer would write into that
 
-    def forward(self, batch: Batch) -> Losses:
+    def forward(self, batch: ActionBatch) -> Losses:
         """Loss terms and figures of one micro-batch."""
         quiet(self.method)
         return policy_losses(self.method.action_log_probs(batch), batch, self.rl)
@@ -108,7 +109,7 @@ class RolloutTrainer(StageTrainer):
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
-    ) -> tuple[list[Batch], dict[str, int]]:
+    ) -> tuple[Sequence[Batch], dict[str, int]]:
         """The micro-batches of one update, drawn now if the update begins a rollout."""
         for _ in range(num_batches):
             next(epoch_iterator)

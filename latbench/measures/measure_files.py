@@ -78,7 +78,7 @@ class Paths:
 
 
 @config_dataclass(frozen=True, kw_only=True, config=STRICT)
-class Graph:
+class GraphParallelism:
     """Latent steps against the known graphs, see known_graph.py; shares are None where nothing could show them.
 
     Args:
@@ -142,7 +142,7 @@ class ParallelismFile:
     label_distance: list[float] = Field(default_factory=list)
     paths: Paths | None
     label_references: Paths | None = None
-    graph: Graph | None
+    graph: GraphParallelism | None
 
 
 @config_dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -345,16 +345,16 @@ def read_measures(evaluation: Evaluation) -> tuple[Measures, list[str]]:
     return Measures(**found), notices
 
 
-class _File(NamedTuple):
+class _MeasureFile(NamedTuple):
     name: str
     command: str  # that writes it
     adapter: TypeAdapter[Any]
     indent: int | None = 1
 
 
-_FILES: Mapping[type[Any], _File] = {
-    ParallelismFile: _File(PARALLELISM, "parallelism", TypeAdapter(ParallelismFile)),
-    RelianceFile: _File(RELIANCE, "reliance", TypeAdapter(RelianceFile)),
-    CostFile: _File(COST, "cost", TypeAdapter(CostFile)),
-    LatentsFile: _File(LATENTS, "trace", TypeAdapter(LatentsFile), indent=None),  # a line per number would be many
+_FILES: Mapping[type[Any], _MeasureFile] = {
+    ParallelismFile: _MeasureFile(PARALLELISM, "parallelism", TypeAdapter(ParallelismFile)),
+    RelianceFile: _MeasureFile(RELIANCE, "reliance", TypeAdapter(RelianceFile)),
+    CostFile: _MeasureFile(COST, "cost", TypeAdapter(CostFile)),
+    LatentsFile: _MeasureFile(LATENTS, "trace", TypeAdapter(LatentsFile), indent=None),  # or a line for each number
 }

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 from latbench.evaluation.metrics import Summary, compression
 from latbench.evaluation.records import Manifest
 from latbench.evaluation.statistics import Interval, over_seeds
-from latbench.measures.files import Measures
+from latbench.measures.measure_files import Measures
 
 REFERENCE_METHOD = "cot"  # stands in for the gold chain where the data have none
 

@@ -1,80 +1,22 @@
-"""Rollouts as tensors, for a method's `action_log_probs`.
-
-batch.sequence    Tokens: each row a prompt and what was fed after it; a placeholder id where a latent was fed
-batch.is_latent   (batch, seq) bool: the input here is a latent
-batch.records     what the rule kept of each latent step: (latents, ...) by name, in row-major order of `is_latent`
-batch.scored      (batch, seq) bool: what follows this position is an action
-batch.actions     Actions: (action,) tensors in row-major order of `scored`
-batch.temperature of the sampling of text, batch.latent_noise of latents: in drawing and in log-probabilities alike
-"""
+"""Rollouts as tensors: the batch of whole groups, and the log-probabilities of its text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from latbench.config import RLConfig
+from latbench.decoding.action_batch import ActionBatch, ActionLogProbs, Actions
 from latbench.decoding.actions import Kind
-from latbench.method import ActionLogProbs, Method
+from latbench.method import Method
 from latbench.model.backbone import Backbone
-from latbench.model.layout import IGNORE_INDEX, Batch, pad
+from latbench.model.batches import IGNORE_INDEX, Tensors, pad
 from latbench.training.rl.groups import Group, Rollout
 
 PLACEHOLDER = 0  # id of a latent in a sequence: any valid row of the table
-
-
-class Tensors(Mapping[str, Tensor]):
-    """Tensors by name that move together."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._tensors = dict(tensors)
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Tensors:
-        """The same on another device."""
-        return Tensors({name: value.to(device, non_blocking=non_blocking) for name, value in self._tensors.items()})
-
-
-@dataclass
-class Actions:
-    """The actions of a batch of rollouts.
-
-    Args:
-        kinds: (action,) Kind; ids: (action,) the token or the close marker's first id, -1 for a latent step.
-        advantages: (action,); shares: by loss term, the part of an item of that term that each action has.
-        said: (action,) log-probabilities according to the decoding loop.
-        old: (action,) log-probabilities before the first update; None: those of this very pass, since there is only
-            one update.
-        reference: (action,) of the frozen reference, where the divergence from it has a weight.
-    """
-
-    kinds: Tensor
-    ids: Tensor
-    advantages: Tensor
-    shares: Tensors
-    said: Tensor
-    old: Tensor | None = None
-    reference: Tensor | None = None
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Actions:
-        """The same on another device."""
-        moved: dict[str, Any] = {}
-        for name in (field.name for field in fields(self)):
-            value = getattr(self, name)
-            moved[name] = value if value is None else value.to(device, non_blocking=non_blocking)
-        return Actions(**moved)
 
 
 def is_scored(kinds: Tensor, config: RLConfig, *, scores_latents: bool) -> Tensor:
@@ -84,7 +26,7 @@ def is_scored(kinds: Tensor, config: RLConfig, *, scores_latents: bool) -> Tenso
     return latent | text
 
 
-def action_batch(method: Method[Any], groups: Sequence[Group], config: RLConfig) -> Batch:
+def action_batch(method: Method[Any], groups: Sequence[Group], config: RLConfig) -> ActionBatch:
     """The batch of whole groups, without rows that nothing is learnt from; items are counted as if they were there."""
     rows = [row for group in groups for row in group.rollouts]
     items = _items(rows, config, scores_latents=method.scores_latents)
@@ -133,7 +75,7 @@ def _items(rows: Sequence[Rollout], config: RLConfig, *, scores_latents: bool) -
     return items
 
 
-def _tensors(method: Method[Any], rows: Sequence[Rollout], config: RLConfig) -> Batch:
+def _tensors(method: Method[Any], rows: Sequence[Rollout], config: RLConfig) -> ActionBatch:
     sequences, labels, is_latent, kinds, ids = [], [], [], [], []
     said, advantages = [], []
     shares: dict[str, list[Tensor]] = {term: [] for term in _terms(config)}
@@ -165,7 +107,7 @@ def _tensors(method: Method[Any], rows: Sequence[Rollout], config: RLConfig) -> 
     )
     names = sorted({name for row in rows for name in row.records})
     records = {name: torch.cat([row.records[name] for row in rows if name in row.records]) for name in names}
-    return Batch(
+    return ActionBatch(
         num_items={},
         sequence=tokens,
         is_latent=pad(is_latent).ids.bool(),
@@ -206,7 +148,7 @@ def text_log_probs(logits: Tensor, ids: Tensor, temperature: float) -> tuple[Ten
     return every.gather(-1, ids.clamp(min=0)[:, None])[:, 0], entropy
 
 
-def score_text(backbone: Backbone, batch: Batch) -> ActionLogProbs:
+def score_text(backbone: Backbone, batch: ActionBatch) -> ActionLogProbs:
     """`action_log_probs` of a method without latent steps."""
     embeds = backbone.embed(batch.sequence.ids)
     output = backbone.causal(embeds, batch.sequence.positions, select=batch.scored)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from latbench.report.cells import Cell, Row, cells, comparable
 from latbench.report.columns import SHARED, Column, diagnostics, leaderboard_columns, names
 from latbench.report.measure_tables import Measured, measure_tables
-from latbench.report.rows import Cell, Row, cells, comparable
 from latbench.report.table import Line, Table, head, table
 from latbench.util.text import plain
 

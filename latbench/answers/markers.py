@@ -55,6 +55,7 @@ _HEADING = re.compile(
 _REVERSED = re.compile(
     r"(?:\bis|\bare|=)\s{1,3}(?:the|our|my|your)\s(?:final |correct |required |desired )?answers?\b", re.IGNORECASE
 )
+_LEAD_IN = re.compile(r"(?:\bthe )?(?:\b(?:final|correct) )?$", re.IGNORECASE)  # of a phrase, not of the chain
 _NEGATED = re.compile(_NEGATION, re.IGNORECASE)
 _NUMBERED = re.compile(r"\d+[.):]\s*[A-Za-z*]")
 _ANSWER_LIKE = re.compile(r"[-−+$€£(\\\s*]*\.?\d|\\|\$|[A-Za-z]\s*=|[([{|]")
@@ -174,6 +175,23 @@ def marked(text: str, run_on: RunOn) -> Iterator[tuple[str, str]]:
             "reversed",
             re.split(r"\n|(?<=[^\d\s])[.:;,] ", text[max(0, match.start() - 200) : match.start()])[-1].strip(),
         )
+
+
+def answer_start(text: str) -> int | None:
+    """Index at which a text begins to say where its answer stands: the last marker of the strongest kind it has.
+
+    Kinds and their order are those of `marked`, without "is the answer", which points back. None without a marker.
+    """
+    hashes = [match for match in _HASHES.finditer(text) if _heads_an_answer(rest_of_line(text, match.end()))]
+    for matches in (_BOX.finditer(text), _TAG.finditer(text), hashes, _JSON.finditer(text)):
+        if last := deque(matches, maxlen=1):
+            return last[0].start()
+    phrases = [match.start() for pattern in (_PHRASE, _HEADING) for match in pattern.finditer(text)]
+    if not phrases:
+        return None
+    before = text[max(0, max(phrases) - 20) : max(phrases)]
+    lead_in = _LEAD_IN.search(before)
+    return max(phrases) - (len(lead_in[0]) if lead_in else 0)
 
 
 def _heads_an_answer(line: str) -> bool:

@@ -2,8 +2,8 @@
 
 Such a model answers in one text, so nothing in the tokens tells where its reasoning ends. The rule:
 
-- the chain is everything before the last marker of a final answer: the last `\\boxed{`, else the last `####`, else the
-  last "the answer is" or "Answer:";
+- the chain is everything before the marker that the answer checker would read: the last of the strongest kind, such as
+  `\\boxed{`, `####` or "the answer is" (`latbench/answers/markers.py`);
 - a text that was cut at a cap before any marker is chain throughout, as the text of a model with think tokens is that
   never closes them;
 - before a text of one word, such as a number alone, there is nothing: its chain is empty;
@@ -15,26 +15,11 @@ checker reads all of it.
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
+from latbench.answers.markers import answer_start
 from latbench.decoding.loop import Generation
 from latbench.model.backbone import Backbone
-
-MARKERS = (
-    re.compile(r"\\(?:f?boxed|fbox)(?![A-Za-z])"),
-    re.compile(r"####(?!#)"),
-    re.compile(r"\b(?:the )?(?:final )?answers?\*{0,2}[ \t]{0,4}(?:\bis\b|\bare\b|:|=)", re.IGNORECASE),
-)
-
-
-def chain_end(text: str) -> int | None:
-    """Index of the last final-answer marker, of the strongest kind there is; None without any."""
-    for marker in MARKERS:
-        starts = [match.start() for match in marker.finditer(text)]
-        if starts:
-            return starts[-1]
-    return None
 
 
 def with_written_chain(answer: Generation, backbone: Backbone) -> Generation:
@@ -42,7 +27,7 @@ def with_written_chain(answer: Generation, backbone: Backbone) -> Generation:
     num_tokens = answer.num_answer_tokens
     if not num_tokens:
         return answer
-    end = chain_end(answer.text)
+    end = answer_start(answer.text)
     if end is None:
         if answer.stop_reason == "length":
             return replace(answer, num_reasoning_tokens=num_tokens, num_answer_tokens=0)

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from latbench.answers.markers import answer_start
 from latbench.config import GenerateConfig, ModelConfig
 from latbench.decoding.loop import Generation, Prompt
-from latbench.decoding.written import chain_end, with_written_chain
+from latbench.decoding.written import with_written_chain
 from latbench.model.backbone import Backbone
 from latbench.model.layout import Layout
 from latbench.registry import get_method
@@ -45,13 +46,19 @@ def answer(backbone: Backbone, text: str, stop: Any = "eos") -> Generation:
         ("#### 3 and #### 12, so the answer: 12", "#### 3 and "),
         ("3*4=12. **Final Answer**: 12", "3*4=12. **"),
         ("3*4=12. So the answer is 12. The answers are fine", "3*4=12. So the answer is 12. "),
+        ("#### 1. First step\nAdd. The answer is 12", "#### 1. First step\nAdd. "),
+        ("3*4=12.\n### Final answer\n12", "3*4=12.\n"),
+        ("3*4=12.\n<answer>12</answer>", "3*4=12.\n"),
+        ('3*4=12. {"answer": 12}', "3*4=12. {"),
+        ("3*4=12. La respuesta es 12", "3*4=12. La "),
+        ("3*4=12. So 12 is the answer.", None),
         ("It is 12, answering all.", None),
         (r"\boxedness 12", None),
         ("", None),
     ],
 )
 def test_the_chain_ends_at_the_last_marker_of_the_strongest_kind(text: str, chain: str | None) -> None:
-    end = chain_end(text)
+    end = answer_start(text)
     assert (None if end is None else text[:end]) == chain
 
 

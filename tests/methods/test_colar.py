@@ -869,7 +869,7 @@ def test_rows_that_do_not_fit_at_some_speed_are_skipped(
 # runs
 
 
-ARCHITECTURE = {"llama": "llama", "qwen": "qwen2"}
+ARCHITECTURE = {"llama": "llama", "qwen": "qwen2", "smollm2": "llama"}
 STEPS = 2
 
 

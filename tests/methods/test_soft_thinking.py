@@ -538,10 +538,10 @@ def small(preset: str, folder: Path) -> Run:
         "task": {"name": "synth", "num_train": 32, "num_test": 3},
         "generate": {"max_new_tokens": 6, "max_latents": 5, "chunk": 2},
     }
-    if preset == "tiny":
-        changes["model"] = small_model(None, folder)
+    if "start" in tree.preset("soft_thinking", preset):
+        changes["model"] = small_model(None if preset == "tiny" else "llama", folder / "model")
         changes["start"] = {"train": {"max_steps": 2, "batch_size": 2}}
-        return train(parse(changes, preset=preset), runs_dir=folder)
+        return train(parse(changes, preset=preset), runs_dir=folder / "runs")
     changes["model"] = small_model("qwen2", folder / "model")
     return base_run(parse(changes, preset=preset), runs_dir=folder)
 

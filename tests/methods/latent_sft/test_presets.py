@@ -14,7 +14,7 @@ from latbench.evaluation.records import read_evaluation
 from latbench.runs.train import train
 from tests.conftest import small_model
 
-ARCHITECTURE = {"llama1b": "llama", "qwen7b": "qwen2"}
+ARCHITECTURE = {"llama1b": "llama", "qwen7b": "qwen2", "smollm2": "llama"}
 STEPS = 2
 
 

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from latbench.answers.markers import answer_start
 from latbench.config import GenerateConfig
 from latbench.decoding.loop import Generation, Prompt
 from latbench.decoding.rule import StepRule
 from latbench.decoding.sampling import Sampling
-from latbench.decoding.written import chain_end
 from latbench.method import HeldOut, Method
 from latbench.task import Example
 from latbench.util.files import write_whole
@@ -76,7 +76,7 @@ def masked(
 
 def reasoning(answer_text: str) -> str | None:
     """The written chain of an answer without think tokens, before its last marker; None without one."""
-    end = chain_end(answer_text)
+    end = answer_start(answer_text)
     return None if end is None else answer_text[:end]
 
 

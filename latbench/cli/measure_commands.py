@@ -11,6 +11,9 @@ import typer
 
 from latbench.cli.console import FAILED, note, print_json, say
 from latbench.cli.measuring import Asked, measuring
+from latbench.cli.options import ShardOption
+from latbench.cli.sharding import OpenParts, chosen_shard
+from latbench.runs.lock import is_main_process
 
 commands = typer.Typer()
 PANEL = "Measures"
@@ -18,22 +21,29 @@ PANEL = "Measures"
 
 @commands.command(rich_help_panel=PANEL)
 @measuring
-def trace(asked: Asked) -> None:
+def trace(asked: Asked, shard: ShardOption = None) -> None:
     """Store each latent step of a run's answers beside its records; repeats continue where they stopped.
 
     Those of the records that the page shows go into latents.json as well, where the run has been evaluated.
     """
     from latbench.measures.latents import StoredTrace
     from latbench.measures.shown_latents import write_latents
-    from latbench.measures.trace import NoLatentStepsError
+    from latbench.measures.trace import NoLatentStepsError, lost_shards
     from latbench.measures.trace import trace as trace_run
 
+    part = chosen_shard(shard)
     target = asked.target
     try:
-        found = StoredTrace.open(trace_run(asked.job))
+        folder = trace_run(asked.job, part)
     except NoLatentStepsError as error:
         note(f"error: {error}")
         raise typer.Exit(FAILED) from None
+    if part and (lost := lost_shards(asked.job, part)):
+        _tell_open(asked, OpenParts.of(folder, part, lost))
+        return
+    if not is_main_process():
+        return
+    found = StoredTrace.open(folder)
 
     def decode(token: int) -> str:
         return str(target.method.backbone.tokenizer.decode([token], skip_special_tokens=False))
@@ -118,16 +128,22 @@ def reliance(
     interventions: Annotated[
         str | None, typer.Option(help="Comma-separated: zeros, noise, other, cut<k>; by default these with k to 8.")
     ] = None,
+    shard: ShardOption = None,
 ) -> None:
     """Measure how far a run relies on its latent steps: the same questions again with replaced latents."""
     from latbench.measures.measure_files import Measures, effects
-    from latbench.measures.reliance import DEFAULT
+    from latbench.measures.reliance import DEFAULT, lost_shards
     from latbench.measures.reliance import reliance as measure
     from latbench.report.markdown import markdown_tables
     from latbench.report.measure_tables import tables_of_run
 
+    part = chosen_shard(shard)
     names = [name.strip() for name in interventions.split(",")] if interventions else DEFAULT
-    path, found = measure(asked.job, names)
+    path, found = measure(asked.job, names, part)
+    if found is None:
+        assert part is not None, "without a shard there is a file"
+        _tell_open(asked, OpenParts.of(path, part, lost_shards(asked.job, names, part)))
+        return
     if asked.as_json:
         print_json({"file": path, **asdict(found), "effects": [asdict(effect) for effect in effects(found)]})
         return
@@ -159,3 +175,11 @@ def cost(
     lines = [Measured((one.header.run,), [Measures(cost=one)]) for _, one in found]
     say(markdown_tables(measure_tables([Head("run", is_text=True)], lines)))
     note("written: " + ", ".join(str(path) for path, _ in found))
+
+
+def _tell_open(asked: Asked, parts: OpenParts) -> None:
+    """Say that a part is done, and which others are open."""
+    if asked.as_json:
+        print_json({"open": [asdict(parts)]})
+    else:
+        say(parts.sentence)

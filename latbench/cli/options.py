@@ -41,6 +41,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on sta
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="The first so many questions.")]
 SamplesOption = Annotated[int | None, typer.Option(min=1, help="Answers per question.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue what is unfinished.")]
+ShardOption = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="I/N", help="Answer the I-th of N parts; the last one to end joins them all."),
+]
 TrustOption = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python files that lie beside the model, in this call alone.")
 ]

@@ -35,11 +35,13 @@ from latbench.cli.options import (
     SamplesOption,
     SeedOption,
     SetOption,
+    ShardOption,
     TaskOption,
     TrustOption,
     eval_changes,
     own_data_options,
 )
+from latbench.cli.sharding import OpenParts, chosen_shard
 from latbench.config import tree
 from latbench.data.folder import use_data_dir
 
@@ -133,21 +135,27 @@ def evaluate(
     samples: SamplesOption = None,
     settings: SetOption = None,
     seed: SeedOption = None,
+    shard: ShardOption = None,
     device: DeviceOption = None,
     trust: TrustOption = False,
     runs_dir: RunsOption = RUNS,
     data_dir: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluate a run, or a method over a model as it comes; repeats continue where they stopped."""
+    """Evaluate a run, or a method over a model as it comes; repeats continue where they stopped.
+
+    Under `accelerate launch` each process answers a shard, and the main one joins them.
+    """
     from latbench.cli import eval_table
-    from latbench.evaluation.evaluate import evaluate_all
+    from latbench.evaluation.evaluate import evaluate_all, is_answered
     from latbench.evaluation.job import EvalJob
+    from latbench.evaluation.join import lost_parts
     from latbench.evaluation.metrics import caveats, summarise
     from latbench.evaluation.records import read_evaluation
     from latbench.evaluation.target import evaluation_target
 
     use_data_dir(data_dir)
+    part = chosen_shard(shard)
     changes = eval_changes(settings, samples) | ({} if seed is None else {"seed": seed})
     changes |= own_data_options(columns, kind, prompt)
     names = [registry.from_file("task", name.strip()) for name in tasks.split(",")] if tasks else []
@@ -155,12 +163,19 @@ def evaluate(
         run, model, method, changes, preset=preset, device=device, runs_dir=runs_dir, trust_remote_code=trust
     )
     names = names or [target.config.task_name]
-    folders = evaluate_all([EvalJob.of(target, name, split=split, limit=limit, changes=changes) for name in names])
-    summaries = [summarise(read_evaluation(folder)) for folder in folders]
+    jobs = [EvalJob.of(target, name, split=split, limit=limit, changes=changes) for name in names]
+    evaluate_all(jobs, part)
+    answered = [job for job in jobs if part is None or is_answered(job)]
+    summaries = [summarise(read_evaluation(job.folder)) for job in answered]
+    left = [OpenParts.of(job.folder, part, lost_parts(job)) for job in jobs if part and job not in answered]
     if as_json:
-        print_json({"evaluations": [figures(summary) for summary in summaries]})
+        evaluations = {"evaluations": [figures(summary) for summary in summaries]}
+        print_json(evaluations | ({"open": [asdict(parts) for parts in left]} if part else {}))
         return
-    eval_table.show(summaries)
+    for parts in left:
+        say(parts.sentence)
+    if summaries:
+        eval_table.show(summaries)
     for summary in summaries:
         say(str(summary.folder))
         for caveat in caveats(summary):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latbench.evaluation.job import EvalJob
-from latbench.evaluation.manifest import known_manifest
+from latbench.evaluation.join import join_parts, lost_parts
+from latbench.evaluation.on_file import OnFile
 from latbench.evaluation.plan import check_samples
-from latbench.evaluation.records import RECORDS, Manifest, Record, append_records, parse_record, write_manifest
-from latbench.runs.lock import is_main_process, locked
+from latbench.evaluation.records import Record, append_records, write_manifest
+from latbench.evaluation.shards import Shard, owned, parts_in, refuse_lost, shards_of
+from latbench.runs.lock import is_main_process, wait_for_all
 from latbench.runs.train import keep
 from latbench.task import Example
 from latbench.util import heap
@@ -22,42 +24,87 @@ if TYPE_CHECKING:
     from latbench.method import Method
 
 
-def evaluate_all(jobs: Sequence[EvalJob]) -> list[Path]:
+def evaluate_all(jobs: Sequence[EvalJob], shard: Shard | None = None) -> list[Path]:
     """Evaluate one after another, once it is known that none of them is refused.
 
+    Args:
+        jobs: the evaluations.
+        shard: answer the chunks of one shard alone, see `evaluate`; None: all of them.
     Returns: the folder of each, see `evaluate`.
     Raises: ValueError, OSError: as `evaluate`.
     """
     for job in jobs:
-        _refuse(job)
-    return [evaluate(job) for job in jobs]
+        _refuse(job, shard)
+    return [evaluate(job, shard) for job in jobs]
 
 
-def evaluate(job: EvalJob) -> Path:
+def evaluate(job: EvalJob, shard: Shard | None = None) -> Path:
     """Answer and score every question; whole chunks already on file are kept.
 
-    Nothing on file is touched before it is known that the evaluation can go on.
+    Nothing on file is touched before it is known that the evaluation can go on. The process that completes the last
+    part of a sharded evaluation joins them all; where a launcher started the processes, the main one does so, once all
+    have answered. Without a shard, parts that lie there are joined.
 
-    Returns: the folder with manifest and records.
+    Args:
+        job: the evaluation.
+        shard: answer its chunks alone, into a part of its own.
+    Returns: the folder with manifest and records, which are there once all parts are.
     Raises: ValueError: the run is unfinished, the data are not at hand, the method cannot decode so, another process
-        writes the folder, or the records there are of another setting. OSError: the folder cannot be written.
+        writes the folder, the records there are of another setting, or a part is lost. OSError: the folder cannot be
+        written.
     """
-    if not is_main_process():
-        raise ValueError("an evaluation runs in one process; start it without a launcher")
-    check_samples(job.run.config, job.settings)
-    with locked(job.folder):
-        there = _OnFile.of(job)
-        if not there.is_complete:
-            method = _method(job)
-            keep(job.run)
-            _run_chunks(job, method, there)
+    _refuse(job, shard, load=False)
+    if shard is None:
+        with owned(job.folder, None):
+            refuse_lost(job.folder, lost_parts(job), "eval")
+            if not shards_of(job.folder):
+                _answer(job, OnFile.of(job))
+    elif not OnFile.of(job).is_complete:
+        with owned(job.folder, shard):
+            _answer(job, OnFile.of(job, shard))
+    wait_for_all()
+    if is_main_process() and shards_of(job.folder) and not lost_parts(job):
+        join_parts(job)
+    wait_for_all()
     return job.folder
 
 
-def _refuse(job: EvalJob) -> None:
-    """Raises: ValueError: `evaluate` would refuse this."""
+def is_answered(job: EvalJob) -> bool:
+    """Whether the whole evaluation is on file. Raises: ValueError: what is there is of another evaluation."""
+    return OnFile.of(job).is_complete
+
+
+def _answer(job: EvalJob, there: OnFile) -> None:
+    """Answer what is left of an evaluation, or of a shard of it."""
+    if there.is_complete:
+        return
+    method = _method(job)
+    if is_main_process():
+        keep(job.run)
+    _run_chunks(job, method, there)
+
+
+def _refuse(job: EvalJob, shard: Shard | None, *, load: bool = True) -> None:
+    """Refuse what `evaluate` would refuse, as far as it is known before any lock is held.
+
+    Args:
+        load: look at the method too, where there is something left to answer.
+    Raises: ValueError: it is refused.
+    """
+    if shard is None and not is_main_process():
+        raise ValueError("an evaluation without shards runs in one process; start it without a launcher")
     check_samples(job.run.config, job.settings)
-    if not _OnFile.of(job).is_complete:
+    whole = OnFile.of(job)
+    if whole.is_complete:
+        return
+    if shard is not None and whole.records.exists() and not parts_in(job.folder):
+        raise ValueError(
+            f"{job.folder} holds an evaluation that was begun without shards; finish it without --shard, or remove the "
+            "folder to evaluate anew"
+        )
+    lost_parts(job)
+    there = whole if shard is None else OnFile.of(job, shard)
+    if load and not there.is_complete and (shard is not None or not parts_in(job.folder)):
         _method(job)
 
 
@@ -68,81 +115,7 @@ def _method(job: EvalJob) -> Method[Any]:
     return method
 
 
-@dataclass(frozen=True, kw_only=True)
-class _OnFile:
-    """How far an evaluation has come."""
-
-    records: Path
-    """The file of its records, which may be missing."""
-    chunks: Sequence[Sequence[Example]]
-    """All its questions."""
-    num_done: int
-    """Leading chunks whose records are all on file."""
-    num_bytes: int
-    """Of these records; what follows them in the file belongs to no whole chunk."""
-    known: Manifest | None
-    """The manifest on file."""
-    fresh: Manifest
-    """The manifest that the evaluation would get today."""
-
-    @classmethod
-    def of(cls, job: EvalJob) -> _OnFile:
-        """Raises: ValueError: the run is unfinished, no data are at hand, or the records are of another setting."""
-        generate = job.settings.generate
-        chunks = [job.examples[start : start + generate.chunk] for start in range(0, len(job.examples), generate.chunk)]
-        num_done, num_bytes = whole_chunks(job.folder / RECORDS, chunks, generate.samples)
-        return cls(
-            records=job.folder / RECORDS,
-            chunks=chunks,
-            num_done=num_done,
-            num_bytes=num_bytes,
-            known=known_manifest(job.folder, job.manifest, nothing_to_add=num_done == len(chunks)),
-            fresh=job.manifest,
-        )
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether nothing is left to do."""
-        return self.known is not None and self.known.complete and self.num_done == len(self.chunks)
-
-    def cut(self) -> None:
-        """Cut off what belongs to no whole chunk."""
-        if self.records.exists() and self.num_bytes < self.records.stat().st_size:
-            with self.records.open("rb+") as file:
-                file.truncate(self.num_bytes)
-
-
-def whole_chunks(path: Path, chunks: Sequence[Sequence[Example]], samples: int) -> tuple[int, int]:
-    """Number of leading chunks whose records are all on file, and of the bytes that hold them.
-
-    A chunk that was half written, or holds a line that is no record of it, is not whole: it is to be answered again,
-    with the same answers.
-    """
-    if not path.exists():
-        return 0, 0
-    with path.open("rb") as file:
-        lines = file.readlines()
-    num_done = kept = 0
-    for index, chunk in enumerate(chunks):
-        expected = [(example.id, sample, index) for example in chunk for sample in range(samples)]
-        block = lines[kept : kept + len(expected)]
-        if [_key(line) for line in block] != expected:
-            break
-        kept += len(block)
-        num_done += 1
-    return num_done, sum(map(len, lines[:kept]))
-
-
-def _key(line: bytes) -> tuple[str, int, int] | None:
-    """(id, sample, chunk) of a whole record line; None of anything else."""
-    try:
-        record = parse_record(line.decode())
-    except ValueError:
-        return None
-    return (record.id, record.sample, record.chunk) if line.endswith(b"\n") else None
-
-
-def _run_chunks(job: EvalJob, method: Method[Any], there: _OnFile) -> None:
+def _run_chunks(job: EvalJob, method: Method[Any], there: OnFile) -> None:
     """Answer, score and append chunk by chunk; the manifest follows each."""
     import torch
 
@@ -155,21 +128,20 @@ def _run_chunks(job: EvalJob, method: Method[Any], there: _OnFile) -> None:
         layout=method.backbone.layout.name,
         dtype=_dtype(method) if job.run.config.model.dtype == "auto" else None,
     )
-    write_manifest(job.folder, state)
+    write_manifest(there.folder, state)
     there.cut()
-    chunks, done = there.chunks, there.num_done
-    finished, total = (sum(map(len, part)) for part in (chunks[:done], chunks))
+    finished, total = (sum(len(chunk.examples) for chunk in part) for part in (there.done, there.chunks))
     title = f"{job.run.config.method_name} on {job.settings.task_name}"
     with progress(title, total=total, done=finished) as advance:
-        for index in range(done, len(chunks)):
+        for number, examples in there.left:
             start = time.monotonic()
-            records = answer_chunk(job, method, chunks[index], index)
+            records = answer_chunk(job, method, examples, number)
             append_records(there.records, records)
             state = replace(state, evaluation=_costs(state.evaluation, method, records, time.monotonic() - start))
-            write_manifest(job.folder, state)
+            write_manifest(there.folder, state)
             heap.release()
-            advance(len(chunks[index]))
-    write_manifest(job.folder, replace(state, complete=True))
+            advance(len(examples))
+    write_manifest(there.folder, replace(state, complete=True))
 
 
 def _dtype(method: Method[Any]) -> str:

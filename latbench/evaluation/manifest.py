@@ -37,12 +37,12 @@ def known_manifest(folder: Path, fresh: Manifest, *, nothing_to_add: bool) -> Ma
     if known.complete and nothing_to_add:
         fresh = replace(fresh, git_commit=known.git_commit, versions=known.versions)
     what, way_out = f"{folder} holds records", "remove the folder to evaluate anew"
-    there, here = (_circumstances(manifest, batch=known.is_rounded) for manifest in (known, fresh))
+    there, here = (circumstances(manifest, batch=known.is_rounded) for manifest in (known, fresh))
     refuse_others(what, there, here, way_out)
     return replace(known, git_dirty=fresh.git_dirty or known.git_dirty)
 
 
-def _circumstances(manifest: Manifest, *, batch: bool) -> Mapping[str, str]:
+def circumstances(manifest: Manifest, *, batch: bool) -> Mapping[str, str]:
     """All that the records of one evaluation must have in common, by name, as JSON.
 
     Args:

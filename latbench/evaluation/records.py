@@ -24,6 +24,7 @@ from latbench.util.files import read_bounded, write_whole
 RECORDS = "records.jsonl"
 MANIFEST = "manifest.json"
 TRACE, TRACE_HEADER = "trace", "trace.json"  # folder beside the records, and the file in it that says it is complete
+SHARDS = "shards"  # folder of the parts of what is made by several processes, see shards.py
 SCHEMA_VERSION = 1
 # Bounds of what somebody else may have written: far beyond what an evaluation writes, within what a machine can hold
 MAX_MANIFEST = 1_000_000  # bytes

@@ -18,6 +18,7 @@ from latbench.decoding.loop import Generation, Prompt
 from latbench.decoding.rule import StepRule
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import TRACE, TRACE_HEADER
+from latbench.evaluation.shards import Shard, owned, remove_parts
 from latbench.measures.latents import (
     COLUMNS,
     HEADER,
@@ -28,7 +29,7 @@ from latbench.measures.latents import (
     read_counts,
     refuse_other_trace,
 )
-from latbench.runs.lock import is_main_process, locked
+from latbench.runs.lock import is_main_process, locked, wait_for_all
 from latbench.util.files import write_whole, write_whole_bytes
 from latbench.util.progress import progress
 
@@ -37,23 +38,46 @@ class NoLatentStepsError(ValueError):
     """There is nothing to trace."""
 
 
-def trace(job: EvalJob) -> Path:
+def trace(job: EvalJob, shard: Shard | None = None) -> Path:
     """Answer every question and store its latent steps; whole chunks already on file are kept.
 
     Args:
         job: the evaluation, which need not have been made.
+        shard: trace its chunks alone; the trace is complete once the last shard has ended. None: all chunks.
     Returns: the folder, for `StoredTrace.open`.
     Raises: NoLatentStepsError: the run takes none. ValueError: the run is unfinished, the data are not at hand,
         another process writes the folder, or the trace there is of something else. OSError: it cannot be written.
     """
-    if not is_main_process():
-        raise ValueError("a trace is made in one process; start it without a launcher")
+    if shard is None and not is_main_process():
+        raise ValueError("a trace without shards is made in one process; start it without a launcher")
     header = _header(job)
     folder = job.folder / TRACE
-    with locked(folder):
+    if shard is not None and _is_complete(folder, header):
+        return folder
+    with owned(folder, shard):
         if not _is_complete(folder, header):
-            _trace_chunks(job, header, folder)
+            numbers = range(len(header.num_rows))
+            _trace_chunks(job, header, folder, numbers if shard is None else shard.chunks(len(numbers)))
+    wait_for_all()
+    if is_main_process() and not lost_shards(job, shard or Shard(1, 1)):
+        _finish(job, header, folder)
+    wait_for_all()
     return folder
+
+
+def lost_shards(job: EvalJob, shard: Shard) -> list[Shard]:
+    """The shards of which a chunk is not on file.
+
+    Args:
+        job: the evaluation.
+        shard: any of its shards.
+    Raises: ValueError: a chunk there is of something else.
+    """
+    header, folder = _header(job), job.folder / TRACE
+    if _is_complete(folder, header):
+        return []
+    known = [_known_counts(folder, number, header) is not None for number in range(len(header.num_rows))]
+    return [other for other in shard.all if not all(known[number] for number in other.chunks(len(known)))]
 
 
 def _header(job: EvalJob) -> TraceHeader:
@@ -76,29 +100,34 @@ def _is_complete(folder: Path, header: TraceHeader) -> bool:
     return True
 
 
-def _trace_chunks(job: EvalJob, header: TraceHeader, folder: Path) -> None:
-    """Trace the chunks that are absent or damaged, then write the header."""
-    counts = [_known_counts(folder, index, header) for index in range(len(header.num_rows))]
-    done = sum(rows for rows, known in zip(header.num_rows, counts, strict=True) if known is not None)
+def _trace_chunks(job: EvalJob, header: TraceHeader, folder: Path, numbers: Sequence[int]) -> None:
+    """Trace those of some chunks that are absent or damaged."""
+    left = [number for number in numbers if _known_counts(folder, number, header) is None]
     settings, samples = job.settings, range(header.samples)
     method = job.run.with_helpers_for("read_latents").method
     if type(method.rule(settings.generate)).step is StepRule.step:  # of plain text: no answer is needed to know
         raise _no_latents(job)
     title = f"trace of {job.run.config.method_name} on {settings.task_name}"
-    with progress(title, total=header.n, done=done) as advance:
-        for index, known in enumerate(counts):
-            if known is not None:
-                continue
-            chunk = job.examples[index * header.chunk :][: header.chunk]
+    total, open_rows = (sum(header.num_rows[number] for number in part) for part in (numbers, left))
+    with progress(title, total=total, done=total - open_rows) as advance:
+        for number in left:
+            chunk = job.examples[number * header.chunk :][: header.chunk]
             prompts = [Prompt(id=row.id, text=row.question, sample=sample) for row in chunk for sample in samples]
             answers = method.generate(prompts, settings.generate, seed=settings.seed, trace=True)
-            tensors = _tensors(answers)
-            _write_chunk(chunk_path(folder, index), tensors, header, _texts(answers))
-            counts[index] = tensors["counts"].numpy()
+            _write_chunk(chunk_path(folder, number), _tensors(answers), header, _texts(answers))
             advance(len(prompts))
-    if not sum(int(rows.sum()) for rows in counts if rows is not None):
-        raise _no_latents(job)
-    write_whole(folder / TRACE_HEADER, HEADER.dump_json(header, indent=2).decode() + "\n")
+
+
+def _finish(job: EvalJob, header: TraceHeader, folder: Path) -> None:
+    """Write the header, which says that all chunks are there. Raises: NoLatentStepsError: no answer took any step."""
+    with locked(folder, for_another=True):
+        if _is_complete(folder, header):
+            return
+        counts = [_known_counts(folder, number, header) for number in range(len(header.num_rows))]
+        if not sum(int(rows.sum()) for rows in counts if rows is not None):
+            raise _no_latents(job)
+        write_whole(folder / TRACE_HEADER, HEADER.dump_json(header, indent=2).decode() + "\n")
+        remove_parts(folder)
 
 
 def _tensors(answers: Sequence[Generation]) -> dict[str, Tensor]:

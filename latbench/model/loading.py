@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,15 @@ ATTENTION_TYPES = {"full_attention", "sliding_attention"}
 
 
 def resolve_device(device: str) -> torch.device:
-    """The device of that name; `auto` is CUDA where there is one. Raises: ValueError: CUDA asked for but absent."""
+    """The device of that name; `auto` is CUDA where there is one, and one of its own for each process of a launcher.
+
+    Raises: ValueError: CUDA asked for but absent.
+    """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        place = os.environ.get("LOCAL_RANK")
+        return torch.device("cuda") if place is None else torch.device("cuda", int(place) % torch.cuda.device_count())
     try:
         resolved = torch.device(device)
     except RuntimeError:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latbench.evaluation.metrics import Summary, readable, summarise
-from latbench.evaluation.records import MANIFEST, Evaluation, read_evaluation, records_path
+from latbench.evaluation.records import MANIFEST, SHARDS, Evaluation, read_evaluation, records_path
 from latbench.measures.measure_files import Measures, read_measures
 from latbench.registry import unknown
 from latbench.report.browse import Asked, Choice, nothing_at_hand
@@ -230,7 +230,7 @@ def load(folders: Sequence[Path], look: Callable[[Evaluation], None] | None = No
 def find_evaluations(folders: Iterable[Path]) -> Iterator[Path]:
     """Folders with a manifest and records, each once, sorted by path within each given folder.
 
-    Hidden folders are passed over; links are followed only where given.
+    Hidden folders, and the parts of a sharded evaluation, are passed over; links are followed only where given.
     Raises: ValueError: a folder does not exist.
     """
     seen: set[Path] = set()
@@ -238,7 +238,7 @@ def find_evaluations(folders: Iterable[Path]) -> Iterator[Path]:
         if not top.is_dir():
             raise ValueError(f"folder {str(top)!r} does not exist; name one that holds evaluations")
         for name, children, files in os.walk(top):
-            children[:] = sorted(child for child in children if not child.startswith("."))
+            children[:] = sorted(child for child in children if not child.startswith(".") and child != SHARDS)
             folder = Path(name)
             if MANIFEST in files and records_path(folder) and folder.resolve() not in seen:
                 seen.add(folder.resolve())

@@ -29,7 +29,7 @@ def wait_for_all() -> None:
 
 
 @contextmanager
-def locked(folder: Path, *, for_another: bool = False) -> Iterator[None]:
+def locked(folder: Path, *, for_another: bool = False, every_process: bool = False) -> Iterator[None]:
     """Hold the folder, made where missing, against other writers; the system frees it when the holder dies.
 
     A folder that was made for it and in which nothing was written goes again when the block ends.
@@ -38,10 +38,10 @@ def locked(folder: Path, *, for_another: bool = False) -> Iterator[None]:
         folder: to be written in.
         for_another: the folder's run is one that another starts from. Whoever holds it meanwhile is waited for, and
             whoever comes meanwhile waits too; not where several processes share a run, which would wait apart.
-
+        every_process: each process of a distributed run holds a folder of its own; else the main one alone holds it.
     Raises: ValueError: another process holds it. OSError: the folder cannot be written.
     """
-    if not is_main_process():
+    if not (every_process or is_main_process()):
         yield
         return
     made = _make(folder)
@@ -51,6 +51,18 @@ def locked(folder: Path, *, for_another: bool = False) -> Iterator[None]:
         finally:
             if made:
                 _remove_unused(folder, made)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process holds the folder, this one included."""
+    try:
+        with (folder / LOCK).open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _make(folder: Path) -> list[Path]:

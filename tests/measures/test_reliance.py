@@ -9,13 +9,15 @@ import pytest
 import torch
 from measured_runs import job_of
 
+from latbench.cli import main
 from latbench.decoding.loop import Prompt
 from latbench.evaluation.evaluate import evaluate
 from latbench.evaluation.records import append_records, read_evaluation, read_manifest, read_records
+from latbench.evaluation.shards import Shard, owned
 from latbench.evaluation.statistics import mcnemar_exact
 from latbench.measures.measure_files import RELIANCE, RelianceFile, effects, read_measure
 from latbench.measures.parallelism import parallelism
-from latbench.measures.reliance import Work, donors, reliance
+from latbench.measures.reliance import PARTS, Work, donors, reliance
 from latbench.measures.trace import trace
 from latbench.method import Method
 from latbench.runs.run import Run
@@ -160,3 +162,31 @@ def test_of_several_samples_the_first_is_looked_at(coconut: Run) -> None:
     first = [record for record in read_evaluation(job.folder).records if record.sample == 0]
     assert found.num_latents == sum(record.num_latents for record in first)
     assert parallelism(job)[1].num_latents == found.num_latents
+
+
+def test_shards_of_reliance_join_to_the_bytes_of_a_whole_one(coconut: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    job, names = job_of(coconut), ["zeros", "other", "cut1"]
+    path, _ = reliance(job, names)
+    whole = path.read_bytes()
+    path.unlink()
+    assert reliance(job, names[:2], Shard(3, 3))[1] is None
+    assert reliance(job, names, Shard(2, 3))[1] is None
+    with pytest.raises(ValueError, match=r"parts 1/3, 3/3 are missing .* `latbench reliance --shard 1/3`"):
+        reliance(job, names)
+    arguments = ["reliance", str(coconut.folder), "--interventions", ",".join(names), "--shard"]
+    assert main([*arguments, "1/3"]) == 0
+    assert "part 1/3 is done, open are 3/3" in capsys.readouterr().out
+    assert not path.exists(), "part 3/3 lacks an intervention"
+    _, joined = reliance(job, names, Shard(3, 3))
+    assert joined is not None
+    assert path.read_bytes() == whole
+    assert not (job.folder / PARTS).exists()
+
+
+def test_a_shard_of_reliance_has_one_owner(coconut: Run) -> None:
+    job = job_of(coconut)
+    with (
+        owned(job.folder / PARTS, Shard(1, 2)),
+        pytest.raises(ValueError, match="1-of-2 is being written by process"),
+    ):
+        reliance(job, ["zeros"], Shard(1, 2))

@@ -26,12 +26,13 @@ from latbench.decoding.loop import Generation, Prompt
 from latbench.decoding.rule import FixedLatents, Latent, RowState, StepRule
 from latbench.evaluation.evaluate import evaluate
 from latbench.evaluation.job import EvalJob
-from latbench.evaluation.records import RECORDS, TRACE, TRACE_HEADER, read_evaluation, read_manifest
+from latbench.evaluation.records import RECORDS, SHARDS, TRACE, TRACE_HEADER, read_evaluation, read_manifest
+from latbench.evaluation.shards import Shard, owned
 from latbench.measures import trace as module
 from latbench.measures.inspect import InspectedStep, inspect, latent_steps, render
 from latbench.measures.latents import StoredTrace
 from latbench.measures.measure_files import read_measures
-from latbench.measures.trace import NoLatentStepsError, trace
+from latbench.measures.trace import NoLatentStepsError, lost_shards, trace
 from latbench.method import Losses, Method, MethodConfig, Stage
 from latbench.model.batches import SequenceBatch
 from latbench.runs import environment
@@ -425,3 +426,31 @@ def test_the_commands_store_and_show(latent_run: Run, run: Run, capsys: pytest.C
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert err.startswith(f"error: run {run.folder.name} takes no latent steps (method 'cot')")
     assert call("inspect", str(run.folder), "--index", "0")[0] == 0
+
+
+def test_shards_of_a_trace_are_the_files_of_a_whole_one(latent_run: Run) -> None:
+    job = EvalJob.of(latent_run, "synth")
+    whole = {path.name: path.read_bytes() for path in trace(job).iterdir() if path.is_file() and path.name != ".lock"}
+    shutil.rmtree(job.folder)
+    for number, lost in ((3, [1, 2]), (1, [2]), (2, [])):
+        folder = trace(job, Shard(number, 3))
+        assert lost_shards(job, Shard(1, 3)) == [Shard(other, 3) for other in lost]
+        assert (folder / TRACE_HEADER).exists() == (not lost)
+    found = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != ".lock"}
+    assert found == whole
+    assert not (folder / SHARDS).exists()
+
+
+def test_a_shard_of_a_trace_has_one_owner(latent_run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    job = EvalJob.of(latent_run, "synth")
+    with owned(job.folder / TRACE, Shard(1, 2)):
+        with pytest.raises(ValueError, match="1-of-2 is being written by process"):
+            trace(job, Shard(1, 2))
+        with pytest.raises(ValueError, match="1-of-2 is being written by another process"):
+            trace(job)
+        with pytest.raises(ValueError, match="holds part 1/2, which does not join with parts of 3"):
+            trace(job, Shard(2, 3))
+    assert main(["trace", str(latent_run.folder), "--shard", "9/8"]) == 2
+    assert "--shard must be I/N" in capsys.readouterr().err
+    assert main(["trace", str(latent_run.folder), "--shard", "1/2"]) == 0
+    assert "part 1/2 is done, open are 2/2" in capsys.readouterr().out

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 from latbench.evaluation.records import SHARDS
 from latbench.runs.lock import LOCK, is_held, locked
+from latbench.runs.owner import OWNER
+from latbench.util.files import remove_at_once
 
 _NAME = re.compile(r"(\d{1,6})-of-(\d{1,6})")
 _TEXT = re.compile(r"([1-9]\d{0,5})/([1-9]\d{0,5})")
@@ -90,7 +91,7 @@ def parts_in(whole: Path) -> list[Shard]:
 
 
 def _is_begun(part: Path) -> bool:
-    return any(path.name != LOCK for path in part.glob("*")) or is_held(part)
+    return any(path.name not in (LOCK, OWNER) for path in part.glob("*")) or is_held(part)
 
 
 def shards_of(whole: Path) -> list[Shard]:
@@ -164,12 +165,3 @@ def refuse_lost(whole: Path, lost: Sequence[Shard], command: str) -> None:
 def remove_parts(whole: Path) -> None:
     """Remove the parts, once what they make is on file."""
     remove_at_once(whole / SHARDS)
-
-
-def remove_at_once(folder: Path) -> None:
-    """Remove a folder so that nobody sees a half of it; one that is gone already is no error."""
-    former = folder.with_name(f"former-{folder.name}")
-    shutil.rmtree(former, ignore_errors=True)
-    with suppress(FileNotFoundError):
-        folder.replace(former)
-    shutil.rmtree(former, ignore_errors=True)

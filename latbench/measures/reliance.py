@@ -27,7 +27,7 @@ from latbench.decoding.rule import LatentRule
 from latbench.decoding.sampling import row_keys
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import TRACE, Manifest
-from latbench.evaluation.shards import Shard, owned, refuse_lost, remove_at_once, shards_of
+from latbench.evaluation.shards import Shard, owned, refuse_lost, shards_of
 from latbench.measures.latents import StoredTrace
 from latbench.measures.measure_files import (
     LETTERS,
@@ -39,6 +39,7 @@ from latbench.measures.measure_files import (
     write_measure,
 )
 from latbench.runs.lock import is_main_process, locked, wait_for_all
+from latbench.util.files import remove_at_once
 from latbench.util.progress import progress
 
 DEFAULT = ("zeros", "noise", "other", "cut0", "cut1", "cut2", "cut4", "cut8")

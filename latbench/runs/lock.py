@@ -1,4 +1,9 @@
-"""One writer per folder, and one process of a distributed run that writes at all."""
+"""One writer per folder, and one process of a distributed run that writes at all.
+
+A lock is two files. `.lock` is locked with flock, which the system frees when its holder dies, but which network file
+systems may keep to one machine, or not have at all. `.owner` names the holder and comes into being by one hard link,
+which they do for one of many at a time; where its holder's machine cannot be asked, it holds until it is removed.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +11,16 @@ import errno
 import fcntl
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+from latbench.runs.owner import OWNER, Owner, claim, holder_of, release
+
 LOCK = ".lock"
+NO_FLOCK = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)  # of file systems without it
 FOR_ANOTHER = " (for another run)"  # what the lock says of a holder that trains what its own run starts from
 
 
@@ -57,12 +66,23 @@ def is_held(folder: Path) -> bool:
     """Whether a process holds the folder, this one included."""
     try:
         with (folder / LOCK).open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            has_flock = _flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
     except BlockingIOError:
         return True
-    return False
+    return holder_of(folder, here_is_dead=has_flock) is not None
+
+
+def _flock(file: TextIO, how: int) -> bool:
+    """Lock a file. Returns: False where its file system cannot. Raises: BlockingIOError: another process has it."""
+    try:
+        fcntl.flock(file, how)
+    except OSError as error:
+        if error.errno in NO_FLOCK:
+            return False
+        raise
+    return True
 
 
 def _make(folder: Path) -> list[Path]:
@@ -77,9 +97,10 @@ def _make(folder: Path) -> list[Path]:
 
 def _remove_unused(folder: Path, made: Sequence[Path]) -> None:
     """Remove folders that were made for nothing; whatever holds more than the lock stays."""
-    if [path.name for path in folder.iterdir()] != [LOCK]:
+    if not folder.is_dir() or not {path.name for path in folder.iterdir()} <= {LOCK, OWNER}:
         return
-    (folder / LOCK).unlink()
+    for name in (OWNER, LOCK):
+        (folder / name).unlink(missing_ok=True)
     with suppress(OSError):  # somebody else needs it by now
         for path in made:
             path.rmdir()
@@ -90,16 +111,23 @@ def _held(folder: Path, *, for_another: bool) -> Iterator[None]:
     """Hold the lock of a folder that is there."""
     file = (folder / LOCK).open("a+")
     try:
-        _take(file, folder, for_another=for_another)
+        has_flock = _take(file, folder, for_another=for_another)
         while not _is_in_place(file, folder):  # its holder removed it while this process waited
             file.close()
             _make(folder)
             file = (folder / LOCK).open("a+")
-            _take(file, folder, for_another=for_another)
+            has_flock = _take(file, folder, for_another=for_another)
+        own = Owner.here(waits=for_another)
+        while (holder := claim(folder, own, here_is_dead=has_flock)) is not None:
+            _refuse(folder, holder)
+            time.sleep(1)
         file.truncate(0)
         file.write(f"{os.getpid()}{FOR_ANOTHER if for_another else ''}")
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            release(folder, own)
     finally:
         file.close()
 
@@ -111,10 +139,14 @@ def _is_in_place(file: TextIO, folder: Path) -> bool:
         return False
 
 
-def _take(file: TextIO, folder: Path, *, for_another: bool) -> None:
-    """Raises: ValueError: another process holds it, and it is not to be waited for."""
+def _take(file: TextIO, folder: Path, *, for_another: bool) -> bool:
+    """Take the lock on this machine.
+
+    Returns: False where the file system has none.
+    Raises: ValueError: another process holds it, and it is not to be waited for.
+    """
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return _flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
         holder = file.read().strip() or "of another machine"
@@ -122,4 +154,13 @@ def _take(file: TextIO, folder: Path, *, for_another: bool) -> None:
         if not waits or os.environ.get("WORLD_SIZE", "1") != "1":
             raise ValueError(f"{folder} is being written by process {holder}; wait for it or end it first") from None
         print(f"waiting for process {holder} to finish {folder}", file=sys.stderr)
-        fcntl.flock(file, fcntl.LOCK_EX)
+        return _flock(file, fcntl.LOCK_EX)
+
+
+def _refuse(folder: Path, holder: Owner) -> None:
+    """Raises: ValueError: the holder, on another machine, is not to be waited for."""
+    if not holder.waits or os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ValueError(
+            f"{folder} is being written by process {holder.process} on {holder.host}; wait for it or end it first, and "
+            f"if that machine has died, remove {folder / OWNER}"
+        )

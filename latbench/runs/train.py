@@ -22,6 +22,7 @@ from latbench.data import ContaminationReport, overlaps
 from latbench.runs import environment
 from latbench.runs.begun import BEGUN, begun_with, check_same, model_hashes, write_begun
 from latbench.runs.lock import LOCK, is_main_process, locked, wait_for_all
+from latbench.runs.owner import OWNER
 from latbench.runs.run import CHECKPOINT, CONFIG, TRAIN, Run, load_run
 from latbench.runs.train_questions import QUESTIONS, question_keys, run_of_checkpoint, write_train_questions
 from latbench.task import Example, Task
@@ -444,7 +445,7 @@ def _check_free(folder: Path, config: RunConfig, resume: bool) -> None:
     """Refuse to write over another run, or into a folder that holds something else."""
     # a run that failed before its first step (no data, no model) has left nothing to lose
     written = (CONFIG, BEGUN, QUESTIONS)
-    before_training = {LOCK, *written, *(temporary(folder / name).name for name in written)}
+    before_training = {LOCK, OWNER, *written, *(temporary(folder / name).name for name in written)}
     present = [path.name for path in folder.iterdir() if path.name not in before_training]
     if not present:
         return

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -71,3 +73,27 @@ def damage(folder: Path, hashes: Mapping[str, str]) -> str | None:
         if (here := sha256_of(path)) != saved:
             return f"{name} is not the file that was saved (sha256 {here[:12]} instead of {saved[:12]})"
     return None
+
+
+def remove_at_once(folder: Path) -> None:
+    """Remove a folder so that nobody sees a half of it; one that is gone already is no error."""
+    former = folder.with_name(f".former-{folder.name}")
+    shutil.rmtree(former, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        folder.replace(former)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def put_in_place(beside: Path, folder: Path) -> None:
+    """Rename a whole folder into the place of another, which goes.
+
+    Args:
+        beside: on the same file system.
+        folder: to be replaced, which may be missing.
+    """
+    former = beside.with_name(f"{beside.name}.former")
+    shutil.rmtree(former, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        folder.replace(former)
+    beside.replace(folder)
+    shutil.rmtree(former, ignore_errors=True)

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from math import isclose
+from math import ceil, isclose
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,7 @@ from latbench.evaluation.metrics import problem, summarise
 from latbench.evaluation.plan import EvalConfig, questions
 from latbench.evaluation.records import TRACE, Evaluation, Manifest, Record, read_evaluation, records_path
 from latbench.measures.measure_files import COST, CostFile, read_measures
+from latbench.recorded_passes import keep_pass, key_of, passed_before
 from latbench.report.leaderboard import FORMATS, LeaderboardResult, find_evaluations, leaderboard
 from latbench.report.page import RECORD_FILES
 from latbench.report.reported import TITLE
@@ -43,6 +46,7 @@ MAX_BYTES = 150_000  # of a run's gzipped records
 MAX_UNPACKED = 64_000_000  # bytes that these hold
 MAX_TABLE = 64_000_000  # bytes of a leaderboard file
 MAX_TEXT = 10_000  # characters of a setting
+LEAST = 4  # evaluations that are worth a process
 MAX_KNOWN = 4  # test sets in memory
 MAX_NUMBERS = 100_000_000  # in the parameters of an embedded backbone and its heads, which are built to be checked
 # not `variant`: it names what differs from the preset, which later versions may change
@@ -58,24 +62,57 @@ class Checked:
     caveats: list[str] = field(default_factory=list)
     """Where numbers that recompute were trained on their own questions, one sentence each."""
     num_evaluations: int = 0
-    """Evaluations looked at."""
+    """Evaluations there are."""
+    num_before: int = 0
+    """Those of them that passed before and have not changed since."""
 
 
-def check(folders: Sequence[Path]) -> Checked:
+def check(folders: Sequence[Path], *, workers: int = 1, incremental: bool = False, again: bool = False) -> Checked:
     """Look at every evaluation under the folders, and at their tables.
 
+    Args:
+        folders: that hold evaluations.
+        workers: processes that look at evaluations.
+        incremental: record what passes, and pass over what has passed before and has not changed since, see
+            `recorded_passes`. Tables, and what one evaluation alone does not show, are always looked at.
+        again: pass over nothing.
     Raises: ValueError: a folder does not exist, or there is no evaluation in any.
     """
     found = list(find_evaluations(folders))
-    read = QuestionsReadOnce()
-    checked = [check_evaluation(folder, read) for folder in found]
+    keys = {folder: key_of(folder) for folder in found} if incremental else {}
+    passed = {folder: passed_before(key) for folder, key in keys.items()} if not again else {}
+    known = {folder: caveats for folder, caveats in passed.items() if caveats is not None}
+    looked_at = _check_all([folder for folder in found if folder not in known], workers)
+    for folder, one in looked_at.items():
+        if not one.problems:
+            keep_pass(keys.get(folder), one.caveats)
+    before = {folder: Checked(caveats=caveats, num_evaluations=1) for folder, caveats in known.items()}
+    checked = [(looked_at | before)[folder] for folder in found]
     problems = [sentence for one in checked for sentence in one.problems]
     for folder in folders:
         problems += check_tables(folder)
     if not problems:  # what one evaluation alone does not show, such as another run of one setting and seed
         problems += leaderboard(folders, ()).notices
     caveats = [sentence for one in checked for sentence in one.caveats]
-    return Checked(problems=list(map(printable, problems)), caveats=caveats, num_evaluations=len(found))
+    return Checked(
+        problems=list(map(printable, problems)), caveats=caveats, num_evaluations=len(found), num_before=len(known)
+    )
+
+
+def _check_all(folders: Sequence[Path], workers: int) -> dict[Path, Checked]:
+    """Look at evaluations, in several processes where there are enough of them: a process takes seconds to start."""
+    workers = min(workers, ceil(len(folders) / LEAST))
+    if workers < 2:
+        return _check_some(folders)
+    size = ceil(len(folders) / workers)  # neighbours share their questions
+    parts = [folders[start : start + size] for start in range(0, len(folders), size)]
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        return {folder: one for part in pool.map(_check_some, parts) for folder, one in part.items()}
+
+
+def _check_some(folders: Sequence[Path]) -> dict[Path, Checked]:
+    read = QuestionsReadOnce()
+    return {folder: check_evaluation(folder, read) for folder in folders}
 
 
 class QuestionsReadOnce:

@@ -30,6 +30,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "latbench.evaluation",
         "latbench.measures",
         "latbench.report",
+        "latbench.recorded_passes",
         "latbench.submission latbench.sweeps latbench.integrations latbench.results latbench.api latbench.serving",
         "latbench.cli latbench.__main__ latbench",
     )

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from latbench import recorded_passes
+from latbench import submission as module
 from latbench.config import RunConfig, parse
 from latbench.evaluation.asked import asked
 from latbench.evaluation.job import EvalJob
@@ -244,3 +246,58 @@ def test_evaluations_on_the_same_questions_read_them_once(submission: Path, monk
     monkeypatch.setattr("latbench.submission.questions", counting)
     assert check([submission]).num_evaluations == 2
     assert len(read) == 1
+
+
+def test_what_passed_before_is_looked_at_again_only_once_it_changes(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    top = tmp_path / "built"
+    shutil.copytree(built, top)
+    looked_at: list[Path] = []
+    real = module.check_evaluation
+
+    def counting(folder: Path, read: Any = None) -> Any:
+        looked_at.append(folder)
+        return real(folder, read)
+
+    monkeypatch.setattr(module, "check_evaluation", counting)
+    assert check([top], incremental=True).num_before == 0
+    again = check([top], incremental=True)
+    assert (again.problems, again.num_before, len(looked_at)) == ([], 1, 1)
+    assert again.caveats == check([top], incremental=True, again=True).caveats
+    assert len(looked_at) == 2
+    (path,) = top.rglob(RECORDS)
+    text = path.read_text()
+    path.write_text(text.replace('"status": "correct"', '"status": "incorrect"', 1))
+    assert check([top], incremental=True).problems, "a changed record"
+    assert check([top], incremental=True).problems, "a failure is not recorded"
+    path.write_text(text)
+    assert check([top], incremental=True).num_before == 1
+    monkeypatch.setattr(recorded_passes, "_data_files", lambda: "other data")
+    assert check([top], incremental=True).num_before == 0
+
+
+def test_a_pass_that_comes_with_a_submission_is_not_believed(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    top = tmp_path / "built"
+    shutil.copytree(built, top)
+    assert check([top], incremental=True).num_before == 0
+    shutil.move(tmp_path / "cache" / "latbench", top / "latbench")
+    assert check([top], incremental=True).num_before == 0
+
+
+@pytest.mark.slow
+def test_several_processes_find_what_one_finds(built: Path, tmp_path: Path) -> None:
+    (evaluation,) = (path.parent for path in built.rglob(RECORDS))
+    for number in range(5):
+        folder = tmp_path / str(number) / evaluation.name
+        shutil.copytree(evaluation, folder)
+        if number % 2:
+            path = folder / RECORDS
+            path.write_text(path.read_text().replace('"status": "correct"', '"status": "incorrect"', 1))
+    one, two = check([tmp_path]), check([tmp_path], workers=2)
+    assert one == two
+    assert len([text for text in one.problems if "status" in text]) == 2

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -20,6 +21,9 @@ from latbench.cli.console import (
     stale_files,
 )
 from latbench.cli.options import RUNS, JsonOption, RunsOption
+
+if TYPE_CHECKING:
+    from latbench.submission import Checked
 
 commands = typer.Typer()
 
@@ -42,6 +46,12 @@ def leaderboard(
     check: Annotated[
         bool, typer.Option("--check", help="Fail where scores, metrics, identities or files do not recompute.")
     ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes of --check; by default one per core, eight at most.")
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="With --check, look also at what passed here before and has not changed.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Print or write the tables and the page, from records alone; or check a submission."""
@@ -55,8 +65,14 @@ def leaderboard(
     if check:
         if only is not None or plot is not None:
             raise ValueError("--check looks at all results; leave out --only and --plot")
-        _check_submission(folders or [RUNS], names if out is not None else [], out, reported, as_json)
+        from latbench.submission import check as check_all
+
+        workers = workers or min(8, os.cpu_count() or 1)
+        checked = check_all(folders or [RUNS], workers=workers, incremental=True, again=again)
+        _tell_checked(checked, folders or [RUNS], names if out is not None else [], out, reported, as_json)
         return
+    if workers is not None or again:
+        raise ValueError("--workers and --again belong to --check")
     if len(names) > 1 and out is None and not as_json:
         raise ValueError(f"--format {formats} names several formats; give --out DIR, or one format for standard output")
     if all_records and (out is None or "html" not in names):
@@ -90,16 +106,14 @@ def leaderboard(
         note("written: " + ", ".join(map(str, board.paths)))
 
 
-def _check_submission(
-    folders: Sequence[Path], formats: Sequence[str], out: Path | None, reported: bool, as_json: bool
+def _tell_checked(
+    checked: Checked, folders: Sequence[Path], formats: Sequence[str], out: Path | None, reported: bool, as_json: bool
 ) -> None:
     """Say what does not recompute, also of the files in `out`, and fail where there is anything."""
-    from latbench import submission as check
     from latbench.evaluation.asked import asked
     from latbench.report.leaderboard import FORMATS
     from latbench.report.leaderboard import leaderboard as report
 
-    checked = check.check(folders)
     problems = checked.problems
     if out is not None:
         texts = report(folders, formats, reported=reported, asked=asked).text_by_format
@@ -113,8 +127,9 @@ def _check_submission(
         note(f"refused: {problem}")
     if problems:
         raise typer.Exit(FAILED)
+    before = f" ({checked.num_before} of them passed before and have not changed)" if checked.num_before else ""
     note(
-        f"checked: {checked.num_evaluations} evaluations; "
+        f"checked: {checked.num_evaluations} evaluations{before}; "
         "scores, identities, lengths and tables recompute from what is there"
     )
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -180,7 +181,16 @@ def show(value: Any) -> str:
 def presets(method: str) -> dict[str, Tree]:
     """Preset trees of a method by name, from `presets/<method>.yaml` beside it; empty where there is no such file."""
     path = registry.preset_file(method)
-    return {str(name): tree for name, tree in read_yaml(path).items()} if path.exists() else {}
+    if not path.exists():
+        return {}
+    stat = path.stat()
+    return copy.deepcopy(_presets(path, stat.st_ino, stat.st_size, stat.st_mtime_ns))
+
+
+@lru_cache(maxsize=256)
+def _presets(path: Path, _inode: int, _size: int, _modified: int) -> dict[str, Tree]:
+    """What a file of presets holds; read once per process as long as the file stays untouched."""
+    return {str(name): tree for name, tree in read_yaml(path).items()}
 
 
 def preset(method: str, name: str) -> Tree:

@@ -37,6 +37,7 @@ from latbench.training.resume import (
     resume_points,
     step_of,
 )
+from latbench.training.sharded import ask_for_whole_tensors
 from latbench.training.window import LossWindow
 from latbench.util import heap
 from latbench.util.progress import Bar
@@ -56,6 +57,7 @@ class StageModule(nn.Module):
         super().__init__()
         self.method = method
         self.stage = stage
+        self._no_split_modules = getattr(method.backbone.model, "_no_split_modules", None)  # what FSDP wraps
 
     def forward(self, batch: Any) -> Losses:
         """Loss terms of one micro-batch."""
@@ -128,6 +130,7 @@ class StageTrainer(Trainer):
         moments: Path | None = None,
     ) -> None:
         super().__init__(model=module, args=args, callbacks=[_Watch(self)])
+        ask_for_whole_tensors(self.accelerator)
         self.remove_callback(PrinterCallback)
         self.module = module
         self.batches = batches

@@ -39,6 +39,7 @@ from latbench.training.order import Order
 from latbench.training.resume import OPTIMIZER, check_whole, cut_log, load_weights, resume_points, shrink, step_of
 from latbench.training.rl.policy_trainer import PolicyModule, RolloutTrainer, check_method, frozen_copy, skip_reason
 from latbench.training.rl.rollouts import RolloutSource
+from latbench.training.sharded import Blueprint, is_asked_for, refuse_unsupported
 from latbench.training.stage_trainer import LOG, MicroBatches, StageModule, StageTrainer
 from latbench.util.files import write_whole
 from latbench.util.progress import progress
@@ -102,7 +103,11 @@ def train_method(
     run = _Run(
         method=method, config=config, folder=folder / "stages", seed=seed, kept=_kept(method, stages), held_out=held_out
     )
-    state = PartialState(cpu=method.backbone.device.type == "cpu")
+    on_cpu = method.backbone.device.type == "cpu"
+    refuse_unsupported(
+        on_cpu=on_cpu, keeps_moments=not config.reset_optimizer, decodes=any(stage.rollouts for stage in stages)
+    )
+    state = PartialState(cpu=on_cpu)
     if state.is_main_process and not resume and run.folder.exists() and any(run.folder.iterdir()):
         raise ValueError(f"{run.folder} already holds training; resume it (--resume) or choose another folder")
     reports: list[TrainReport] = []
@@ -191,11 +196,12 @@ def _train_stage(
         elif not _later_is_complete(run, index):
             raise ValueError(f"{folder} is complete but its weights are gone; remove {run.folder.parent} to train anew")
         return TrainReport(**json.loads((folder / REPORT).read_text(encoding="utf-8")))
-    fitting, skipped = _fitting(run.method, stage, examples)
+    fitting, skipped = fitting_examples(run.method, stage, examples)
     with state.main_process_first():
         folder.mkdir(parents=True, exist_ok=True)
         run.method.prepare(stage, fitting, folder)
     set_trainable(run.method, stage)
+    blueprint = Blueprint(run.method) if is_asked_for() else None
     trainer = _stage_trainer(
         run, index, stage, fitting, folder, state=state, budget=budget, first_epoch=first_epoch, skipped=skipped
     )
@@ -207,6 +213,8 @@ def _train_stage(
             trainer.train(resume_from_checkpoint=None if point is None else str(point))
     finally:
         trainer.close()
+    if blueprint is not None:
+        blueprint.fill(run.method)
     report = trainer.current_report()
     if report.optimiser_steps == trainer.args.max_steps:
         trainer.finish(next(iter(resume_points(folder))))
@@ -223,7 +231,9 @@ def _later_is_complete(run: _Run, index: int) -> bool:
     return any(int(report.parent.name.split("-")[0]) > index for report in run.folder.glob(f"*/{REPORT}"))
 
 
-def _fitting(method: Method[Any], stage: Stage, examples: Sequence[Example]) -> tuple[list[Example], dict[str, int]]:
+def fitting_examples(
+    method: Method[Any], stage: Stage, examples: Sequence[Example]
+) -> tuple[list[Example], dict[str, int]]:
     """Examples that the stage can train on, and how many are left out for each reason."""
     fitting, reasons = [], Counter[str]()
     for example in examples:
@@ -277,7 +287,7 @@ def _stage_trainer(
             lengths=[_num_characters(example) for example in examples] if config.bucket_by_length else None,
         )
         parts, steps_per_epoch = order.parts_per_process, order.steps_per_epoch
-    steps = _num_steps(stage, overrides, config, steps_per_epoch)
+    steps = num_steps(stage, overrides, config, steps_per_epoch)
     steps = steps if budget is None else min(steps, budget)
     args = _arguments(
         config,
@@ -355,8 +365,15 @@ def _num_characters(example: Example) -> int:
     return len(example.question) + sum(map(len, example.steps)) + len(example.answer)
 
 
-def _num_steps(stage: Stage, overrides: StageOverrides, config: TrainConfig, steps_per_epoch: int) -> int:
-    """Optimiser steps of a stage: overrides, then what the stage says, then its share of `train.epochs`."""
+def num_steps(stage: Stage, overrides: StageOverrides, config: TrainConfig, steps_per_epoch: int) -> int:
+    """Optimiser steps of a stage: overrides, then what the stage says, then its share of `train.epochs`.
+
+    Args:
+        stage: of the method.
+        overrides: `train.stages` of its name.
+        config: the settings of training.
+        steps_per_epoch: of a pass over its examples.
+    """
     steps, epochs = overrides.steps, overrides.epochs
     if steps is None and epochs is None:
         steps, epochs = stage.steps, stage.epochs

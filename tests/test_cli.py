@@ -135,18 +135,44 @@ def test_sweep_runs_processes_and_lists_failures(call: Call, monkeypatch: pytest
     monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
     settings = ", ".join(text.replace("=", ": ") for text in SMALL)
     Path("sweep.yaml").write_text(f"methods: [cot, direct]\nsettings: [{{{settings}}}]\nlimit: 4\n")
-    code, out, _ = call("sweep", "sweep.yaml", "--jobs", "2")
-    assert (code, out) == (0, "2 runs done, 0 complete before, 0 failed\n")
+    code, out, lines = call("sweep", "sweep.yaml", "--jobs", "2")
+    assert code == 0
+    *table, _, last = out.splitlines()
+    assert last == "2 runs done, 0 complete before, 0 failed"
+    assert [line.split()[1].split("-")[1] for line in table[2:]] == ["cot", "direct"]
+    assert sorted(line.split()[0] for line in lines if "accuracy (%)" in line) == ["[1]", "[2]"]
+    assert not list(Path("runs/logs").glob("*.progress"))
     for log in Path("runs/logs").glob("*.log"):  # commands and their results, nothing else
-        assert [line[:2] for line in log.read_text().splitlines()] == ["$ ", "ru", "ne", "$ ", "ru"]
+        starts = [line[:2] for line in log.read_text().splitlines()]
+        assert starts[:5] == ["$ ", "ru", "ne", "$ ", "ru"]
+        assert set(starts[5:]) <= {"ru"}, "caveats of the evaluation"
     Path("sweep.yaml").write_text(f"methods: [cot]\nsettings: [{{{settings}}}]\nlimit: 4\nevaluate: [math500]\n")
     monkeypatch.delenv("LATBENCH_DATA_DIR", raising=False)
     code, out, lines = call("sweep", "sweep.yaml", "--resume", "--json")
     assert code == 1
     assert len(json.loads(out)["failed"]) == 1
-    assert lines[0].startswith("failed: synth-cot-tiny-")
-    assert "LATBENCH_DATA_DIR" in lines[0]
-    assert "(log: runs/logs/synth-cot-tiny-" in lines[0]
+    assert lines[0].startswith("[1] synth-cot-tiny-")
+    assert lines[1].startswith("failed: synth-cot-tiny-")
+    assert "LATBENCH_DATA_DIR" in lines[1]
+    assert "(log: runs/logs/synth-cot-tiny-" in lines[1]
+
+
+def test_a_dry_run_counts_what_the_sweep_then_costs(call: Call) -> None:
+    settings = ", ".join(text.replace("=", ": ") for text in SMALL)
+    Path("sweep.yaml").write_text(f"methods: [cot, codi]\nseeds: [0, 1]\nsettings: [{{{settings}}}]\n")
+    code, out, _ = call("sweep", "sweep.yaml", "--dry-run", "--json", "--limit", "3")
+    assert code == 0
+    assert not Path("runs").exists()
+    found = json.loads(out)
+    assert (len(found["runs"]), found["num_evaluations"], found["num_answers"]) == (4, 4, 12)
+    assert call(*TRAIN)[0] == 0
+    report = json.loads(next(Path("runs").glob("*/train.json")).read_text())
+    (same,) = (run for run in found["runs"] if run["run"] == next(Path("runs").glob("synth-*")).name)
+    costs = report["costs"]
+    assert (same["steps"], same["passes"]) == (costs["optimiser_steps"], costs["examples_seen"])
+    assert same["flops"] == pytest.approx(costs["flops"], rel=0.2)  # of other rows, padded otherwise
+    code, out, _ = call("sweep", "sweep.yaml", "--dry-run")
+    assert "3 runs to train (0 complete)" in out
 
 
 def test_lists_and_tables_start_without_torch(call: Call) -> None:

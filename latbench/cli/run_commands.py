@@ -1,4 +1,4 @@
-"""Commands that make runs: quickstart, train, eval, sweep, rerun."""
+"""Commands that make runs: quickstart, train, eval, rerun; sweep has a file of its own."""
 
 from __future__ import annotations
 
@@ -180,45 +180,6 @@ def evaluate(
         say(str(summary.folder))
         for caveat in caveats(summary):
             note(f"{summary.folder}: {caveat.sentence}")
-
-
-@commands.command(rich_help_panel="Runs")
-def sweep(
-    file: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="methods, tasks, seeds, settings, base.")],
-    resume: ResumeOption = False,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes at once; one per GPU, or one, by default.")] = None,
-    trust: TrustOption = False,
-    runs_dir: RunsOption = RUNS,
-    data_dir: DataOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Train and evaluate a grid of runs; what is complete is skipped, a failed run stops no other."""
-    from latbench.sweeps.executor import LocalExecutor, slots
-    from latbench.sweeps.sweep import members, read_sweep, run_sweep
-    from latbench.util.progress import progress
-
-    use_data_dir(data_dir)
-    config = read_sweep(file)
-    with progress("sweep", total=len(members(config, runs_dir))) as advance:
-        done = run_sweep(
-            config,
-            LocalExecutor(slots(jobs)),
-            runs_dir=runs_dir,
-            resume=resume,
-            trust_remote_code=trust,
-            on_end=lambda result: advance(1),
-        )
-        advance(len(done.skipped))
-    ended = [result.job.name for result in done.results if not result.failed]
-    if as_json:
-        failed = [{"run": result.job.name, "log": result.job.log, "error": result.last_line} for result in done.failed]
-        print_json({"skipped": done.skipped, "complete": ended, "failed": failed})
-    else:
-        say(f"{len(ended)} runs done, {len(done.skipped)} complete before, {len(done.failed)} failed")
-    for result in done.failed:
-        note(f"failed: {result.job.name}: {result.last_line} (log: {result.job.log})")
-    if done.failed:
-        raise typer.Exit(FAILED)
 
 
 @commands.command(rich_help_panel="Runs")

@@ -15,16 +15,29 @@ from pathlib import Path
 from typing import Protocol
 
 from latbench.sweeps.child import under
+from latbench.util.progress import PROGRESS_FILE
 from latbench.util.signals import handling
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Commands that run one after another until one fails; their output goes to `log`."""
+    """Commands that run one after another until one fails."""
 
     name: str
+    """What it is called, here and in the names of its files."""
     commands: tuple[tuple[str, ...], ...]
+    """Program and arguments of each."""
     log: Path
+    """File to which their output is appended."""
+    root: Path | None = None
+    """Folder in which everything lies that the commands read and write, if they may run on another machine."""
+    paths: tuple[str, ...] = ()
+    """What they read and write in it: files and folders, the first of which is the run's."""
+
+    @property
+    def progress(self) -> Path:
+        """File in which the running command says how far it has come; it goes when the job ends."""
+        return self.log.with_suffix(".progress")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +99,17 @@ class LocalExecutor:
             returncode = self._run_commands(job, slot)
         finally:
             self._slots.put(slot)
+            job.progress.unlink(missing_ok=True)
         result = JobResult(job=job, returncode=returncode, last_line=last_line(job.log))
         if not self._stopped:
             on_end(result)
         return result
 
     def _run_commands(self, job: Job, slot: str | None) -> int:
-        environment = os.environ if slot is None else {**os.environ, "CUDA_VISIBLE_DEVICES": slot}
+        environment = {**os.environ, PROGRESS_FILE: str(job.progress.absolute())}
+        environment |= {} if slot is None else {"CUDA_VISIBLE_DEVICES": slot}
         job.log.parent.mkdir(parents=True, exist_ok=True)
+        job.progress.unlink(missing_ok=True)  # of a sweep that was killed
         with job.log.open("ab") as log:
             for command in job.commands:
                 log.write(f"$ {shlex.join(command)}\n".encode())

@@ -126,6 +126,16 @@ class Member:
             for task in self.tasks
         ]
 
+    def again(self) -> Member:
+        """The same, with the run as it is on file by now."""
+        folder = self.run.folder
+        return replace(self, run=load_run(folder) if (folder / TRAIN).exists() else self.run)
+
+    def open_jobs(self, sweep: SweepConfig) -> list[EvalJob]:
+        """Its evaluations that have not ended. Raises: ValueError: as `jobs`."""
+        jobs = self.jobs(sweep)
+        return [j for j in jobs if not ((j.folder / MANIFEST).exists() and read_manifest(j.folder).complete)]
+
 
 def members(sweep: SweepConfig, runs_dir: Path) -> list[Member]:
     """The grid's points, grouped by what is trained.
@@ -171,14 +181,14 @@ def run_sweep(
         `resume` is off.
     """
     all_members = members(sweep, runs_dir)
-    open_members = [member for member in all_members if not _is_complete(member, sweep)]
-    _refuse_absent_data(open_members, sweep)
-    begun = [member.run.folder.name for member in open_members if (member.run.folder / CONFIG).exists()]
+    left = open_members(all_members, sweep)
+    _refuse_absent_data(left, sweep)
+    begun = [member.run.folder.name for member in left if (member.run.folder / CONFIG).exists()]
     if begun and not resume:
         raise ValueError(f"{len(begun)} runs of the sweep are begun but not complete (first {begun[0]}); pass --resume")
     trust = ("--trust-remote-code",) if trust_remote_code else ()
-    jobs = [_job(member, sweep, runs_dir, trust) for member in open_members]
-    complete = [member.run.folder.name for member in all_members if member not in open_members]
+    jobs = [_job(member, sweep, runs_dir, trust) for member in left]
+    complete = [member.run.folder.name for member in all_members if member not in left]
     return SweepReport(skipped=complete, results=executor.run(jobs, on_end))
 
 
@@ -206,11 +216,14 @@ def _trained_on(config: RunConfig) -> list[EvalConfig]:
     return [own, *(_trained_on(config.start) if config.start else [])]
 
 
-def _is_complete(member: Member, sweep: SweepConfig) -> bool:
-    """Whether training and all evaluations have ended."""
-    return member.run.is_complete and all(
-        (job.folder / MANIFEST).exists() and read_manifest(job.folder).complete for job in member.jobs(sweep)
-    )
+def open_members(members: Sequence[Member], sweep: SweepConfig) -> list[Member]:
+    """Those whose training or one of whose evaluations has not ended.
+
+    Args:
+        members: of the sweep.
+        sweep: its content.
+    """
+    return [member for member in members if not member.run.is_complete or member.open_jobs(sweep)]
 
 
 def _job(member: Member, sweep: SweepConfig, runs_dir: Path, trust: tuple[str, ...]) -> Job:
@@ -232,4 +245,19 @@ def _job(member: Member, sweep: SweepConfig, runs_dir: Path, trust: tuple[str, .
         for changes in member.decodings
     ]
     train = (*latbench, "train", "--config", str(config), "--runs-dir", str(runs_dir), "--resume", *trust)
-    return Job(name=name, commands=(train, *evaluations), log=runs_dir / "logs" / f"{name}.log")
+    return Job(
+        name=name,
+        commands=(train, *evaluations),
+        log=runs_dir / "logs" / f"{name}.log",
+        root=runs_dir,
+        paths=(name, *starts_of(member.run.config), str(config.relative_to(runs_dir))),
+    )
+
+
+def starts_of(config: RunConfig) -> list[str]:
+    """Names of the runs that a run starts from, directly or not.
+
+    Args:
+        config: of the run.
+    """
+    return [] if config.start is None else [config.start.run_id, *starts_of(config.start)]

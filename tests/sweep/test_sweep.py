@@ -24,6 +24,7 @@ from latbench.runs.run import CONFIG, load_run
 from latbench.sweeps.child import under
 from latbench.sweeps.executor import Job, JobResult, LocalExecutor
 from latbench.sweeps.sweep import SweepConfig, members, read_sweep, run_configs, run_sweep
+from latbench.util.progress import Reached, read_reached
 from latbench.util.signals import handling
 
 BASE = {
@@ -139,6 +140,31 @@ def test_the_local_executor_reports_each_job_with_log_and_last_line(tmp_path: Pa
     assert [result.returncode for result in results] == [0, 1, 3]
     assert [result.last_line for result in results[:2]] == ["fine", "error: out of cheese"]
     assert "never" not in (tmp_path / "l" / "two.log").read_text()
+
+
+def test_a_job_says_how_far_it_has_come(tmp_path: Path) -> None:
+    code = (
+        "import time; from latbench.util.progress import progress\n"
+        "with progress('steps', total=3) as advance:\n"
+        f"    advance(3); import pathlib; seen = pathlib.Path({str(tmp_path / 'seen')!r})\n"
+        "    while not seen.exists(): time.sleep(0.01)\n"
+    )
+    reached: list[Reached | None] = []
+    task = job(tmp_path, "long", code)
+
+    def look() -> None:
+        while (found := read_reached(task.progress)) is None or found.done < 3:
+            time.sleep(0.01)
+        reached.append(found)
+        (tmp_path / "seen").touch()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    (result,) = LocalExecutor([None]).run([task], ignore)
+    thread.join()
+    assert not result.failed
+    assert reached == [Reached(what="steps", done=3, total=3)]
+    assert not task.progress.exists()
 
 
 def test_as_many_processes_run_as_there_are_slots_and_each_sees_its_device(tmp_path: Path) -> None:

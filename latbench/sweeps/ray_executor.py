@@ -277,6 +277,7 @@ class _Running:
                 if file.is_file() and not file.name.startswith("."):
                     for block in _blocks(file):
                         self._ray.get(self._actor.put.remote(file.relative_to(self._root).as_posix(), block))
+        self._here = self._ray.get(self._actor.files.remote())
 
     def _fetch(self) -> None:
         """Bring back the job's folders, each whole: gathered beside, then renamed into place."""

@@ -74,7 +74,7 @@ def test_sharded_training_with_lora_ends_with_the_weights_of_one_process(tmp_pat
 
 @pytest.mark.slow
 def test_stages_follow_each_other_with_whole_weights(tmp_path: Path) -> None:
-    settings = ["method.max_stage=1", "method.epochs_per_stage=1", "train.max_steps=null", "task.num_train=8"]
+    settings = ["method.max_stage=1", "train.max_steps=null", "task.num_train=8"]
     run = train(tmp_path / "two", *settings, method="coconut", sharded=True)
     alone = train(tmp_path / "one", *settings, "train.batch_size=8", method="coconut", sharded=False)
     assert len(list(run.glob("stages/*/report.json"))) > 1

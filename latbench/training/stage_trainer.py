@@ -210,7 +210,7 @@ class StageTrainer(Trainer):
     ) -> Tensor:
         """This micro-batch's share of the step's objective, times the processes, over which DDP averages gradients."""
         assert num_items_in_batch is not None
-        losses: Losses = model(inputs)
+        losses = Losses(model(inputs))  # FSDP makes a plain dict of them where it casts outputs
         if losses.keys() != num_items_in_batch.keys():
             raise ValueError(
                 f"method {self.module.method.name!r}, stage {self.module.stage.name!r}: loss returns the terms "

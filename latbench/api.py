@@ -122,7 +122,9 @@ class Run(runs.Run):
         """
         from latbench.measures.reliance import DEFAULT, reliance
 
-        return reliance(self._job(task, **asked), interventions or DEFAULT)[1]
+        _, found = reliance(self._job(task, **asked), interventions or DEFAULT)
+        assert found is not None, "without shards nothing is left open"
+        return found
 
     @speaks_python
     def parallelism(

@@ -16,6 +16,9 @@ NOT_RUN: Mapping[str, str] = {
     r"latbench eval runs/gsm8k-codi-gpt2-.*": "evaluates an import from the Hub",
     r"latbench eval RUN --set task.scorer=.*": "evaluates an import from the Hub",
     r"latbench eval --model Qwen/QwQ-32B .*": "loads a model of 32 billion weights from the Hub",
+    r"latbench eval RUN --tasks math500 --shard .*": "answers a part of a test set; test_shards.py joins parts",
+    r"latbench sweep SWEEP.yaml --executor ray .*": "needs a cluster; tests/sweep/test_ray.py has one of three nodes",
+    r"accelerate launch .*": "starts several processes on accelerators",
     r"latbench leaderboard results --check": "takes half a minute; tests/test_submission.py recomputes the same files",
 }
 """Commands, as regular expressions, with the reason why they are parsed and not run."""

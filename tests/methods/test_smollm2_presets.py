@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from latbench.sweeps.sweep import read_sweep, run_configs
 
 from latbench.config import RunConfig, parse, tree
 from latbench.registry import method_names, task_names
+from latbench.sweeps.sweep import read_sweep, run_configs
 
 PRESET = "smollm2-135m"
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"

@@ -29,7 +29,8 @@ reasoning and answer together), `do_sample`, `temperature` and any key of `gener
 run's seed, the context and the repeat, so that neither batch nor --seed changes them.
 
 With --log_samples each sample of a task that generates has, as `arg_2` of its arguments, one entry for each answer:
-the reasoning text, the numbers of latent steps and tokens, how the answer ended, and the top tokens of each latent step.
+the reasoning text, the numbers of latent steps and tokens, how the answer ended, and the top tokens of each latent
+step.
 """
 
 from __future__ import annotations

@@ -126,7 +126,11 @@ class _Handlers:
         asked = requests.read_request(await _read_json(request), kind, self.served.limits)
         events: asyncio.Queue[Event] = asyncio.Queue()
         loop = asyncio.get_running_loop()
-        ticket = self._submit(asked, lambda event: loop.call_soon_threadsafe(events.put_nowait, event))
+
+        def tell(event: Event) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        ticket = self._submit(asked, tell)
         try:
             first = await _while_connected(request, events.get())
             if isinstance(first, Failed):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from latbench.config import GenerateConfig
+from latbench.decoding.latent_trace import TraceRecorder, largest
 from latbench.decoding.loop import LENGTH, ROOM, RUNNING, Generation, Loop, Prompt
 from latbench.decoding.rule import Mode, RowState, Step, StepRule
-from latbench.decoding.trace import TraceRecorder, largest
 from latbench.model.backbone import Backbone
 
 SHRINK = 2  # a batch is shrunk once the rows that run fit into one part of so many

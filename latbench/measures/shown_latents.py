@@ -12,7 +12,7 @@ from latbench.measures.measure_files import LatentsFile, LatentStep, MeasureHead
 from latbench.util.text import encodable
 
 if TYPE_CHECKING:
-    from latbench.decoding.trace import LatentTrace
+    from latbench.decoding.latent_trace import LatentTrace
 
 MAX_RECORDS = 50  # of a run
 MAX_STEPS, TOP = 32, 5  # latent steps of an answer, tokens of a step

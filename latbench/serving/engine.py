@@ -20,7 +20,7 @@ from latbench.config import GenerateConfig
 from latbench.decoding.loop import Generation, Prompt
 from latbench.decoding.session import LatentReading, Session
 from latbench.decoding.written import with_written_chain
-from latbench.measures.files import LatentStep
+from latbench.measures.measure_files import LatentStep
 from latbench.measures.shown_latents import rounded
 from latbench.method import Method
 from latbench.serving.stream import TextStream

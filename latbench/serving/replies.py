@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from latbench.decoding.loop import Generation
-from latbench.measures.files import LatentStep
+from latbench.measures.measure_files import LatentStep
 from latbench.serving.engine import Told
 from latbench.task import StopReason
 

@@ -100,7 +100,9 @@ def served(
         line = next(line for line in server.stderr if "serving" in line or "error" in line)
         address = re.search(r"http://([\d.]+):(\d+)/v1", line)
         assert address is not None, line
-        return ask(address[1], int(address[2]), questions, num_clients, seconds)
+        place = address[1], int(address[2])
+        ask(*place, questions[:num_clients], num_clients, None)  # warm, as the offline loop is
+        return ask(*place, questions, num_clients, seconds)
     finally:
         server.terminate()
         server.wait()

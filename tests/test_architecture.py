@@ -30,7 +30,8 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "latbench.evaluation",
         "latbench.measures",
         "latbench.report",
-        "latbench.submission latbench.sweeps latbench.integrations latbench.results latbench.api latbench.serving",
+        "latbench.submission latbench.sweeps latbench.integrations latbench.results latbench.api latbench.serving "
+        "latbench.export",
         "latbench.cli latbench.__main__ latbench",
     )
 )

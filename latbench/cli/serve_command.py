@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from latbench import registry
-from latbench.cli.console import FAILED, find_target, note, use_data_dir
+from latbench.cli.console import FAILED, note
 from latbench.cli.options import (
     RUNS,
     DataOption,
@@ -22,6 +20,7 @@ from latbench.cli.options import (
     TrustOption,
     eval_changes,
 )
+from latbench.data.folder import use_data_dir
 
 commands = typer.Typer()
 
@@ -64,19 +63,20 @@ def serve(
         note(f"error: {error.name} is not installed; run `pip install 'latbench[serve]'`")
         raise typer.Exit(FAILED) from None
     from latbench.evaluation.plan import plan
+    from latbench.evaluation.target import evaluation_target
 
     use_data_dir(data_dir)
-    changes: dict[str, Any] = eval_changes(settings, None)
-    if method is not None and (own := registry.from_file("method", method)) != method:
-        method = None if model is None else own
-    fixed: dict[str, Any] = {}
-    if model is not None or method is not None:
-        fixed = {key: changes.pop(key) for key in list(changes) if key.split(".")[0] in ("model", "method")}
-    options = {"model.id": model, "method.name": method}
-    target, usual = find_target(
-        run, options, settings=fixed, preset=preset, device=device, runs_dir=Path(runs_dir), trust_remote_code=trust
+    target, changes = evaluation_target(
+        run,
+        model,
+        method,
+        eval_changes(settings, None),
+        preset=preset,
+        device=device,
+        runs_dir=runs_dir,
+        trust_remote_code=trust,
     )
-    wanted = plan(target.config, target.config.task_name, changes=usual | changes)
+    wanted = plan(target.config, target.config.task_name, changes=changes)
     if api_key is None and not is_loopback(host):
         note(f"mind: everybody who reaches {host} can ask this server; --api-key KEY asks for a key")
     serve_run(

@@ -39,14 +39,14 @@ def shared(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_answers_as_before_and_evaluates_to_the_same_records(run: Run, shared: Path, tmp_path: Path) -> None:
-    (before,) = latbench.evaluate(run)
+    before = latbench.evaluate(run)
     loaded = latbench.load_run(shutil.copytree(shared, tmp_path / "copy"))
     assert loaded.config == run.config
     questions = ["mod 12: n0=3+4; n1=n0*5; n1?", "n0?"]
     assert loaded.generate(questions) == run.generate(questions)
-    (copied,) = latbench.evaluate(loaded)
+    copied = latbench.evaluate(loaded)
     assert copied.records == before.records
-    (anew,) = latbench.evaluate(loaded, limit=9)
+    anew = latbench.evaluate(loaded, limit=9)
     assert anew.records == before.records[:9]
 
 
@@ -62,7 +62,7 @@ def test_it_is_a_plain_model_without_code_or_pickles(run: Run, shared: Path) -> 
 def test_its_card_says_method_data_numbers_command_licence_and_citation(run: Run, shared: Path) -> None:
     text = (shared / "README.md").read_text(encoding="utf-8")
     _, front, body = text.split("---\n", 2)
-    (evaluation,) = latbench.evaluate(run)
+    evaluation = latbench.evaluate(run)
     summary = summarise(evaluation)
     values: dict[str, Any] = yaml.safe_load(front)
     assert values["library_name"] == "latbench"

@@ -282,7 +282,7 @@ tracker.save_results_samples(task_name="latbench_synth", samples=found["samples"
     written = json.loads(results_file.read_text(encoding="utf-8"))
     assert written["model_name"] == written["config"]["model_args"]["model"] == latent.folder.name
     assert written["config"]["batch_sizes"] == [latent.config.generate.batch_size]
-    (own,) = latbench.evaluate(latent)
+    own = latbench.evaluate(latent)
     (samples_file,) = folder.glob("samples_*.jsonl")
     samples = list(map(json.loads, samples_file.read_text(encoding="utf-8").splitlines()))
     assert [sample["doc_id"] for sample in samples] == [0, 1, 2]

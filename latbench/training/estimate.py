@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-from latbench.config import StageOverrides, TrainConfig
+from latbench.config import TrainConfig
 from latbench.method import Method, Stage
 from latbench.task import Example
 from latbench.training.cost import FlopMeter
-from latbench.training.trainer import fitting_examples, num_steps, set_trainable, stages_of
+from latbench.training.stage_plan import StagePlan
+from latbench.training.trainer import set_trainable, stages_of
 
 ROWS = 4  # whose loss is computed to count operations
 
@@ -57,42 +57,25 @@ def estimate_training(
     if not all(stage.rollouts for stage in stages):
         method.build_auxiliary()
     found: list[StageEstimate] = []
-    for stage in stages:
+    for index, stage in enumerate(stages):
         left = None if config.max_steps is None else config.max_steps - sum(one.steps for one in found)
         if left == 0:
             break
-        found.append(_estimate(method, stage, examples, config, num_processes=num_processes, rows=rows, left=left))
+        plan = StagePlan.of(method, stage, index, examples, config, num_processes=num_processes, budget=left)
+        found.append(_estimate(method, plan, config, rows=rows))
     return found
 
 
-def _estimate(
-    method: Method[Any],
-    stage: Stage,
-    examples: Sequence[Example],
-    config: TrainConfig,
-    *,
-    num_processes: int,
-    rows: int,
-    left: int | None,
-) -> StageEstimate:
-    fitting, _ = fitting_examples(method, stage, examples)
-    overrides = config.stages.get(stage.name, StageOverrides())
+def _estimate(method: Method[Any], plan: StagePlan, config: TrainConfig, *, rows: int) -> StageEstimate:
+    stage, examples = plan.stage, plan.examples
     if stage.rollouts:
         assert config.rl is not None
-        per_step, per_epoch = config.rl.prompts, ceil(len(fitting) / config.rl.prompts) * config.rl.updates
-    else:
-        per_step = config.batch_size * (overrides.accumulation or config.accumulation) * num_processes
-        per_epoch = ceil(len(fitting) / per_step)
-    steps = num_steps(stage, overrides, config, per_epoch)
-    steps = steps if left is None else min(steps, left)
-    if stage.rollouts:
-        assert config.rl is not None
-        return StageEstimate(name=stage.name, steps=steps, passes=steps * per_step // config.rl.updates, flops=None)
-    passes = round(steps * len(fitting) / per_epoch)  # the steps of a pass are of nearly equal size
-    measured = fitting[:: max(1, len(fitting) // rows)][:rows]
-    return StageEstimate(
-        name=stage.name, steps=steps, passes=passes, flops=passes * _flops(method, stage, measured) / len(measured)
-    )
+        prompts = plan.steps * plan.rows_per_step // config.rl.updates
+        return StageEstimate(name=stage.name, steps=plan.steps, passes=prompts, flops=None)
+    passes = round(plan.steps * len(examples) / plan.steps_per_epoch)  # the steps of a pass are of nearly equal size
+    measured = examples[:: max(1, len(examples) // rows)][:rows]
+    flops = passes * _flops(method, stage, measured) / len(measured)
+    return StageEstimate(name=stage.name, steps=plan.steps, passes=passes, flops=flops)
 
 
 def _flops(method: Method[Any], stage: Stage, examples: Sequence[Example]) -> int:

@@ -23,9 +23,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from latbench.method import Losses, Method, Stage
 from latbench.model.batches import Batch
-from latbench.task import Example
 from latbench.training.cost import FlopMeter, TrainReport, count_tokens, peak_memory_bytes
-from latbench.training.order import Order
 from latbench.training.resume import (
     CHECKPOINT,
     STATE,
@@ -38,6 +36,7 @@ from latbench.training.resume import (
     step_of,
 )
 from latbench.training.sharded import ask_for_whole_tensors
+from latbench.training.stage_plan import StagePlan
 from latbench.training.window import LossWindow
 from latbench.util import heap
 from latbench.util.progress import Bar
@@ -69,35 +68,26 @@ class MicroBatches(Dataset[Batch]):
     """The stage's micro-batches of this process, in order of use; collated when read.
 
     Args:
-        first_epoch: passes of earlier stages, so that no stage repeats an order or a noise of another.
+        method: whose batches they are.
+        plan: of the stage.
+        process: number of this one.
     """
 
-    def __init__(
-        self,
-        method: Method[Any],
-        stage: Stage,
-        examples: list[Example],
-        order: Order,
-        *,
-        steps: int,
-        first_epoch: int,
-        process: int,
-    ) -> None:
-        self._method, self._stage, self._examples = method, stage, examples
-        self._order, self._process = order, process
-        self._steps, self._first_epoch = steps, first_epoch
+    def __init__(self, method: Method[Any], plan: StagePlan, *, process: int) -> None:
+        self._method, self._plan, self._process = method, plan, process
         self.num_read = 0  # examples, since the trainer last looked
 
     def __len__(self) -> int:
-        return self._steps * self._order.parts_per_process
+        return self._plan.steps * self._plan.parts_per_process
 
     def __getitem__(self, index: int) -> Batch:
-        self._method.step, part = divmod(index, self._order.parts_per_process)
-        epoch, step = divmod(self._method.step, self._order.steps_per_epoch)
-        self._method.epoch = self._first_epoch + epoch
-        rows = self._order.part(self._method.epoch, step, part, self._process)
+        plan, order = self._plan, self._plan.order
+        self._method.step, part = divmod(index, order.parts_per_process)
+        epoch, step = divmod(self._method.step, order.steps_per_epoch)
+        self._method.epoch = plan.first_epoch + epoch
+        rows = order.part(self._method.epoch, step, part, self._process)
         self.num_read += len(rows)
-        batch: Batch = self._method.batch([self._examples[row] for row in rows], self._stage)
+        batch: Batch = self._method.batch([plan.examples[row] for row in rows], plan.stage)
         return batch
 
 
@@ -105,11 +95,12 @@ class StageTrainer(Trainer):
     """`transformers.Trainer` over one stage.
 
     Args:
+        module: the method at this stage.
+        args: the Trainer's own settings.
         batches: the micro-batches of this process; None: a subclass makes them.
-        fingerprint: what must be equal for a resume point to fit.
+        plan: of the stage.
         kept: names of the method's tensors that resume points hold: those which training can change.
         auxiliary_lr: of the helper models; None: that of `args`.
-        report: counts so far, with the skipped examples.
         moments: file of the optimiser states to begin with; None: fresh ones.
     """
 
@@ -121,11 +112,8 @@ class StageTrainer(Trainer):
         args: TrainingArguments,
         batches: MicroBatches | None = None,
         *,
-        steps_per_epoch: int,
-        first_epoch: int,
-        fingerprint: Mapping[str, Any],
+        plan: StagePlan,
         kept: frozenset[str],
-        report: TrainReport,
         auxiliary_lr: float | None = None,
         moments: Path | None = None,
     ) -> None:
@@ -135,12 +123,10 @@ class StageTrainer(Trainer):
         self.module = module
         self.batches = batches
         self.window = LossWindow()
-        self.report = report
+        self.report = TrainReport(skipped=plan.skipped)  # counts so far
         self.interrupted = False  # set by the signal handler: stop at the next whole step
         self.bar: Bar | None = None  # moved by each step, with the last logged loss
-        self._steps_per_epoch = steps_per_epoch
-        self._first_epoch = first_epoch
-        self._fingerprint = dict(fingerprint)
+        self._plan = plan
         self._kept = kept
         self._auxiliary_lr = auxiliary_lr
         self._moments = moments
@@ -240,7 +226,7 @@ class StageTrainer(Trainer):
 
         Raises: ValueError: the loss is not finite.
         """
-        self.state.epoch = self._first_epoch + self.state.global_step / self._steps_per_epoch
+        self.state.epoch = self._plan.first_epoch + self.state.global_step / self._plan.steps_per_epoch
         if "loss" in logs:
             self.window.merge(self.accelerator)
             loss, terms = self.window.means()
@@ -283,7 +269,7 @@ class StageTrainer(Trainer):
             if self.is_world_process_zero():
                 self._write_state(self._beside / name)
                 state = {
-                    "fingerprint": self._fingerprint,
+                    "fingerprint": self._plan.fingerprint,
                     "window": self.window.state(),
                     "report": asdict(self.current_report()),
                     "files": hashes(self._beside / name),
@@ -321,7 +307,7 @@ class StageTrainer(Trainer):
         else:
             load_weights(self.module.method, folder, self._kept)
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        for name, value in self._fingerprint.items():
+        for name, value in self._plan.fingerprint.items():
             if state["fingerprint"].get(name) != value:
                 raise ValueError(
                     f"{folder} was trained with {name} {state['fingerprint'].get(name)}, now it is {value}; "
@@ -338,7 +324,7 @@ class StageTrainer(Trainer):
         return replace(
             self.report,
             optimiser_steps=steps,
-            epochs=steps / self._steps_per_epoch,
+            epochs=steps / self._plan.steps_per_epoch,
             flops=self.state.total_flos,
             seconds=self.report.seconds + time.monotonic() - self._started,
             peak_memory_bytes=max(self.report.peak_memory_bytes, peak_memory_bytes(self.args.device)),

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +20,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from transformers import TrainingArguments
 from transformers.integrations.integration_utils import (
@@ -29,17 +27,17 @@ from transformers.integrations.integration_utils import (
     get_available_reporting_integrations,
 )
 
-from latbench.config import RLConfig, StageOverrides, TrainConfig
+from latbench.config import RLConfig, TrainConfig
 from latbench.method import HeldOut, Method, Stage
 from latbench.registry import unknown
 from latbench.task import Example
 from latbench.training import checkpoint
 from latbench.training.cost import TrainReport
-from latbench.training.order import Order
 from latbench.training.resume import OPTIMIZER, check_whole, cut_log, load_weights, resume_points, shrink, step_of
-from latbench.training.rl.policy_trainer import PolicyModule, RolloutTrainer, check_method, frozen_copy, skip_reason
+from latbench.training.rl.policy_trainer import PolicyModule, RolloutTrainer, check_method, frozen_copy
 from latbench.training.rl.rollouts import RolloutSource
 from latbench.training.sharded import Blueprint, is_asked_for, refuse_unsupported
+from latbench.training.stage_plan import StagePlan
 from latbench.training.stage_trainer import LOG, MicroBatches, StageModule, StageTrainer
 from latbench.util.files import write_whole
 from latbench.util.progress import progress
@@ -196,15 +194,16 @@ def _train_stage(
         elif not _later_is_complete(run, index):
             raise ValueError(f"{folder} is complete but its weights are gone; remove {run.folder.parent} to train anew")
         return TrainReport(**json.loads((folder / REPORT).read_text(encoding="utf-8")))
-    fitting, skipped = fitting_examples(run.method, stage, examples)
+    plan = StagePlan.of(
+        run.method, stage, index, examples, run.config,
+        seed=run.seed, num_processes=state.num_processes, budget=budget, first_epoch=first_epoch,
+    )  # fmt: skip
     with state.main_process_first():
         folder.mkdir(parents=True, exist_ok=True)
-        run.method.prepare(stage, fitting, folder)
+        run.method.prepare(stage, plan.examples, folder)
     set_trainable(run.method, stage)
     blueprint = Blueprint(run.method) if is_asked_for() else None
-    trainer = _stage_trainer(
-        run, index, stage, fitting, folder, state=state, budget=budget, first_epoch=first_epoch, skipped=skipped
-    )
+    trainer = _stage_trainer(run, plan, folder)
     try:
         point = next(iter(resume_points(folder)), None)
         if point is None and state.is_main_process:
@@ -231,24 +230,6 @@ def _later_is_complete(run: _Run, index: int) -> bool:
     return any(int(report.parent.name.split("-")[0]) > index for report in run.folder.glob(f"*/{REPORT}"))
 
 
-def fitting_examples(
-    method: Method[Any], stage: Stage, examples: Sequence[Example]
-) -> tuple[list[Example], dict[str, int]]:
-    """Examples that the stage can train on, and how many are left out for each reason."""
-    fitting, reasons = [], Counter[str]()
-    for example in examples:
-        reason = skip_reason(method, example) if stage.rollouts else method.skip_reason(example, stage)
-        if reason is None:
-            fitting.append(example)
-        else:
-            reasons[reason] += 1
-    if not fitting:
-        why = reasons.most_common(1)[0][0] if reasons else "there is none"
-        advice = "use shorter data or a model with a longer context" if "context" in why else "use other data"
-        raise ValueError(f"none of {len(examples)} training examples fits stage {stage.name!r} ({why}); {advice}")
-    return fitting, dict(sorted(reasons.items()))
-
-
 def set_trainable(method: Method[Any], stage: Stage) -> None:
     """Let gradients flow to what the stage trains, and to nothing else."""
     method.requires_grad_(False)
@@ -256,95 +237,34 @@ def set_trainable(method: Method[Any], stage: Stage) -> None:
         parameter.requires_grad_(True)
 
 
-def _stage_trainer(
-    run: _Run,
-    index: int,
-    stage: Stage,
-    examples: list[Example],
-    folder: Path,
-    *,
-    state: PartialState,
-    budget: int | None,
-    first_epoch: int,
-    skipped: dict[str, int],
-) -> StageTrainer:
-    config = run.config
-    overrides = config.stages.get(stage.name, StageOverrides())
-    accumulation = overrides.accumulation or config.accumulation
-    if stage.rollouts:
-        assert run.config.rl is not None
-        config = replace(config, schedule=run.config.rl.schedule, warmup_ratio=run.config.rl.warmup_ratio)
-        rows_per_step = run.config.rl.prompts
-        parts, steps_per_epoch = accumulation, ceil(len(examples) / rows_per_step) * run.config.rl.updates
-    else:
-        rows_per_step = config.batch_size * accumulation * state.num_processes
-        order = Order(
-            num_rows=len(examples),
-            rows_per_step=rows_per_step,
-            num_parts=accumulation * state.num_processes,
-            num_processes=state.num_processes,
-            seed=run.seed,
-            lengths=[_num_characters(example) for example in examples] if config.bucket_by_length else None,
-        )
-        parts, steps_per_epoch = order.parts_per_process, order.steps_per_epoch
-    steps = num_steps(stage, overrides, config, steps_per_epoch)
-    steps = steps if budget is None else min(steps, budget)
-    args = _arguments(
-        config,
-        folder,
-        steps=steps,
-        accumulation=parts,
-        lr=overrides.lr or stage.lr or config.lr,
-        seed=(run.seed + index) % 2**32,
-        device=run.method.backbone.device,
-        run_name=f"{run.folder.parent.name}/{stage.name}",
-    )
+def _stage_trainer(run: _Run, plan: StagePlan, folder: Path) -> StageTrainer:
+    state = PartialState()
+    args = _arguments(run, plan, folder)
     shared: dict[str, Any] = {
-        "steps_per_epoch": steps_per_epoch,
-        "first_epoch": first_epoch,
-        "fingerprint": {
-            "examples": len(examples), "seed": run.seed, "steps": steps, "examples per step": rows_per_step,
-        },
+        "plan": plan,
         "kept": run.kept,
-        "report": TrainReport(skipped=skipped),
-        "auxiliary_lr": config.auxiliary_lr,
-        "moments": None if config.reset_optimizer or index == 0 else _moments(run, index - 1),
-    }  # fmt: skip
-    if stage.rollouts:
-        return _rollout_trainer(run, stage, examples, folder, args, state=state, shared=shared)
-    batches = MicroBatches(
-        run.method, stage, examples, order, steps=steps, first_epoch=first_epoch, process=state.process_index
-    )
-    return StageTrainer(StageModule(run.method, stage), args, batches, **shared)
-
-
-def _rollout_trainer(
-    run: _Run,
-    stage: Stage,
-    examples: list[Example],
-    folder: Path,
-    args: TrainingArguments,
-    *,
-    state: PartialState,
-    shared: dict[str, Any],
-) -> RolloutTrainer:
-    """The trainer of the stage of reinforcement learning; the reference is the method as it is now."""
+        "auxiliary_lr": run.config.auxiliary_lr,
+        "moments": None if run.config.reset_optimizer or plan.index == 0 else _moments(run, plan.index - 1),
+    }
+    if not plan.stage.rollouts:
+        batches = MicroBatches(run.method, plan, process=state.process_index)
+        return StageTrainer(StageModule(run.method, plan.stage), args, batches, **shared)
     rl = run.config.rl
     assert isinstance(rl, RLConfig)
     assert run.held_out is not None, "reinforcement learning needs a task that scores answers"
     source = RolloutSource(
         run.method,
-        examples,
+        plan.examples,
         run.held_out.task,
         rl,
         seed=run.seed,
-        parts=args.gradient_accumulation_steps,
+        parts=plan.parts_per_process,
         process=state.process_index,
         num_processes=state.num_processes,
-        reference=frozen_copy(run.method) if rl.kl > 0 else None,
+        reference=frozen_copy(run.method) if rl.kl > 0 else None,  # the method as it is now
         folder=folder,
     )
-    module = PolicyModule(run.method, stage, rl)
+    module = PolicyModule(run.method, plan.stage, rl)
     return RolloutTrainer(module, args, source=source, held_out=run.held_out, **shared)
 
 
@@ -360,56 +280,29 @@ def _moments(run: _Run, index: int) -> Path:
     return found[-1]
 
 
-def _num_characters(example: Example) -> int:
-    """Length for bucketing: close to the number of tokens, and free."""
-    return len(example.question) + sum(map(len, example.steps)) + len(example.answer)
-
-
-def num_steps(stage: Stage, overrides: StageOverrides, config: TrainConfig, steps_per_epoch: int) -> int:
-    """Optimiser steps of a stage: overrides, then what the stage says, then its share of `train.epochs`.
-
-    Args:
-        stage: of the method.
-        overrides: `train.stages` of its name.
-        config: the settings of training.
-        steps_per_epoch: of a pass over its examples.
-    """
-    steps, epochs = overrides.steps, overrides.epochs
-    if steps is None and epochs is None:
-        steps, epochs = stage.steps, stage.epochs
-    if steps is not None:
-        return steps
-    return max(1, round((config.epochs * stage.share if epochs is None else epochs) * steps_per_epoch))
-
-
-def _arguments(
-    config: TrainConfig,
-    folder: Path,
-    *,
-    steps: int,
-    accumulation: int,
-    lr: float,
-    seed: int,
-    device: torch.device,
-    run_name: str,
-) -> TrainingArguments:
+def _arguments(run: _Run, plan: StagePlan, folder: Path) -> TrainingArguments:
+    """The Trainer's own settings; the schedule of reinforcement learning is that of `train.rl`."""
+    config, device = run.config, run.method.backbone.device
+    if plan.stage.rollouts:
+        assert config.rl is not None
+        config = replace(config, schedule=config.rl.schedule, warmup_ratio=config.rl.warmup_ratio)
     args = TrainingArguments(
         output_dir=str(folder),
-        run_name=run_name,
-        max_steps=steps,
+        run_name=f"{run.folder.parent.name}/{plan.stage.name}",
+        max_steps=plan.steps,
         per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=accumulation,
-        learning_rate=lr,
+        gradient_accumulation_steps=plan.parts_per_process,
+        learning_rate=plan.lr,
         lr_scheduler_type=SCHEDULES[config.schedule],
         lr_scheduler_kwargs={"min_lr_rate": config.min_lr_ratio} if config.schedule == "cosine" else {},
-        warmup_steps=ceil(config.warmup_ratio * steps),
+        warmup_steps=ceil(config.warmup_ratio * plan.steps),
         weight_decay=config.weight_decay,
         adam_beta1=config.betas[0],
         adam_beta2=config.betas[1],
         max_grad_norm=config.clip_norm,
         bf16=config.precision == "bfloat16",
         use_cpu=device.type == "cpu",
-        seed=seed,
+        seed=(plan.seed + plan.index) % 2**32,
         save_strategy="steps",
         save_steps=config.save_every,
         logging_steps=config.log_every,

@@ -21,7 +21,6 @@ from latbench.decoding.action_batch import ActionBatch
 from latbench.decoding.loop import Prompt
 from latbench.method import DIAGNOSTICS, HeldOut, Losses, Method, Stage
 from latbench.model.batches import Batch
-from latbench.task import Example
 from latbench.training.resume import WEIGHTS, replace_weights
 from latbench.training.rl.rollouts import RolloutSource, quiet
 from latbench.training.rl.surrogate import policy_losses
@@ -245,13 +244,6 @@ def check_method(method: Method[Any], config: RLConfig) -> None:
 def learns_from_rollouts(method: type) -> bool:
     """Whether a method's class has log-probabilities of its actions."""
     return method.action_log_probs is not Method.action_log_probs  # type: ignore[attr-defined]
-
-
-def skip_reason(method: Method[Any], example: Example) -> str | None:
-    """Why a question cannot be asked in rollouts, or None."""
-    if not example.answer.strip():
-        return "no answer to check"
-    return method.backbone.beyond_context(len(method.prompt_ids(example.question)) + 1)
 
 
 def frozen_copy(method: Method[Any]) -> Method[Any]:

@@ -45,6 +45,8 @@ class CotConfig(MethodConfig):
 class Cot(Method[CotConfig, SequenceBatch]):
     """Question, open marker, steps, close marker, answer."""
 
+    in_quickstart = True
+
     def stages(self) -> list[Stage]:
         """One."""
         return [Stage(name="sft")]

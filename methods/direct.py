@@ -40,6 +40,8 @@ class DirectConfig(MethodConfig):
 class Direct(Method[DirectConfig, SequenceBatch]):
     """Question, open and close marker, answer."""
 
+    in_quickstart = True
+
     def stages(self) -> list[Stage]:
         """One."""
         return [Stage(name="sft")]

@@ -16,8 +16,6 @@ from latbench.report.leaderboard import LeaderboardResult, leaderboard
 from latbench.report.picture import SUFFIXES, plot
 from latbench.runs.train import train
 
-SHOWN = ("direct", "cot", "latent_sft")  # what the command promises, where it is registered
-
 
 @dataclass(frozen=True, kw_only=True)
 class Quickstart:
@@ -36,7 +34,7 @@ def quickstart_configs(*, every: bool, seeds: Sequence[int], settings: Mapping[s
         settings: values by dotted key; `train.*` holds for the runs these start from, too.
     """
     names = [name for name in registry.method_names() if "tiny" in tree.presets(name)]
-    chosen = sorted(names) if every else [name for name in SHOWN if name in names]
+    chosen = sorted(name for name in names if every or registry.get_method(name).cls.in_quickstart)
     of_seeds = [[_config(method, seed, settings) for method in chosen] for seed in seeds]
     return [config for configs in of_seeds for config in sorted(configs, key=lambda config: len(_starts(config)))]
 

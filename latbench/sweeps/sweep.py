@@ -46,13 +46,21 @@ class SweepConfig:
     """The content of a sweep's file; see the module docstring."""
 
     methods: Names
+    """Methods to train."""
     base: dict[str, Any] = Field(default_factory=dict)
+    """Configuration tree of all runs; it may name a preset."""
     tasks: Names | None = None
+    """Tasks to train on; null: that of `base`."""
     seeds: Annotated[list[int], Field(min_length=1)] | None = None
+    """One run for each; null: the seed of `base`."""
     settings: Annotated[list[dict[str, Any]], Field(min_length=1)] = Field(default_factory=_no_settings)
+    """One run for each mapping of dotted keys to values."""
     evaluate: Names | None = None
+    """Tasks to evaluate on; null: the one trained on."""
     split: str = "test"
+    """Split of these tasks."""
     limit: Positive | None = None
+    """The first so many questions of each; null: all."""
 
 
 @dataclass(frozen=True, kw_only=True)

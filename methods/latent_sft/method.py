@@ -63,6 +63,8 @@ NOISE_DRAW = 1  # draw 0 of a step is the text token's
 class LatentSFT(Condenser):
     """Encoder and soft labels (stage 1), then a decoder that thinks by itself (stage 2)."""
 
+    in_quickstart = True
+
     labels: StoredLabels | None = None  # of stage 2, once it is prepared
 
     # stages

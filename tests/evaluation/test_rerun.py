@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from latbench.cli.listing import LISTINGS
-from latbench.cli.quickstart import SHOWN, quickstart, quickstart_configs
+from latbench.cli.quickstart import quickstart, quickstart_configs
 from latbench.config import RunConfig, parse
 from latbench.evaluation.evaluate import evaluate
 from latbench.evaluation.job import EvalJob
@@ -103,8 +103,8 @@ def test_an_incomplete_result_is_not_repeated(run: Run) -> None:
 
 def test_quickstart_runs_what_is_registered_and_repeats_nothing(tmp_path: Path) -> None:
     configs = quickstart_configs(every=False, seeds=[0], settings=QUICK)
-    assert [config.method_name for config in configs][:2] == ["direct", "cot"]
-    assert {config.method_name for config in configs} <= set(SHOWN)
+    assert [config.method_name for config in configs][:2] == ["cot", "direct"]
+    assert {config.method_name for config in configs} == {"cot", "direct", "latent_sft"}
     assert all(config.preset == "tiny" for config in configs)
     done = quickstart(configs, runs_dir=tmp_path / "runs", out=tmp_path / "out")
     names = sorted(path.name for path in done.paths)
@@ -125,7 +125,7 @@ def test_quickstart_shows_only_its_own_runs(run: Run, tmp_path: Path) -> None:
 
 def test_quickstart_of_every_method_takes_those_with_a_tiny_preset() -> None:
     names = [config.method_name for config in quickstart_configs(every=True, seeds=[0, 1], settings={})]
-    assert set(SHOWN[:2]) <= set(names)
+    assert {"cot", "direct"} <= set(names)
     assert len(names) == 2 * len(set(names))
 
 

@@ -34,7 +34,7 @@ def quickstart_configs(*, every: bool, seeds: Sequence[int], settings: Mapping[s
         settings: values by dotted key; `train.*` holds for the runs these start from, too.
     """
     names = [name for name in registry.method_names() if "tiny" in tree.presets(name)]
-    chosen = sorted(name for name in names if every or registry.get_method(name).cls.in_quickstart)
+    chosen = sorted(name for name in names if every or getattr(registry.get_method(name).cls, "in_quickstart", False))
     of_seeds = [[_config(method, seed, settings) for method in chosen] for seed in seeds]
     return [config for configs in of_seeds for config in sorted(configs, key=lambda config: len(_starts(config)))]
 

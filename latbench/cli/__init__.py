@@ -22,7 +22,8 @@ from latbench.cli import (
     serve_command,
     sweep_command,
 )
-from latbench.cli.console import FAILED, describe, note
+from latbench.cli.console import FAILED, note
+from latbench.cli.errors import describe
 
 RESUMED_BY_OPTION = ("train", "sweep")  # the others resume when they are repeated
 INTERRUPTED = 130  # what Typer returns for Ctrl-C

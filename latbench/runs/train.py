@@ -197,12 +197,8 @@ def _train(run: Run, resume: bool) -> dict[str, Any]:
     _refuse_settings(config, method)
     parts = _trained_parts(config, start)
     if is_main_process():
-        write_whole(folder / CONFIG, _yaml(config))
-        if not (folder / QUESTIONS).exists():  # a run that is resumed has the same data
-            trained_on = _rows_of(task, config, examples) if method.stages() else []
-            earlier = start.folder if start else run_of_checkpoint(config)
-            write_train_questions(folder, question_keys(trained_on), earlier)
-        write_begun(folder, begun)
+        trained_on = _rows_of(task, config, examples) if method.stages() else []
+        _write_beginning(run, trained_on, begun, start)
     report = train_method(
         method,
         examples,
@@ -215,14 +211,23 @@ def _train(run: Run, resume: bool) -> dict[str, Any]:
     )
     if is_main_process():
         checkpoint.save(method, folder / CHECKPOINT, {"config": config.to_tree()}, helpers_of=parts)
+    whole = {"trained": True, **data, "begun": begun, **_costs(report, start), "report": asdict(report)}
+    return {**whole, "diagnostics": _diagnostics(folder), **_made_by()}
+
+
+def _write_beginning(run: Run, trained_on: list[Example], begun: Mapping[str, Any], start: Run | None) -> None:
+    """What a run keeps from before its first step: configuration, keys of its questions, data and versions."""
+    write_whole(run.folder / CONFIG, _yaml(run.config))
+    if not (run.folder / QUESTIONS).exists():  # a run that is resumed has the same data
+        earlier = start.folder if start else run_of_checkpoint(run.config)
+        write_train_questions(run.folder, question_keys(trained_on), earlier)
+    write_begun(run.folder, begun)
+
+
+def _made_by() -> dict[str, Any]:
+    """Versions, commit, machine, command and time for `train.json`."""
     commit, dirty = environment.git_state()
     return {
-        "trained": True,
-        **data,
-        "begun": begun,
-        **_costs(report, start),
-        "report": asdict(report),
-        "diagnostics": _diagnostics(folder),
         "versions": environment.versions(),
         "git_commit": commit,
         "git_dirty": dirty,

@@ -313,7 +313,7 @@ class Method(nn.Module, ABC, Generic[ConfigT, BatchT]):
             rule: in place of the method's own.
         """
         given = [p if isinstance(p, Prompt) else Prompt(id=str(i), text=p) for i, p in enumerate(prompts)]
-        ids = [self._ids(p, config) for p in given]
+        ids = [self.fed_ids(p, config) for p in given]
         was_training = self.training
         self.eval()
         try:
@@ -321,12 +321,16 @@ class Method(nn.Module, ABC, Generic[ConfigT, BatchT]):
             answers = decode(self.backbone, ids, given, chosen, config, seed=seed, trace=trace, actions=actions)
             for latents in (answer.trace for answer in answers if answer.trace is not None):
                 latents.texts = self.read_latents(latents.embeds)
-            plain = not self.backbone.layout.close  # the chain is part of the one text that comes out
-            return [with_written_chain(answer, self.backbone) for answer in answers] if plain else answers
+            return [with_written_chain(answer, self.backbone) for answer in answers]
         finally:
             self.train(was_training)
 
-    def _ids(self, prompt: Prompt, config: GenerateConfig) -> list[int]:
+    def fed_ids(self, prompt: Prompt, config: GenerateConfig) -> list[int]:
+        """Ids fed before the first decision.
+
+        Args:
+            config: of the decoding to come.
+        """
         if prompt.ids is not None:
             return list(prompt.ids)
         return self.backbone.encode(prompt.text) if prompt.raw else self.prompt_ids(prompt.text, config)

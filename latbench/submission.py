@@ -217,6 +217,7 @@ def _problems(evaluation: Evaluation, cost: CostFile | None, read: QuestionsRead
         told = {"train_data": manifest.train_data, "trained": not untrained, "model": manifest.model or {}}
         run = Run(evaluation.folder.parent / name, config, told=told)
         job = EvalJob(run, _settings(manifest, config), read)
+        _refuse_download(job)
         fresh = job.manifest
     except ValueError as error:
         yield f"cannot be checked: {' '.join(str(error).split())}"
@@ -256,6 +257,18 @@ def _refuse_long_texts(config: object) -> None:
     for key, value in tree.flatten({"config": config}):
         if isinstance(value, str) and len(value) > MAX_TEXT:
             raise ValueError(f"{key} has {len(value)} characters, more than {MAX_TEXT}")
+
+
+def _refuse_download(job: EvalJob) -> None:
+    """Raises: ValueError: the data are a Hub data set that a submission names, and not in the cache."""
+    settings = job.settings
+    if registry.is_own_data(settings.task_name):
+        task = registry.get_task_entry(settings.task_name).cls(settings.task)
+        if task.config.is_hub and not task.is_at_hand(settings.split):
+            raise ValueError(
+                f"its data set {task.config.path} is not in the Hugging Face cache, and a check downloads none that a "
+                "submission names; load it once, and check again"
+            )
 
 
 def _record_problems(evaluation: Evaluation, job: EvalJob, method: Method[Any] | None) -> Iterator[str]:

@@ -125,7 +125,8 @@ class LatentHead(nn.Module):
     """The distribution of the next input embedding; in float32 at least, whatever the model runs in.
 
     Args:
-        size: D, of hidden states and embeddings; inner: I.
+        size: D, of hidden states and embeddings.
+        inner: I.
         scale: s; mean and deviation are in units of it.
         deterministic: no spread.
         floor: under the deviation of draws and densities, in units of s.
@@ -383,7 +384,8 @@ class LatentHeadRule(LatentRule):
     """At least one latent, then as many as the model wants.
 
     Args:
-        head: draws a latent from a hidden state; config: sampling of text, and ColarDecoding.
+        head: draws a latent from a hidden state.
+        config: sampling of text, and ColarDecoding.
         density: also say what was drawn, with its log-density over the dimensions; None: do not.
     """
 
@@ -434,7 +436,8 @@ def compress(embeds: Tensor, mask: Tensor, c: int, pooling: Literal["sqrt", "mea
     """One embedding for the m tokens of each chunk: their sum over sqrt(m), or over m.
 
     Args:
-        embeds: (chunks, tokens, hidden); mask: (chunks, tokens) bool, its tokens.
+        embeds: (chunks, tokens, hidden).
+        mask: (chunks, tokens) bool, its tokens.
         c: compression factor; 1 leaves the embeddings as they are.
     Returns: (chunks, hidden).
     """

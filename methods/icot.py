@@ -108,7 +108,8 @@ def removal_offsets(keys: Tensor, smoothing: float) -> Tensor:
     """Keyed draws of o with P(o) = (1 - exp(-lambda)) exp(-lambda o), the mass beyond the last on the last.
 
     Args:
-        keys: (batch,) from `row_keys`; smoothing: lambda; infinity: o is 0.
+        keys: (batch,) from `row_keys`.
+        smoothing: lambda, where infinity makes o 0.
     Returns: (batch,) int64.
     """
     exceeded = -uniform(keys, torch.zeros_like(keys)).log() / smoothing  # P(o >= k) = P(u <= exp(-lambda k))

@@ -180,7 +180,8 @@ class StepTargets(Movable):
 
     Args:
         tokens: (items, seq) a step's ids and EOS, all supervised, right-padded.
-        rows, thoughts: (items,) where each belongs.
+        rows: (items,) row that each belongs to.
+        thoughts: (items,) thought that each belongs to.
     """
 
     tokens: Tokens
@@ -236,7 +237,8 @@ class StepDecoder(nn.Module):
         """Logits at the supervised positions, (tokens, vocab) in row-major order of `targets.tokens`.
 
         Args:
-            latents: (batch, thoughts, c, hidden); embed: that of the main model.
+            latents: (batch, thoughts, c, hidden).
+            embed: that of the main model.
         """
         tokens = targets.tokens
         thought = latents[targets.rows, targets.thoughts]  # (items, c, hidden)
@@ -259,7 +261,12 @@ class StepDecoder(nn.Module):
         """Cross-entropy of the steps, a term for each thought.
 
         Args:
-            latents, targets, embed: see `forward`; num_items: with those of `targets`; weight, group: of each term.
+            latents: see `forward`.
+            targets: see `forward`.
+            embed: see `forward`.
+            num_items: with those of `targets`.
+            weight: of each term.
+            group: of each term.
         """
         names = [f"step{i + 1}" for i in range(num_thoughts)]
         if not len(targets.rows):

@@ -118,7 +118,8 @@ class SoftRule(LatentRule):
     """Latent steps that feed mixtures: `soft`, `gumbel` and `dirichlet`.
 
     Args:
-        settings: of the thinking; config: of the answer.
+        settings: of the thinking.
+        config: of the answer.
     """
 
     def __init__(self, backbone: Backbone, settings: SoftThinkingConfig, config: GenerateConfig) -> None:
@@ -169,7 +170,8 @@ class DiscreteRule(StepRule):
     """Sampled tokens, in the thinking by its own filters, and cold stop.
 
     Args:
-        settings: of the thinking; config: of the answer.
+        settings: of the thinking.
+        config: of the answer.
     """
 
     def __init__(self, backbone: Backbone, settings: SoftThinkingConfig, config: GenerateConfig) -> None:
@@ -190,7 +192,8 @@ class MixtureOfInputsRule(StepRule):
     """Sampled tokens, fed as mixtures: `moi`.
 
     Args:
-        settings: of the mixture; config: of the sampling.
+        settings: of the mixture.
+        config: of the sampling.
     """
 
     def __init__(self, backbone: Backbone, settings: SoftThinkingConfig, config: GenerateConfig) -> None:

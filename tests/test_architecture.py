@@ -31,7 +31,8 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "latbench.measures",
         "latbench.report",
         "latbench.recorded_passes",
-        "latbench.submission latbench.sweeps latbench.integrations latbench.results latbench.api latbench.serving",
+        "latbench.submission latbench.sweeps latbench.integrations latbench.results latbench.api latbench.serving "
+        "latbench.export",
         "latbench.cli latbench.__main__ latbench",
     )
 )

@@ -71,8 +71,8 @@ def test_train_eval_leaderboard_compare_with_defaults(call: Call) -> None:
     code, out, _ = call("eval")
     assert code == 0
     head, _, line, folder = out.splitlines()
-    assert [name.strip() for name in head.strip("|").split("|")][:4] == ["task", "questions", "accuracy", "#L"]
-    assert line.startswith("| synth / test |")
+    assert [name.strip() for name in head.strip("|").split("|")][:3] == ["task", "accuracy", "#L"]
+    assert line.startswith("| synth/test, n=6 |")
     assert folder.startswith("runs/synth-cot-tiny-")
     code, out, _ = call("leaderboard")
     assert code == 0

@@ -10,17 +10,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = [path for package in ("latbench", "tasks") for path in sorted((ROOT / package).rglob("*.py"))]
+FILES = [path for package in ("latbench", "methods", "tasks") for path in sorted((ROOT / package).rglob("*.py"))]
 NAME = r"\*{0,2}[a-z_]\w*"
 JOINED = re.compile(rf"^    {NAME}(?:(?:, | / |/){NAME})+: |; {NAME}(?:, {NAME})*: ", re.MULTILINE)
 RIDDLES = re.compile(r"[Ww]hat stands? (?:beside|in|about)\b|\bstands? beside\b|\b(?:that|those) of (?:that|those)\b")
 
 
-def docstrings(path: Path) -> Iterator[tuple[str, str]]:
-    """The name and the docstring of the module, and of each class and function in it."""
+def documented(path: Path) -> Iterator[ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
+    """The module, and each class and function in it."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            yield getattr(node, "name", path.stem), ast.get_docstring(node) or ""
+            yield node
+
+
+def docstrings(path: Path) -> Iterator[tuple[str, str]]:
+    """The name and the docstring of the module, and of each class and function in it."""
+    for node in documented(path):
+        yield getattr(node, "name", path.stem), ast.get_docstring(node) or ""
 
 
 def arguments(text: str) -> str:
@@ -32,6 +38,15 @@ def arguments(text: str) -> str:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_each_name_has_an_entry_of_its_own(path: Path) -> None:
     assert [name for name, text in docstrings(path) if JOINED.search(arguments(text))] == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_each_entry_of_a_function_is_a_parameter(path: Path) -> None:
+    for node in documented(path):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            names = re.findall(rf"^    ({NAME}): ", arguments(ast.get_docstring(node) or ""), re.MULTILINE)
+            known = {argument.arg for argument in ast.walk(node.args) if isinstance(argument, ast.arg)}
+            assert [name for name in names if name.lstrip("*") not in known] == [], node.name
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

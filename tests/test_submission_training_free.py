@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import safetensors.torch
-from conftest import small_model
 
 import latbench
 from latbench.config import stable_hash
@@ -18,6 +17,7 @@ from latbench.evaluation.rerun import rerun
 from latbench.report.leaderboard import leaderboard
 from latbench.submission import check_evaluation
 from latbench.util.files import sha256_of
+from tests.conftest import small_model
 
 
 @pytest.fixture

@@ -12,7 +12,16 @@ from typing import Annotated
 
 import typer
 
-from latbench.cli import import_command, measure_commands, new_command, report_commands, run_commands, sweep_command
+from latbench.cli import (
+    export_command,
+    import_command,
+    measure_commands,
+    new_command,
+    report_commands,
+    run_commands,
+    serve_command,
+    sweep_command,
+)
 from latbench.cli.console import FAILED, describe, note
 
 RESUMED_BY_OPTION = ("train", "sweep")  # the others resume when they are repeated
@@ -23,7 +32,16 @@ app = typer.Typer(
     help="Benchmark and evaluation harness for language models that reason in latent vectors.",
     pretty_exceptions_enable=False,
 )
-for group in (run_commands, sweep_command, import_command, report_commands, measure_commands, new_command):
+for group in (
+    run_commands,
+    sweep_command,
+    import_command,
+    export_command,
+    serve_command,
+    report_commands,
+    measure_commands,
+    new_command,
+):
     app.add_typer(group.commands)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import get_args
 
 from latbench.cli.console import say
 from latbench.evaluation.metrics import Summary
@@ -16,7 +15,13 @@ from latbench.report.table import Head, Line, Table, table
 from latbench.runs.lock import is_main_process
 from latbench.task import Status
 
-LENGTHS, SPEED = ("accuracy", "#L", "compression"), ("answers/s",)
+FIGURES = ("accuracy", "#L", "compression", "answers/s")
+VERDICTS: tuple[Status, ...] = (
+    "correct",
+    "no_answer",
+    "timeout",
+    "incorrect",
+)  # the last goes first where it is narrow
 
 
 def show(summaries: Sequence[Summary]) -> None:
@@ -39,10 +44,9 @@ def eval_table(summaries: Sequence[Summary]) -> Table:
     Compression is over the gold chain: where the data have none, the leaderboard may know a run that stands in for it.
     """
     each = [rows([summary])[0] for summary in summaries]
-    lines = [Line((f"{row.identity.task} / {row.identity.split}", str(row.summary.n)), [row]) for row in each]
-    verdicts = [_verdicts(status) for status in get_args(Status)]
-    columns = [*_known(LENGTHS), *verdicts, *_known(SPEED)]
-    return table("", [Head("task", is_text=True), Head("questions")], columns, lines)
+    lines = [Line((f"{row.identity.task}/{row.identity.split}, n={row.summary.n}",), [row]) for row in each]
+    columns = [*_known(FIGURES), *map(_verdicts, VERDICTS)]
+    return table("", [Head("task", is_text=True)], columns, lines)
 
 
 def _known(headings: Sequence[str]) -> list[Column[Row]]:

@@ -66,12 +66,21 @@ def inspect(
     index: Annotated[int | None, typer.Option(min=0, help="Question of the split, from 0; the first.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Tokens per latent step.")] = 5,
 ) -> None:
-    """Show one answer with its latent steps as their top tokens; from its trace where that is stored."""
+    """Show one answer with its latent steps as their top tokens; from its trace where that is stored.
+
+    RUN may also be the folder of an evaluation, such as one of results/, whose model is not at hand.
+    """
+    from latbench.evaluation.records import MANIFEST
     from latbench.measures import inspect as report
+    from latbench.runs.run import CONFIG
 
     if question is not None and index is not None:
         raise ValueError("--question and --index name two questions; give one of them")
-    found = report.inspect(asked.job, index=index or 0, text=question, top=top)
+    stored = Path(asked.run or "")
+    if (stored / MANIFEST).is_file() and not (stored / CONFIG).is_file():
+        found = report.inspect_stored(stored, index=index, text=question, top=top)
+    else:
+        found = report.inspect(asked.job, index=index or 0, text=question, top=top)
     if asked.as_json:
         print_json(asdict(found))
     else:

@@ -71,7 +71,8 @@ def _of_file(named: str, given: tree.Tree) -> tree.Tree:
 def _read(path: Path) -> tree.Tree:
     """The settings in a YAML file about own data. Raises: ValueError: they are not settings of own data."""
     about = tree.read_yaml(path)
-    _, errors = tree.validate("task", registry.own_data("own--data").config, about)
+    settings = {key: value for key, value in about.items() if key != "path"}  # which is relative to the YAML file
+    _, errors = tree.validate("task", registry.own_data("own--data").config, settings)
     if errors:
         raise ValueError("\n".join(f"{path}: {sentence}" for sentence in errors))
     return about

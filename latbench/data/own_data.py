@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass as config_dataclass
 
 from latbench.answers.extract import AnswerKind
 from latbench.answers.scoring import gold_fault, score_answers
+from latbench.config.own_data import HUB_ID
 from latbench.data.choices import choice_fields
 from latbench.data.file_task import SHORT_HASH, Split
 from latbench.data.folder import DATA_DIR
@@ -65,6 +66,8 @@ class OwnDataConfig(TaskConfig):
     splits of the task."""
 
     def __post_init__(self) -> None:
+        if self.is_hub and not HUB_ID.fullmatch(self.path):
+            raise ValueError(f"task.path must be a whole path or a Hub id such as openai/gsm8k, got {self.path!r}")
         if self.held_out and self.is_hub and self.part is None:
             raise ValueError(
                 f"task.held_out is {self.held_out}, but {self.path} has splits of its own; name the one to divide with "

@@ -49,6 +49,22 @@ class LabelLatents:
     cuts: list[int]
 
 
+def largest(step: Step, logits: Tensor, rows: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What a latent step mixed in some rows; the LM head's reading for rules without a mixture.
+
+    Args:
+        rows: (batch,) bool, or indices.
+    Returns: ids (rows, top_k) int32, their weights by falling weight, and the entropy (rows,) in nats of the LM head's
+        whole distribution.
+    """
+    if step.mixture is None:
+        mixture = Mixture(*top_k_mixture(logits[rows], logits.shape[-1]))
+    else:
+        mixture = Mixture(step.mixture.ids[rows], step.mixture.weights[rows])
+    weights, places = mixture.weights.float().topk(min(top_k, mixture.ids.shape[1]))
+    return mixture.ids.gather(-1, places).int(), weights, entropy(logits[rows])
+
+
 class TraceRecorder:
     """Collects latent steps of many rows, step by step, without a loop over rows.
 
@@ -63,19 +79,8 @@ class TraceRecorder:
 
     def add(self, questions: Tensor, latent: Tensor, step: Step, logits: Tensor) -> None:
         """Note this step for the rows where `latent` ((batch,) bool) holds; questions: (batch,) whose rows they are."""
-        mixture = step.mixture
-        if mixture is None:
-            mixture = Mixture(*top_k_mixture(logits, logits.shape[-1]))
-        width = min(self.top_k, mixture.ids.shape[1])
         embeds = step.embeds[latent].float()
-        weights, largest = mixture.weights[latent].float().topk(width)
-        parts = (
-            mixture.ids[latent].gather(-1, largest).int(),
-            weights,
-            entropy(logits[latent]),
-            embeds.norm(dim=-1),
-            embeds,
-        )
+        parts = (*largest(step, logits, latent, self.top_k), embeds.norm(dim=-1), embeds)
         self._rows.append(questions[latent].cpu())
         self._parts.append(tuple(part.cpu() for part in parts))
 

@@ -22,8 +22,8 @@ from latbench.model.batches import pad
 from latbench.model.cache import SlotCache
 from latbench.task import StopReason
 
-_RUNNING, _EOS, _STOP, _LENGTH = range(4)
-_REASONS: dict[int, StopReason] = {_EOS: "eos", _STOP: "stop", _LENGTH: "length"}
+RUNNING, EOS, STOP, LENGTH = range(4)
+_REASONS: dict[int, StopReason] = {EOS: "eos", STOP: "stop", LENGTH: "length"}
 ROOM = 128  # columns beyond the longest prompt that are allocated at once; the cache grows by itself
 SHARED_TOKENS = 64  # that a prefix common to all prompts must save to be computed on its own
 PADDING_CPU, PADDING_GPU = 64, 4096  # padding tokens that cost about as much as a prefill of their own
@@ -39,6 +39,7 @@ class Prompt:
         text: the task's prompt.
         raw: feed the text as it is, without template or markers; the whole output is the answer segment.
         ids: fed in place of what the method makes of the text; None: what it makes.
+        seed, until: in place of the call's own; max_new_tokens: likewise, where it is less. None: those of the call.
     """
 
     id: str
@@ -46,6 +47,9 @@ class Prompt:
     sample: int = 0
     raw: bool = False
     ids: tuple[int, ...] | None = None
+    seed: int | None = None
+    until: tuple[str, ...] | None = None
+    max_new_tokens: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +109,8 @@ def decode(
     """
     recorder = TraceRecorder(config.trace_top_k) if trace else None
     steps = ActionRecorder(config.temperature) if actions else None
-    return _Loop(backbone, prompt_ids, prompts, rule, config, seed, recorder, steps).run()
+    numbered = dict(enumerate(prompt_ids)), dict(enumerate(prompts))
+    return Loop(backbone, *numbered, rule, config, seed, recorder, steps).run()
 
 
 def unroll(
@@ -167,25 +172,36 @@ class _Slots:
     forced: Tensor  # ids still to be fed, -1 none
     tokens: Tensor  # emitted, without EOS
     num_tokens: Tensor
+    limit: Tensor  # of emitted tokens
     recent: Tensor  # last ids fed, as many as the close marker has; -1 for a latent step
     recent_emitted: Tensor  # which of them were emitted rather than forced
     reasoning_end: Tensor  # index into tokens
     answer_start: Tensor
     capped: Tensor  # closed by the cap of latent steps
-    stop: Tensor  # _RUNNING or why not
+    stop: Tensor  # RUNNING or why not
 
     def keep(self, rows: Tensor) -> None:
         for f in fields(self):
             setattr(self, f.name, getattr(self, f.name)[rows])
 
+    def add(self, fresh: _Slots) -> None:
+        """Append rows, which wait for no forced ids."""
+        fresh.forced = widened(fresh.forced, self.forced.shape[1])
+        for f in fields(self):
+            setattr(self, f.name, torch.cat([getattr(self, f.name), getattr(fresh, f.name)]))
+
 
 @dataclass
-class _Loop:
-    """State of one `decode` call."""
+class Loop:
+    """State of one `decode` call; `session.py` lets questions come while it runs.
+
+    Args:
+        prompt_ids, prompts: by number of the question.
+    """
 
     backbone: Backbone
-    prompt_ids: Sequence[Sequence[int]]
-    prompts: Sequence[Prompt]
+    prompt_ids: dict[int, Sequence[int]]
+    prompts: dict[int, Prompt]
     rule: StepRule
     config: GenerateConfig
     seed: int
@@ -194,10 +210,11 @@ class _Loop:
     results: dict[int, Generation] = field(default_factory=dict)
 
     def run(self) -> list[Generation]:
-        fits = [index for index, ids in enumerate(self.prompt_ids) if len(ids) <= self.backbone.context]
+        fits = [index for index, ids in self.prompt_ids.items() if len(ids) <= self.backbone.context]
         # the longest prompt comes first; prompts of one length are prefilled together, equal ones once
         self.waiting = sorted(fits, key=lambda index: (len(self._ids(index)), self._ids(index), -index))
         self.idle = 0  # steps that free slots have sat out since the last refill
+        self.stopping = any(map(self._until, fits))
         if fits:
             longest = len(self._ids(self.waiting[-1]))
             self._allocate(min(self.config.batch_size, len(fits)), longest + min(self.config.max_new_tokens, ROOM))
@@ -217,27 +234,32 @@ class _Loop:
         self.close = torch.tensor(backbone.layout.close, dtype=torch.long, device=device)
         self.eos = torch.tensor(backbone.eos_ids, device=device)
         self.cache = SlotCache(num, backbone.text_config.num_hidden_layers, capacity)
+        self.slots = self._fresh_slots(num)
+        self.rows = RowState.fresh(torch.zeros_like(self.slots.question), Mode.DONE)
+        self.forcing = 0  # rows with forced ids waiting
+
+    def _fresh_slots(self, num: int) -> _Slots:
+        backbone, device = self.backbone, self.backbone.device
 
         def full(*width: int, value: int = 0) -> Tensor:
             return torch.full((num, *width), value, dtype=torch.long, device=device)
 
         width = len(self.close)
-        self.slots = _Slots(
+        return _Slots(
             question=full(value=-1),
             lengths=full(),
             embeds=torch.zeros(num, backbone.hidden_size, device=device, dtype=backbone.embed(full()).dtype),
             forced=full(max(width, 1), value=-1),
             tokens=full(self.config.max_new_tokens + 1),  # one to spare for what is not kept
             num_tokens=full(),
+            limit=full(),
             recent=full(width, value=-1),
             recent_emitted=full(width).bool(),
             reasoning_end=full(),
             answer_start=full(),
             capped=full().bool(),
-            stop=full(value=_LENGTH),
+            stop=full(value=LENGTH),
         )
-        self.rows = RowState.fresh(full(), Mode.DONE)
-        self.forcing = 0  # rows with forced ids waiting
 
     # slots come and go
 
@@ -251,17 +273,21 @@ class _Loop:
         self.idle += num - active
         if self.waiting and (active == 0 or self.idle >= num):
             self._retire()
-            slots = (self.slots.stop != _RUNNING).nonzero()[: len(self.waiting), 0]
+            slots = (self.slots.stop != RUNNING).nonzero()[: len(self.waiting), 0]
             self._admit(slots, [self.waiting.pop() for _ in range(len(slots))])
             self.idle = 0
         elif not self.waiting and 0 < active <= num - max(1, num // (8 if self.slots.stop.device.type == "cpu" else 2)):
-            self._retire()
-            running = self.slots.stop == _RUNNING
-            rows = torch.arange(active, device=running.device)
-            rows[~running[:active]] = running[active:].nonzero()[:, 0] + active
-            self.slots.keep(rows)
-            self.rows.keep(rows)
-            self.cache.keep(rows)
+            self._compact(active)
+
+    def _compact(self, active: int) -> None:
+        """Shrink the batch to the running rows."""
+        self._retire()
+        running = self.slots.stop == RUNNING
+        rows = torch.arange(active, device=running.device)
+        rows[~running[:active]] = running[active:].nonzero()[:, 0] + active
+        self.slots.keep(rows)
+        self.rows.keep(rows)
+        self.cache.keep(rows)
 
     def _share_prefix(self) -> None:
         """Compute once what all prompts begin with: a system prompt, an instruction, examples."""
@@ -279,7 +305,7 @@ class _Loop:
         prompts = [self.prompts[q] for q in questions]
         ids = [self._ids(q) for q in questions]
         self._prefill(slots, [row[:-1] for row in ids])
-        keys = row_keys(self.seed, [p.id for p in prompts], [p.sample for p in prompts]).to(device)
+        keys = torch.cat([row_keys(self._seed(p), [p.id], [p.sample]) for p in prompts]).to(device)
         closed = torch.tensor([self._is_closed(q) for q in questions], device=device)
         raw = torch.tensor([p.raw or not backbone.layout.close for p in prompts], device=device)
         s.question[slots] = torch.tensor(questions, device=device)
@@ -289,7 +315,8 @@ class _Loop:
         s.recent[slots] = -1
         for tensor in (s.num_tokens, s.reasoning_end, s.answer_start, s.capped):
             tensor[slots] = 0
-        s.stop[slots] = _RUNNING
+        s.limit[slots] = torch.tensor([self._limit(p) for p in prompts], device=device)
+        s.stop[slots] = RUNNING
         self.rows.restart(slots, keys, torch.where(closed, Mode.TEXT, self.rule.start), closed | raw, s.question[slots])
         self.rows.thinking |= self.rule.start == Mode.LATENT
         self.rows.talking = True  # until the next step has looked
@@ -316,6 +343,19 @@ class _Loop:
         """Ids of a prompt; an empty one starts from EOS."""
         return list(self.prompt_ids[question]) or [self.backbone.layout.eos]
 
+    def _seed(self, prompt: Prompt) -> int:
+        return self.seed if prompt.seed is None else prompt.seed
+
+    def _limit(self, prompt: Prompt) -> int:
+        """Most emitted tokens."""
+        most = self.config.max_new_tokens
+        return most if prompt.max_new_tokens is None else min(most, prompt.max_new_tokens)
+
+    def _until(self, question: int) -> Sequence[str]:
+        """Stop strings."""
+        own = self.prompts[question].until
+        return self.config.until if own is None else own
+
     def _is_closed(self, question: int) -> bool:
         """The prompt ends with the close marker: the model does not think."""
         return self.backbone.layout.is_closed(self.prompt_ids[question])
@@ -323,7 +363,7 @@ class _Loop:
     def _retire(self) -> None:
         """Read finished rows out of their slots."""
         s = self.slots
-        done = ((s.stop != _RUNNING) & (s.question >= 0)).nonzero()[:, 0]
+        done = ((s.stop != RUNNING) & (s.question >= 0)).nonzero()[:, 0]
         numbers = torch.stack(
             [s.question, s.stop, s.num_tokens, s.reasoning_end, s.answer_start, s.lengths,
              self.rows.num_latents, self.rows.in_answer.long(), self.rows.num_marks], dim=1,
@@ -334,7 +374,7 @@ class _Loop:
             reasoning = tokens[:reasoning_end] if closed else tokens[:num_tokens]
             num_prompt_tokens = len(self._ids(question))
             self.results[question] = Generation(
-                text=self._cut(self.backbone.layout.decode(answer)),
+                text=_cut(self.backbone.layout.decode(answer), self._until(question)),
                 reasoning=self.backbone.layout.decode(reasoning),
                 closed=bool(closed),
                 num_latents=num_latents,
@@ -361,7 +401,7 @@ class _Loop:
     def _advance(self) -> int:
         """Run the model once over all slots and decide what each row feeds next. Returns: rows still running."""
         s, rows = self.slots, self.rows
-        running = s.stop == _RUNNING
+        running = s.stop == RUNNING
         output = self.backbone.advance(self.cache, s.embeds[:, None], s.lengths[:, None], running[:, None])
         hidden, logits = output.hidden[:, 0], output.logits[:, 0]
         s.lengths += running
@@ -373,7 +413,7 @@ class _Loop:
         emitted = deciding & (step.token >= 0)
         self._feed(step, running, deciding, emitted)
         if self.steps is not None:
-            going = running & (s.stop == _RUNNING)  # a row that the rule ended feeds nothing
+            going = running & (s.stop == RUNNING)  # a row that the rule ended feeds nothing
             self.steps.add(s.question, going, deciding & going, emitted & going, step, logits)
         self._emit(step.token, emitted)
         self._note_close(step.token, running, emitted)
@@ -383,7 +423,7 @@ class _Loop:
         """Count and trace latent steps; a row at the cap closes instead, and ends where that did not help."""
         s, rows = self.slots, self.rows
         assert step.mode is not None
-        s.stop.masked_fill_(deciding & (step.mode == Mode.DONE), _EOS)
+        s.stop.masked_fill_(deciding & (step.mode == Mode.DONE), EOS)
         latent = deciding & (step.mode == Mode.LATENT)
         over = latent & (rows.num_latents >= self.config.max_latents)
         if not surely_none(over):
@@ -400,7 +440,7 @@ class _Loop:
         assert step.mode is not None
         step.mode = torch.where(over, Mode.TEXT, step.mode)
         step.token = torch.where(over, -1, step.token)
-        s.stop.masked_fill_(over & s.capped if len(self.close) else over, _LENGTH)
+        s.stop.masked_fill_(over & s.capped if len(self.close) else over, LENGTH)
         s.capped |= over
         marker = close_marker(self.backbone, over) if len(self.close) else None
         if marker is not None and step.forced is not None:
@@ -430,7 +470,7 @@ class _Loop:
         """Append emitted tokens; EOS ends a row and is not kept."""
         s = self.slots
         ends = emitted & (token[:, None] == self.eos).any(1)
-        s.stop.masked_fill_(ends, _EOS)
+        s.stop.masked_fill_(ends, EOS)
         s.tokens.scatter_(1, s.num_tokens[:, None], token[:, None])  # what is not kept is overwritten by the next
         s.num_tokens += emitted & ~ends
 
@@ -449,11 +489,11 @@ class _Loop:
     def _finish(self, running: Tensor, emitted: Tensor) -> int:
         """End rows at stop strings and caps; one transfer tells what the next step has to do. Returns: rows running."""
         s, rows = self.slots, self.rows
-        if self.config.until:
-            self._stop_strings(emitted & (s.stop == _RUNNING) & rows.in_answer)
-        full = (s.num_tokens >= self.config.max_new_tokens) | (s.lengths >= self.backbone.context)
-        s.stop.masked_fill_(full & (s.stop == _RUNNING), _LENGTH)
-        running = s.stop == _RUNNING
+        if self.stopping:
+            self._stop_strings(emitted & (s.stop == RUNNING) & rows.in_answer)
+        full = (s.num_tokens >= s.limit) | (s.lengths >= self.backbone.context)
+        s.stop.masked_fill_(full & (s.stop == RUNNING), LENGTH)
+        running = s.stop == RUNNING
         thinks = running & (rows.mode == Mode.LATENT)
         facts = torch.stack([running.sum(), thinks.sum(), (s.forced[:, 0] >= 0).sum()])
         num_running, num_thinking, self.forcing = facts.tolist()
@@ -463,18 +503,22 @@ class _Loop:
     def _stop_strings(self, rows: Tensor) -> None:
         """Look for stop strings in the tail that a just emitted token can have completed."""
         s = self.slots
-        tail = 4 * max(map(len, self.config.until)) + 8  # a token is a byte at least, a character four at most
         for row in rows.nonzero()[:, 0].tolist():
+            stops = self._until(int(s.question[row]))
+            if not stops:
+                continue
+            tail = 4 * max(map(len, stops)) + 8  # a token is a byte at least, a character four at most
             end = int(s.num_tokens[row])
             start = max(int(s.answer_start[row]), end - tail)
             text = self.backbone.layout.decode(s.tokens[row, start:end].tolist())
-            if any(stop in text for stop in self.config.until):
-                s.stop[row] = _STOP
+            if any(stop in text for stop in stops):
+                s.stop[row] = STOP
 
-    def _cut(self, text: str) -> str:
-        """The text before its first stop string."""
-        ends = [text.find(stop) for stop in self.config.until if stop in text]
-        return text[: min(ends)] if ends else text
+
+def _cut(text: str, stops: Sequence[str]) -> str:
+    """The text before the first stop string in it."""
+    ends = [text.find(stop) for stop in stops if stop in text]
+    return text[: min(ends)] if ends else text
 
 
 def _of_similar_length(rows: Sequence[Sequence[int]], places: Sequence[int], allowed: int) -> list[list[int]]:

@@ -18,6 +18,8 @@ from torch.nn import functional
 from latbench.decoding.sampling import Sampling
 from latbench.model.backbone import Backbone
 
+_ROW_TENSORS = ("keys", "steps", "mode", "num_latents", "in_answer", "question", "num_marks")  # first axis batch
+
 
 class Mode(IntEnum):
     """What a row does next."""
@@ -74,9 +76,16 @@ class RowState:
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these, in this order."""
-        for name in ("keys", "steps", "mode", "num_latents", "in_answer", "question", "num_marks"):
+        for name in _ROW_TENSORS:
             setattr(self, name, getattr(self, name)[rows])
         self.memory = {name: tensor[rows] for name, tensor in self.memory.items()}
+
+    def add(self, fresh: RowState) -> None:
+        """Append rows that have decided nothing yet."""
+        num = len(fresh.keys)
+        for name in _ROW_TENSORS:
+            setattr(self, name, torch.cat([getattr(self, name), getattr(fresh, name)]))
+        self.memory = {name: torch.cat([t, t.new_zeros(num, *t.shape[1:])]) for name, t in self.memory.items()}
 
 
 @dataclass

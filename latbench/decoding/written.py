@@ -23,9 +23,12 @@ from latbench.model.backbone import Backbone
 
 
 def with_written_chain(answer: Generation, backbone: Backbone) -> Generation:
-    """The answer of a model without think tokens, all of whose tokens count as answer, with its chain counted apart."""
+    """The answer of a model without think tokens, all of whose tokens count as answer, with its chain counted apart.
+
+    That of a model with think tokens stays as it is.
+    """
     num_tokens = answer.num_answer_tokens
-    if not num_tokens:
+    if backbone.layout.close or not num_tokens:
         return answer
     end = answer_start(answer.text)
     if end is None:

@@ -1,20 +1,36 @@
-"""Any run as the model `latbench` of lm-evaluation-harness; `lm_eval_tasks.py` is the other way round.
+"""Any run as the model `latbench` of lm-evaluation-harness.
 
-    latbench lm-eval --model latbench --model_args run=RUN[,raw=true][,think=false] --tasks ... --batch_size auto
+    latbench lm-eval --model latbench --model_args run=RUN[,KEY=VALUE...] --tasks ... --batch_size auto
 
-What a run is asked. `generate_until`: the context is the question, in the run's own prompt (template, open marker,
-whatever its method adds); the run thinks as it was trained to, and what follows its close marker is the answer that the
-task sees. Examples in the context (`--num_fewshot`) become part of the question. With `raw=true` the context is fed as
-it is and all text that comes is the answer, as with lm-eval's own `hf`; a latent method still takes its latent steps.
-`loglikelihood` (multiple choice): with `think=true` the run thinks about the context as above, and the continuation is
-scored after the close marker; with `think=false` it is scored right after the context as it is, which equals `hf`. The
-default is true for methods that begin with latent steps, unless `raw=true`. `loglikelihood_rolling` scores a text about
-which nothing is asked: `think=false` only.
+`latbench lm-eval` is lm-eval's own command line with this model registered. lm-eval 0.4.13 looks for no plug-ins, so
+that its own command `lm_eval` does not find the model; in Python one line registers it:
 
-How. `until`, `max_gen_toks` (of reasoning and answer together), `do_sample`, `temperature` and any key of `generate.*`
-in a task's `generation_kwargs` or in `--gen_kwargs`; the run's own settings where they say nothing. Random draws are
-keyed by the run's seed, the context and the repeat, so that neither batch nor `--seed` changes them. `--batch_size
-auto` takes the run's own; lm-eval's default is 1.
+    import latbench.integrations.lm_eval_adapter
+    lm_eval.simple_evaluate(model="latbench", model_args={"run": RUN}, tasks=[...], batch_size="auto")
+
+Keys of --model_args:
+  run=RUN        folder of a run, or its name under runs/
+  raw=true       feed lm-eval's text as it is; all text that comes is the answer, as with lm-eval's own `hf`. A latent
+                 method still takes its latent steps. false, the default: the context is the question, asked in the
+                 run's own prompt (template, open marker, whatever its method adds); the run thinks as it was trained
+                 to, and what follows its close marker is the answer that the task sees. Examples in the context
+                 (--num_fewshot) become part of the question.
+  think=true     of multiple choice: the run thinks about the context, and a choice is scored after the close marker;
+                 false: a choice is scored right after the context as it is, which equals `hf`. By default true for
+                 methods that begin with latent steps, unless raw=true. Tasks that score a text about which nothing is
+                 asked (loglikelihood_rolling) need false.
+  latents=false  leave out the top tokens of latent steps in logged samples, which takes time at every latent step
+  model=NAME     the name under which lm-eval files results; the run's own name by default
+  device=, batch_size=, trust_remote_code=   as lm-eval's options of these names
+
+`--batch_size auto` takes the run's own `generate.batch_size`; lm-eval's default is 1. `until`, `max_gen_toks` (of
+reasoning and answer together), `do_sample`, `temperature` and any key of `generate.*` come from a task's
+`generation_kwargs` or from --gen_kwargs; the run's own settings where they say nothing. Random draws are keyed by the
+run's seed, the context and the repeat, so that neither batch nor --seed changes them.
+
+With --log_samples each sample of a task that generates has, as `arg_2` of its arguments, one entry for each answer:
+the reasoning text, the numbers of latent steps and tokens, how the answer ended, and the top tokens of each latent
+step.
 """
 
 from __future__ import annotations
@@ -23,8 +39,9 @@ import json
 import logging
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from inspect import cleandoc
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -43,17 +60,23 @@ from latbench.decoding.loop import Generation, Prompt
 from latbench.decoding.rule import Mode
 from latbench.integrations.likelihood import Likelihood, after_text, after_thinking
 from latbench.integrations.lm_eval_tasks import run_of, with_own_data
+from latbench.measures.shown_latents import MAX_STEPS, TOP, shown_steps
 from latbench.model import chat_template
 from latbench.util.progress import progress
 
 RAW_TOKENS = 256  # lm-eval's `max_gen_toks` for a task that names none
 WITHOUT_EFFECT = {"num_beams": 1, "repetition_penalty": 1}  # values at which a task may set what we do not have
-KEYS = ("run", "raw", "think", "batch_size", "device")
+KEYS = ("run", "raw", "think", "latents", "model", "batch_size", "device")
 log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """lm-eval's own command line, with the model `latbench` registered. Raises: SystemExit: its parser's errors."""
+    """lm-eval's own command line, with the model `latbench` registered; its help comes after that of our keys.
+
+    Raises: SystemExit: its parser's errors, and after its help.
+    """
+    if {"-h", "--help"} & set(arguments):
+        print(f"{cleandoc(__doc__)}\n")
     before = sys.argv
     with TemporaryDirectory() as folder:
         sys.argv = ["lm-eval", *with_own_data(arguments, Path(folder))]  # the only place it reads them from
@@ -71,6 +94,8 @@ class LatbenchLM(TemplateLM):
         run: folder, or name under `runs/`.
         raw: see there.
         think: see there.
+        latents: see there.
+        model: name under which lm-eval files results; None: that of the run.
         batch_size: rows at once; "auto": the run's own.
         device: a CUDA device on a machine without one is the CPU; None: where the run was trained.
         max_batch_size: from lm-eval's own options; nothing here reads it.
@@ -84,6 +109,8 @@ class LatbenchLM(TemplateLM):
         *,
         raw: bool = False,
         think: bool | None = None,
+        latents: bool = True,
+        model: str | None = None,
         batch_size: int | str = "auto",
         device: str | None = None,
         max_batch_size: int | None = None,
@@ -95,7 +122,7 @@ class LatbenchLM(TemplateLM):
             raise registry.unknown("key in --model_args:", key, KEYS)
         if run is None:
             raise ValueError("--model_args says no run; give run=FOLDER, `latbench list runs` shows those at hand")
-        for key, value in (("raw", raw), ("think", think)):
+        for key, value in (("raw", raw), ("think", think), ("latents", latents)):
             if not isinstance(value, bool | None):
                 raise ValueError(f"--model_args: {key} must be true or false, got {value!r}")
         if raw and think:
@@ -106,17 +133,28 @@ class LatbenchLM(TemplateLM):
         self.method = self.run.method
         self.backbone, self.tokenizer = self.method.backbone, self.method.backbone.tokenizer
         self.raw = raw
+        self.name = str(model or self.run.folder.resolve().name)
         is_latent = self.method.rule(self.run.config.generate).start == Mode.LATENT
+        self.latents = latents and is_latent
         self.think = is_latent and not raw if think is None else think
         self.batch_size = _batch_size(batch_size, self.run.config.generate.batch_size)
+        self.batch_sizes = {0: self.batch_size}  # lm-eval stores and prints the values
         self.figures: dict[str, list[Generation]] = defaultdict(list)
 
     @classmethod
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> LatbenchLM:
-        """The model of `--model_args`, which win over options of the same name."""
-        return cls(**{**(additional_config or {}), **arg_dict})
+        """The model of `--model_args`, which win over options of the same name.
+
+        Args:
+            arg_dict: lm-eval names the folder of its results after the key `model` here, and by chance without it; so
+                the run's name is added.
+            additional_config: lm-eval's options.
+        """
+        built = cls(**{**(additional_config or {}), **arg_dict})
+        arg_dict.setdefault("model", built.name)
+        return built
 
     # what lm-eval asks of a model with a tokenizer
 
@@ -176,25 +214,39 @@ class LatbenchLM(TemplateLM):
         repeats: Counter[tuple[str | None, str]] = Counter()
         groups: dict[str, list[tuple[int, Prompt]]] = defaultdict(list)
         for index, request in enumerate(requests):
-            context, settings = request.args
+            context, settings = request.args[:2]
             sample = repeats[request.task_name, context]
             repeats[request.task_name, context] += 1
             text = self._without_bos(context) if self.raw else context
             prompt = Prompt(id=context, text=text, sample=sample, raw=self.raw)
             groups[json.dumps(settings, sort_keys=True)].append((index, prompt))
-        found: dict[int, str] = {}
+        found: dict[int, Generation] = {}
         for settings, group in groups.items():
             config = self.decoding(json.loads(settings))
             for chunk in _chunks(group, config.chunk, "answers"):
-                answers = self.method.generate([prompt for _, prompt in chunk], config, seed=self.run.config.seed)
+                prompts = [prompt for _, prompt in chunk]
+                answers = self.method.generate(prompts, config, seed=self.run.config.seed, trace=self.latents)
                 for (index, _), answer in zip(chunk, answers, strict=True):
-                    found[index] = answer.text
+                    found[index] = answer
                     self.figures[str(requests[index].task_name)].append(answer)
-                    self.cache_hook.add_partial("generate_until", requests[index].args, answer.text)
+                    self.cache_hook.add_partial("generate_until", requests[index].args[:2], answer.text)
+        self._log_thoughts(requests, found)
         too_long = sum(answer.stop_reason == "prompt_too_long" for rows in self.figures.values() for answer in rows)
         if too_long:
             log.warning("%d prompts do not fit the context of %d and got no answer", too_long, self.max_length)
-        return [found[index] for index in range(len(requests))]
+        return [found[index].text for index in range(len(requests))]
+
+    def _log_thoughts(self, requests: Sequence[Instance], found: Mapping[int, Generation]) -> None:
+        """Put into each request, which lm-eval logs with its sample, what came before the text of each answer.
+
+        A request that is answered several times stands several times in the list; lm-eval hashes its first two
+        arguments alone.
+        """
+        thoughts: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for index, request in enumerate(requests):
+            thoughts[id(request)].append(_thought(found[index], self.tokenizer.decode))
+        for request in requests:
+            request.arguments = (*request.args[:2], thoughts[id(request)])
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """See lm-eval."""
@@ -279,6 +331,13 @@ def _chunks(items: Sequence[Any], size: int, what: str) -> Iterator[Sequence[Any
         for start in range(0, len(items), size):
             yield items[start : start + size]
             advance(len(items[start : start + size]))
+
+
+def _thought(answer: Generation, decode: Callable[[list[int]], str]) -> dict[str, Any]:
+    """What a logged sample says of an answer beside its text."""
+    counts = ("num_latents", "num_reasoning_tokens", "num_answer_tokens", "stop_reason", "closed", "reasoning")
+    steps = [] if answer.trace is None else shown_steps(answer.trace, decode, TOP)[:MAX_STEPS]
+    return {**{name: getattr(answer, name) for name in counts}, "latents": [asdict(step) for step in steps]}
 
 
 def _figures(answers: Sequence[Generation]) -> dict[str, Any]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from latbench.evaluation.asked import asked
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.plan import EvalConfig
 from latbench.evaluation.records import MANIFEST, TRACE, TRACE_HEADER, Record, read_evaluation, records_path
 from latbench.measures.compression import even_cuts
 from latbench.measures.latents import COLUMNS, AnswerLatents, StoredTrace
-from latbench.measures.measure_files import LatentStep
+from latbench.measures.measure_files import LatentsFile, LatentStep, read_measure
 from latbench.runs.run import Run
 from latbench.task import Example, Score, Status, StopReason, Task
 from latbench.util.text import printable
@@ -102,6 +104,53 @@ def inspect(job: EvalJob, *, index: int = 0, text: str | None = None, top: int =
         num_latents=answer.num_latents,
         stop_reason=answer.stop_reason,
         from_file=stored is not None,
+    )
+
+
+def inspect_stored(folder: Path, *, index: int | None = None, text: str | None = None, top: int = 5) -> Inspection:
+    """An answer of an evaluation whose run is not at hand, from its records and `latents.json`.
+
+    Args:
+        folder: of the evaluation, such as one of `results/`.
+        index: of the question, from 0; None: the first whose latent steps are kept.
+        text: a question of the evaluation instead, where its task's data are at hand.
+        top: tokens per latent step.
+    Raises: ValueError: the folder keeps no latent steps, or none of this answer.
+    """
+    evaluation = read_evaluation(folder)
+    manifest, records = evaluation.manifest, evaluation.records
+    kept = read_measure(folder, LatentsFile, manifest)
+    if kept is None or not kept.rows:
+        raise ValueError(f"{folder} keeps no latent steps; `latbench trace RUN` writes them beside a run's records")
+    examples = {example.id: example for example in asked(manifest)}
+    firsts = {place: record for place, record in enumerate(records) if record.sample == 0 and place in kept.rows}
+    if text is not None:
+        chosen = (place for place, record in firsts.items() if (e := examples.get(record.id)) and e.question == text)
+    else:
+        wanted = {record.id: None for record in records}  # in order of the questions
+        names = list(wanted) if index is None else list(wanted)[index : index + 1]
+        chosen = (place for place, record in firsts.items() if record.id in names)
+    place = next(chosen, None)
+    if place is None:
+        order = {name: number for number, name in enumerate(dict.fromkeys(record.id for record in records))}
+        known = ", ".join(str(order[record.id]) for record in list(firsts.values())[:10])
+        raise ValueError(f"{folder} keeps no latent steps of this question; choose --index among {known} ...")
+    record, example = records[place], examples.get(records[place].id)
+    steps = kept.get(place, top)
+    return Inspection(
+        run=manifest.run,
+        id=record.id,
+        question="not at hand" if example is None else example.question,
+        steps=() if example is None else example.steps,
+        gold=record.gold,
+        latents=tuple(InspectedStep(entropy=step.entropy, tokens=step.tokens, segment="") for step in steps),
+        reasoning=record.reasoning,
+        text=record.text,
+        status=record.status,
+        extracted=record.extracted,
+        num_latents=record.num_latents,
+        stop_reason=record.stop_reason,
+        from_file=True,
     )
 
 

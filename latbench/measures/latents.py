@@ -297,7 +297,10 @@ def _part(file: Any, name: str, start: int, end: int) -> NDArray[Any]:
 
 
 def _decoder(folder: Path) -> Callable[[int], str] | None:
-    path = folder.parents[1] / "checkpoint" / "tokenizer.json"
+    run = folder.parents[1]
+    path = run / "checkpoint" / "tokenizer.json"
+    if not path.is_file():
+        path = run / "tokenizer.json"  # of a run that was exported
     if not path.is_file():
         return None
     from tokenizers import Tokenizer

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from latbench.evaluation.records import Record, read_evaluation, records_path
 from latbench.measures.measure_files import LatentsFile, LatentStep, MeasureHeader, write_measure
 from latbench.util.text import encodable
+
+if TYPE_CHECKING:
+    from latbench.decoding.latent_trace import LatentTrace
 
 MAX_RECORDS = 50  # of a run
 MAX_STEPS, TOP = 32, 5  # latent steps of an answer, tokens of a step
@@ -51,3 +55,18 @@ def rounded(step: LatentStep) -> LatentStep:
     """A step in the digits that a page shows, its texts fit to be encoded."""
     tokens = tuple((encodable(text), round(weight, 3)) for text, weight in step.tokens)
     return LatentStep(entropy=round(step.entropy, 2), tokens=tokens)
+
+
+def shown_steps(trace: LatentTrace, decode: Callable[[list[int]], str], top: int = TOP) -> list[LatentStep]:
+    """The latent steps of an answer made now, as text.
+
+    Args:
+        trace: of the answer.
+        decode: ids -> text, special tokens included.
+        top: tokens of a step.
+    """
+    rows = zip(trace.entropy.tolist(), trace.ids[:, :top].tolist(), trace.weights[:, :top].tolist(), strict=True)
+    return [
+        rounded(LatentStep(entropy=entropy, tokens=tuple((decode([i]), w) for i, w in zip(ids, weights, strict=True))))
+        for entropy, ids, weights in rows
+    ]

@@ -190,6 +190,13 @@ class SlotCache:
         for layer in self.layers:
             layer.replace(lambda tensor: tensor[: len(rows)])
 
+    def add(self, num: int, device: torch.device) -> None:
+        """Append empty slots."""
+        self._lengths = functional.pad(self._used(device), (0, num))
+        self.num_slots += num
+        for layer in self.layers:
+            layer.replace(lambda tensor: torch.cat([tensor, tensor.new_zeros(num, *tensor.shape[1:])]))
+
     def __len__(self) -> int:
         return 0 if self._lengths is None else int(self._lengths.max())
 

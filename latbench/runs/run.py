@@ -51,6 +51,14 @@ class Run:
         """Whether training has ended (or there was nothing to train)."""
         return (self.folder / TRAIN).exists()
 
+    @property
+    def checkpoint(self) -> Path:
+        """Folder of the trained method: that of a run which was exported is the run's own."""
+        from latbench.model.source import CHECKPOINT_INFO
+
+        within = self.folder / CHECKPOINT
+        return self.folder if not within.is_dir() and (self.folder / CHECKPOINT_INFO).is_file() else within
+
     def with_helpers_for(self, hook: str) -> Run:
         """The run with the helper models of training, if its method has that hook (`read_latents`, `label_latents`)."""
         from latbench import registry
@@ -96,7 +104,7 @@ class Run:
             model = replace(model, device=self.device, device_map=model.device_map if self.device == "auto" else None)
         if self.report["trained"]:
             return checkpoint.load(
-                self.folder / CHECKPOINT,
+                self.checkpoint,
                 device=model.device,
                 device_map=model.device_map,
                 auxiliary=self.auxiliary,

@@ -113,7 +113,9 @@ def latent_head(assembly: Assembly, prefix: str, scale: float | None, origin: st
     """Take the latent head over, and say what follows from it.
 
     Args:
-        prefix: of its tensors; scale: of a latent, None where only the user can say; origin: of the scale.
+        prefix: of its tensors.
+        scale: of a latent, None where only the user can say.
+        origin: of the scale.
     """
     source = assembly.source
     spread = source.has(f"{prefix}log_std.weight")

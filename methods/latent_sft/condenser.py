@@ -31,8 +31,8 @@ class Latents(Movable):
 
     Args:
         embeds: (latents, hidden); of stored mixtures empty, since they are mixed with the model's own table.
-        ids: (latents, top_k) of a superposition, None for the whole vocabulary; weights: of that shape, summing to
-            one, None in hidden space.
+        ids: (latents, top_k) of a superposition, None for the whole vocabulary.
+        weights: of that shape, summing to one, None in hidden space.
     """
 
     embeds: Tensor

@@ -37,12 +37,13 @@ class Stage1Diagnostics:
     """On held-out examples; losses in nats per token.
 
     Args:
-        segment_loss: of segment tokens; final_loss: of close marker and answer; loss_by_slot: of the targets of
-            latent 1, 2, ..., those of a chain's last latent being close marker and answer.
-        entropy, top1: of the superposition, its entropy in nats and largest weight, mean over latents; None in hidden
-            space.
-        oracle: accuracy of the decoder fed with the encoder's latents of the gold chain; oracle_without_last: without
-            the last of them.
+        segment_loss: of segment tokens.
+        final_loss: of close marker and answer.
+        loss_by_slot: of the targets of latent 1, 2, ..., those of a chain's last latent being close marker and answer.
+        entropy: of the superposition, in nats, mean over latents; None in hidden space.
+        top1: largest weight of the superposition, mean over latents; None in hidden space.
+        oracle: accuracy of the decoder fed with the encoder's latents of the gold chain.
+        oracle_without_last: without the last of them.
     """
 
     split: str

@@ -87,8 +87,10 @@ def noisy_weights(
     would read as the end of thought.
 
     Args:
-        weights: (latents, top_k); ids: of that shape, None for the whole vocabulary.
-        row: (latents,) which row a latent belongs to, ascending; keys: (rows,) of the random generator.
+        weights: (latents, top_k).
+        ids: of that shape, None for the whole vocabulary.
+        row: (latents,) which row a latent belongs to, ascending.
+        keys: (rows,) of the random generator.
         close: first id of the close marker.
     """
     first = torch.searchsorted(row, row)

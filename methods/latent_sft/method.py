@@ -259,7 +259,8 @@ class SuperpositionRule(LatentRule):
     """The latent steps of inference of arXiv:2510.15522v2, with optional noise for several samples per question.
 
     Args:
-        settings: of the method; config: sampling of text, and LatentSFTDecoding.
+        settings: of the method.
+        config: sampling of text, and LatentSFTDecoding.
     """
 
     def __init__(self, backbone: Backbone, settings: LatentSFTConfig, config: GenerateConfig) -> None:

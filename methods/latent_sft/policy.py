@@ -46,9 +46,13 @@ class Policy:
     """How latent steps are drawn and scored; see the keys `method.rl_*`.
 
     Args:
-        k: entries of a superposition; top_p: mass of the candidates, which are k at least.
+        k: entries of a superposition.
+        top_p: mass of the candidates, which are k at least.
         temperature: tau, of the mixture's weights.
-        low, high: clip of the noise; shift: added to it; scale: factor on the sum.
+        low: lower clip of the noise.
+        high: upper clip of the noise.
+        shift: added to it.
+        scale: factor on the sum.
         renormalised: SofT-GRPO's density.
     """
 
@@ -107,7 +111,8 @@ def perturbed(log_probs: Tensor, noise: Tensor, policy: Policy) -> tuple[Tensor,
     """The k highest scores: log-probabilities plus clipped, shifted and then scaled noise.
 
     Args:
-        log_probs: (batch, entries) of candidates; noise: of that shape, standard Gumbel.
+        log_probs: (batch, entries) of candidates.
+        noise: of that shape, standard Gumbel.
     Returns: (batch, k) places among the candidates by falling score, and the scores.
     """
     scores, places = (log_probs + policy.scale * (noise.clamp(policy.low, policy.high) + policy.shift)).topk(policy.k)
@@ -123,7 +128,8 @@ def latent_log_probs(log_probs: Tensor, scores: Tensor, advantages: Tensor, poli
     """Log-density of latent steps by their stored scores, with gradients to the log-probabilities.
 
     Args:
-        log_probs: (latent, k) of the stored ids now, over the whole vocabulary at temperature 1; scores: (latent, k).
+        log_probs: (latent, k) of the stored ids now, over the whole vocabulary at temperature 1.
+        scores: (latent, k).
         advantages: (latent,) of the steps, which the sign rule looks at.
     Returns: (latent,).
     """
@@ -146,7 +152,8 @@ class PolicyRule(LatentRule):
     """Latent steps of rollouts, until the clean argmax is the close marker.
 
     Args:
-        policy: with the scale of the noise; config: of the text.
+        policy: with the scale of the noise.
+        config: of the text.
     """
 
     def __init__(self, backbone: Backbone, policy: Policy, config: GenerateConfig) -> None:

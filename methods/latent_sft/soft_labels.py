@@ -40,7 +40,8 @@ class LabelWriter:
         fields: name -> (values per label, dtype on disk: int32, float16 or float32).
         fingerprint: JSON values that say what the labels depend on.
     Attributes:
-        num_rows, num_labels: how many are whole on disk; a continued run adds row `num_rows` next.
+        num_rows: rows that are whole on disk; a continued run adds row `num_rows` next.
+        num_labels: labels that are whole on disk.
     Raises: ValueError: the folder is finished.
     """
 

@@ -253,6 +253,8 @@ def test_a_hub_data_set_has_its_own_splits_or_one_that_is_named(monkeypatch: pyt
     one = latbench.get_task("lab/sums:part", columns=COLUMNS, held_out=1)
     assert len(one.load("train")) == len(one.load("test")) == 1
     assert asked == [("lab/sums", "main", "test"), *[("lab/sums", "default", "part")] * 2]
+    with pytest.raises(ValueError, match=r"task.path must be a whole path or a Hub id such as .*, got '../../lab'"):
+        own_data.OwnDataConfig(path="../../lab")
     with pytest.raises(ValueError, match=r"task.held_out is 1, but lab/sums has splits of its own"):
         latbench.get_task("lab/sums", held_out=1)
     with pytest.raises(ValueError, match=r"no data for task 'lab--sums', split 'test': lab/sums has no such split"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from latbench.cli import main
 from latbench.config import parse
 from latbench.evaluation.evaluate import evaluate
 from latbench.evaluation.job import EvalJob
-from latbench.evaluation.records import read_evaluation
+from latbench.evaluation.records import read_evaluation, write_manifest
 from latbench.evaluation.rerun import rerun
 from latbench.runs.run import Run, load_run
 from latbench.runs.train import train
@@ -99,6 +100,20 @@ def test_a_result_is_repeated_and_checked_wherever_its_file_lies(
     assert check([submitted]).problems == []
     moved.write_text(moved.read_text().replace("2?", "3?"))
     assert "is not the file that task" in check([submitted]).problems[0]
+
+
+def test_a_check_downloads_no_data_set_that_a_submission_names(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = evaluate(EvalJob.of(run, str(folder / "others.jsonl"), limit=2))
+    manifest = read_evaluation(result).manifest
+    config = json.loads(json.dumps(manifest.config))
+    config["eval"]["task"] |= {"name": "lab--sums", "path": "lab/sums", "sha256": ""}
+    write_manifest(result, replace(manifest, config=config))
+    monkeypatch.setattr("latbench.data.own_data.is_cached", lambda source: False)
+    monkeypatch.setattr("latbench.data.own_data.hub_rows", lambda source: pytest.fail("it was loaded"))
+    (problem,) = check([result]).problems
+    assert "its data set lab/sums is not in the Hugging Face cache, and a check downloads none" in problem
 
 
 def test_another_file_of_that_name_is_another_task(run: Run, tmp_path: Path) -> None:

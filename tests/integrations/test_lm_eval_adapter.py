@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -235,23 +238,82 @@ def test_without_lm_eval_the_command_says_what_to_install(
     ]
 
 
-def test_the_command_line_is_that_of_lm_eval(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_is_that_of_lm_eval_after_our_own_keys(capsys: pytest.CaptureFixture[str]) -> None:
     before = list(sys.argv)
-    assert main(["lm-eval", "run", "--help"]) == 0
-    assert "--model_args" in capsys.readouterr().out
+    for words in (["lm-eval", "run", "--help"], ["lm-eval", "--help"]):
+        assert main(words) == 0
+        ours, theirs = capsys.readouterr().out.split("usage: lm-eval", 1)
+        for key in ("run=RUN ", "raw=true ", "think=true ", "latents=false ", "model=NAME "):
+            assert f"\n  {key}" in ours
+        assert "--model_args" in theirs
     assert main(["lm-eval", "run", "--no_such_option", "1"]) == 2
     assert sys.argv == before
+
+
+@pytest.mark.slow  # starts a Python with lm-eval
+def test_one_line_registers_the_model_for_python_and_samples_hold_the_thought(latent: Run, tmp_path: Path) -> None:
+    page = (Path(latbench.__file__).parents[1] / "docs" / "lm_eval.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    line = "import latbench.integrations.lm_eval_adapter"
+    assert line in example.splitlines()
+    code = f"""
+import json, sys
+{line}
+import lm_eval
+from lm_eval.loggers import EvaluationTracker
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
+run, task, out = sys.argv[1:]
+tracker = EvaluationTracker(output_path=out)
+found = lm_eval.simple_evaluate(
+    model="latbench", model_args={{"run": run}}, tasks=[load_yaml(task)], batch_size="auto", limit=3, bootstrap_iters=0,
+    task_manager=TaskManager(include_defaults=False, metadata={{"run": run}}), evaluation_tracker=tracker,
+)
+tracker.save_results_aggregated(results=found, samples=found["samples"])
+tracker.save_results_samples(task_name="latbench_synth", samples=found["samples"]["latbench_synth"])
+"""
+    call = [sys.executable, "-c", code, str(latent.folder), str(OURS), str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.iterdir()
+    assert folder.name == latent.folder.name
+    (results_file,) = folder.glob("results_*.json")
+    written = json.loads(results_file.read_text(encoding="utf-8"))
+    assert written["model_name"] == written["config"]["model_args"]["model"] == latent.folder.name
+    assert written["config"]["batch_sizes"] == [latent.config.generate.batch_size]
+    own = latbench.evaluate(latent)
+    (samples_file,) = folder.glob("samples_*.jsonl")
+    samples = list(map(json.loads, samples_file.read_text(encoding="utf-8").splitlines()))
+    assert [sample["doc_id"] for sample in samples] == [0, 1, 2]
+    for sample, record in zip(samples, own.records[:3], strict=True):
+        (thought,) = sample["arguments"]["gen_args_0"]["arg_2"]
+        assert (thought["num_latents"], thought["reasoning"]) == (record.num_latents, record.reasoning)
+        assert thought["stop_reason"] == record.stop_reason
+        assert len(thought["latents"]) == record.num_latents > 0
+        for step in thought["latents"]:
+            assert len(step["tokens"]) == 5
+            assert 0 < sum(weight for _, weight in step["tokens"]) <= 1.01
+
+
+def test_latents_of_logged_samples_can_be_left_out(explicit: Run, latent: Run) -> None:
+    for lm in (LatbenchLM(explicit.folder), LatbenchLM(latent.folder, latents=False)):
+        request = generation("n0?")
+        lm.generate_until([request] * 2)
+        assert [thought["latents"] for thought in request.args[2]] == [[], []]
+        assert all(thought["num_latents"] == 0 for thought in request.args[2]) == (lm.run is explicit or not lm.think)
+    with pytest.raises(ValueError, match=r"--model_args: latents must be true or false, got 'some'"):
+        LatbenchLM(latent.folder, latents="some")
 
 
 @pytest.mark.slow  # lm-eval reads all its tasks
 def test_a_whole_evaluation_from_the_command_line(
     latent: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "results.json"
-    call = ["lm-eval", "--model", "latbench", "--tasks", str(OURS), "--limit", "4", "--output_path", str(out)]
+    call = ["lm-eval", "--model", "latbench", "--tasks", str(OURS), "--limit", "4", "--output_path", str(tmp_path)]
     assert main([*call, "--batch_size", "auto", "--model_args", f"run={latent.folder}"]) == 0
     assert "latbench_correct" in capsys.readouterr().out
-    (written,) = tmp_path.glob("results*.json")
+    (written,) = tmp_path.glob(f"{latent.folder.name}/results*.json")
     config = json.loads(written.read_text())["config"]
     assert config["run"] == str(latent.folder)
     assert config["answers"]["latbench_synth"]["n"] == 4

@@ -73,11 +73,12 @@ def test_a_terminal_gets_a_table_a_pipe_markdown_and_json_rows_with_numbers(
 def test_an_evaluation_ends_with_a_table_that_fits(make: Any, record: Any, width: int) -> None:
     answers = [record(f"q{i}", i > 1, gold_chain_length=9) for i in range(8)]
     made = eval_table([summarise(make(answers, run="a")), summarise(make(answers, run="b"))])
-    assert made.headings[:5] == ("task", "questions", "accuracy", "#L", "compression")
+    assert made.headings[:5] == ("task", "accuracy", "#L", "compression", "answers/s")
     assert {"correct", "incorrect"} <= set(made.headings)
     assert "timeout" not in made.headings  # nothing ran out of time
     line = dict(zip(made.headings, made.lines[0], strict=True))
-    assert (line["questions"], line["correct"], line["incorrect"]) == ("8", "6", "2")
+    assert (line["task"], line["correct"], line["incorrect"]) == ("synth/test, n=8", "6", "2")
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(to_rich(made, width))
+    assert "[" in fitting(made, width).lines[0][1], "the accuracy keeps its interval"
     assert max(map(len, console.export_text().splitlines())) <= width

@@ -376,6 +376,7 @@ def leaderboard(
     only: str | None = None,
     reported: bool = False,
     all_records: bool = False,
+    no_data: bool = False,
 ) -> LeaderboardResult:
     """Tables of all evaluations under the folders, from records alone.
 
@@ -386,15 +387,16 @@ def leaderboard(
         only: regular expression: rows whose "<task> <method> <variant>" it fits.
         reported: with the numbers that papers report, as such.
         all_records: every record, in files beside the page.
+        no_data: without questions of data sets on the page, as for one to publish.
     Returns: `text_by_format`, `rows`, `to_pandas()`, `notices` on what was left out, and the `paths` written.
     Raises: ValueError: unknown format, missing folder, no evaluation, or none that `only` fits.
     """
-    from latbench.evaluation.asked import asked
+    from latbench.evaluation.asked import asked, asked_of_generated
     from latbench.report import leaderboard as report
 
-    where = Path(out) if out is not None else None
+    where, read = Path(out) if out is not None else None, asked_of_generated if no_data else asked
     return report.leaderboard(
-        _paths(folders), formats, where, only=only, reported=reported, all_records=all_records, asked=asked
+        _paths(folders), formats, where, only=only, reported=reported, all_records=all_records, asked=read
     )
 
 

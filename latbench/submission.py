@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from math import ceil, isclose
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from latbench import registry
 from latbench.config import TINY, GenerateConfig, RunConfig, tree
-from latbench.evaluation.asked import asked, asked_config
+from latbench.evaluation.asked import asked, asked_config, asked_of_generated
 from latbench.evaluation.contamination import recomputed
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.metrics import caveats as caveats_of
@@ -182,15 +183,17 @@ def check_tables(folder: Path) -> list[str]:
         texts = {name: _table(path) for name, path in there.items()}
     except ValueError as error:
         return [str(error)]
-    boards: dict[tuple[bool, bool], LeaderboardResult] = {}
+
+    @cache
+    def board(reported: bool, all_records: bool, no_data: bool) -> LeaderboardResult:
+        read = asked_of_generated if no_data else asked
+        return leaderboard([folder], list(there), reported=reported, all_records=all_records, asked=read)
+
     problems = []
     for name, path in there.items():
         options = (TITLE in texts[name] and name != "html", name == "html" and f'"{RECORD_FILES}"' in texts[name])
-        if options not in boards:
-            boards[options] = leaderboard(
-                [folder], list(there), reported=options[0], all_records=options[1], asked=asked
-            )
-        if boards[options].text_by_format[name] != texts[name]:
+        written = (board(*options, no_data).text_by_format[name] for no_data in (True, False))
+        if not any(text == texts[name] for text in written):
             problems.append(
                 f"{path} is not what these records give; write it again with --format {name} --out {folder}"
             )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -42,6 +41,9 @@ def leaderboard(
     plot: Annotated[Path | None, typer.Option(help="Draw accuracy against chain length: FILE.png or FILE.svg.")] = None,
     reported: Annotated[bool, typer.Option("--reported", help="Add the numbers that papers report, as such.")] = False,
     all_records: Annotated[bool, typer.Option("--all-records", help="Every record, in files beside the page.")] = False,
+    no_data: Annotated[
+        bool, typer.Option("--no-data", help="Leave questions of data sets out of the page, as for one to publish.")
+    ] = False,
     legend: Annotated[bool, typer.Option("--legend", help="Say below the table what its columns mean.")] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Fail where scores, metrics, identities or files do not recompute.")
@@ -55,7 +57,7 @@ def leaderboard(
     as_json: JsonOption = False,
 ) -> None:
     """Print or write the tables and the page, from records alone; or check a submission."""
-    from latbench.evaluation.asked import asked
+    from latbench.evaluation.asked import asked, asked_of_generated
     from latbench.report import leaderboard as report
     from latbench.report import picture
     from latbench.report.run_facts import values
@@ -69,7 +71,13 @@ def leaderboard(
 
         workers = workers or min(8, os.cpu_count() or 1)
         checked = check_all(folders or [RUNS], workers=workers, incremental=True, again=again)
-        _tell_checked(checked, folders or [RUNS], names if out is not None else [], out, reported, as_json)
+        if out is not None:
+            read = asked_of_generated if no_data else asked
+            texts = report.leaderboard(folders or [RUNS], names, reported=reported, asked=read).text_by_format
+            checked.problems += stale_files(
+                {out / report.FORMATS[name].file_name: text for name, text in texts.items()}
+            )
+        _tell_checked(checked, as_json)
         return
     if workers is not None or again:
         raise ValueError("--workers and --again belong to --check")
@@ -87,7 +95,7 @@ def leaderboard(
         only=only,
         reported=reported,
         all_records=all_records,
-        asked=asked,
+        asked=asked_of_generated if no_data else asked,
     )
     if plot is not None:
         picture.plot(board.cells, plot)
@@ -106,19 +114,9 @@ def leaderboard(
         note("written: " + ", ".join(map(str, board.paths)))
 
 
-def _tell_checked(
-    checked: Checked, folders: Sequence[Path], formats: Sequence[str], out: Path | None, reported: bool, as_json: bool
-) -> None:
-    """Say what does not recompute, also of the files in `out`, and fail where there is anything."""
-    from latbench.evaluation.asked import asked
-    from latbench.report.leaderboard import FORMATS
-    from latbench.report.leaderboard import leaderboard as report
-
-    problems = checked.problems
-    if out is not None:
-        texts = report(folders, formats, reported=reported, asked=asked).text_by_format
-        problems += stale_files({out / FORMATS[name].file_name: text for name, text in texts.items()})
-    problems = list(dict.fromkeys(problems))
+def _tell_checked(checked: Checked, as_json: bool) -> None:
+    """Say what does not recompute, and fail where there is anything."""
+    problems = list(dict.fromkeys(checked.problems))
     if as_json:
         print_json({"evaluations": checked.num_evaluations, "problems": problems, "caveats": checked.caveats})
     for caveat in checked.caveats:

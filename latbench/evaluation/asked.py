@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from latbench import registry
 from latbench.config import GenerateConfig, tree
+from latbench.data import FileTask
 from latbench.evaluation.manifest import questions_hash
 from latbench.evaluation.plan import EvalConfig, questions
 from latbench.evaluation.records import Manifest
@@ -23,6 +24,18 @@ def asked(manifest: Manifest) -> list[Example]:
     except ValueError:
         return []
     return examples if questions_hash(examples) == manifest.questions_sha256 else []
+
+
+def asked_of_generated(manifest: Manifest) -> list[Example]:
+    """As `asked`, but none of a data set: what a page may show that is published, whatever the licence of the data."""
+    return [] if _is_data_set(manifest) else asked(manifest)
+
+
+def _is_data_set(manifest: Manifest) -> bool:
+    try:
+        return issubclass(registry.get_task_entry(asked_config(manifest).task_name).cls, FileTask)
+    except ValueError:
+        return True
 
 
 def asked_config(manifest: Manifest) -> EvalConfig:

@@ -200,9 +200,9 @@ def test_the_command_says_which_parts_are_open(run: Run, capsys: pytest.CaptureF
 
 @pytest.mark.slow
 def test_each_process_of_a_launcher_answers_a_shard(run: Run, whole: bytes) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += ["-m", "latbench", "eval", str(run.folder), "--set", "generate.chunk=4"]
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("synth-test") == 1, "the main process alone says it"
     assert (job_of(run).folder / RECORDS).read_bytes() == whole

@@ -139,6 +139,7 @@ class Method(nn.Module, ABC, Generic[ConfigT, BatchT]):
     """
 
     name: ClassVar[str]  # set by the registry
+    writes_marks: ClassVar[bool] = False  # its text may hold marks that are no reasoning tokens, `RowState.num_marks`
     in_quickstart: ClassVar[bool] = False  # one of the methods that `latbench quickstart` trains and compares
     decoding: ClassVar[type | None] = None  # likewise: class of `generate.method.*`
     batch_terms: ClassVar[frozenset[str]] = frozenset()  # loss terms with a statistic over the rows of a micro-batch

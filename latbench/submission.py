@@ -281,6 +281,7 @@ def _record_problems(evaluation: Evaluation, job: EvalJob, method: Method[Any] |
     tokens = [_tokens(method, example, settings.generate) for example in job.examples] if method else []
     pairs = [(record, job.examples[place // samples]) for place, record in enumerate(evaluation.records)]
     scores = job.task.score_many([(record.text, example) for record, example in pairs])
+    writes_marks = registry.get_method(job.run.config.method_name).cls.writes_marks  # type: ignore[attr-defined]
     faults: dict[str, list[str]] = {}
     impossible: list[str] = []
     for place, ((record, example), score) in enumerate(zip(pairs, scores, strict=True)):
@@ -299,7 +300,7 @@ def _record_problems(evaluation: Evaluation, job: EvalJob, method: Method[Any] |
         for name, value in expected.items():
             if getattr(record, name) != value:
                 faults.setdefault(name, []).append(_fault(record, name, value))
-        if reason := _impossible(record, settings.generate):
+        if reason := _impossible(record, settings.generate, writes_marks=writes_marks):
             impossible.append(f"{record.id!r}, {reason}")
     if impossible:
         yield f"counts of {len(impossible)} records are impossible; the first: {impossible[0]}"
@@ -311,7 +312,7 @@ def _fault(record: Record, name: str, value: object) -> str:
     return f"{record.id!r} has {getattr(record, name)!r} instead of {value!r}"
 
 
-def _impossible(record: Record, config: GenerateConfig) -> str | None:
+def _impossible(record: Record, config: GenerateConfig, *, writes_marks: bool) -> str | None:
     """Why no decoding gives these counts."""
     num_reasoning_tokens = record.num_reasoning_tokens or 0
     emitted = num_reasoning_tokens + record.num_answer_tokens
@@ -325,7 +326,7 @@ def _impossible(record: Record, config: GenerateConfig) -> str | None:
         if count > cap:
             return f"{count} {what}, where at most {cap} were asked for"
     in_text = record.num_answer_tokens if record.reasoning else emitted  # a chain without think tokens is in the text
-    in_chain = num_reasoning_tokens + record.num_latents  # of tags alone the latent steps are counted
+    in_chain = num_reasoning_tokens + (record.num_latents if writes_marks else 0)  # a mark is told by its latent steps
     for text, num_tokens in ((record.reasoning, in_chain), (record.text, in_text)):
         if text and not num_tokens:
             return f"{text[:20]!r} in no token"

@@ -144,8 +144,8 @@ def test_sweep_runs_processes_and_lists_failures(call: Call, monkeypatch: pytest
     assert not list(Path("runs/logs").glob("*.progress"))
     for log in Path("runs/logs").glob("*.log"):  # commands and their results, nothing else
         starts = [line[:2] for line in log.read_text().splitlines()]
-        assert starts[:5] == ["$ ", "ru", "ne", "$ ", "ru"]
-        assert set(starts[5:]) <= {"ru"}, "caveats of the evaluation"
+        assert starts[:4] == ["$ ", "ru", "ne", "$ "]
+        assert set(starts[4:]) <= {"| ", "|-", "ru"}, "the table of the evaluation, its folder and its caveats"
     Path("sweep.yaml").write_text(f"methods: [cot]\nsettings: [{{{settings}}}]\nlimit: 4\nevaluate: [math500]\n")
     monkeypatch.delenv("LATBENCH_DATA_DIR", raising=False)
     code, out, lines = call("sweep", "sweep.yaml", "--resume", "--json")

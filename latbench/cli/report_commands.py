@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,13 +71,13 @@ def leaderboard(
 
         workers = workers or min(8, os.cpu_count() or 1)
         checked = check_all(folders or [RUNS], workers=workers, incremental=True, again=again)
+        stale: list[str] = []
         if out is not None:
             read = asked_of_generated if no_data else asked
             texts = report.leaderboard(folders or [RUNS], names, reported=reported, asked=read).text_by_format
-            checked.problems += stale_files(
-                {out / report.FORMATS[name].file_name: text for name, text in texts.items()}
-            )
-        _tell_checked(checked, as_json)
+            stale = stale_files({out / report.FORMATS[name].file_name: text for name, text in texts.items()})
+        problems = list(dict.fromkeys([*checked.problems, *stale]))
+        _tell_checked(replace(checked, problems=problems), as_json)
         return
     if workers is not None or again:
         raise ValueError("--workers and --again belong to --check")
@@ -116,7 +116,7 @@ def leaderboard(
 
 def _tell_checked(checked: Checked, as_json: bool) -> None:
     """Say what does not recompute, and fail where there is anything."""
-    problems = list(dict.fromkeys(checked.problems))
+    problems = checked.problems
     if as_json:
         print_json({"evaluations": checked.num_evaluations, "problems": problems, "caveats": checked.caveats})
     for caveat in checked.caveats:

@@ -39,7 +39,9 @@ class Prompt:
         text: the task's prompt.
         raw: feed the text as it is, without template or markers; the whole output is the answer segment.
         ids: fed in place of what the method makes of the text; None: what it makes.
-        seed, until: in place of the call's own; max_new_tokens: likewise, where it is less. None: those of the call.
+        seed: in place of the call's own; None: that of the call, as in the two below.
+        until: texts that end the answer.
+        max_new_tokens: where it is less than that of the call.
     """
 
     id: str
@@ -196,7 +198,15 @@ class Loop:
     """State of one `decode` call; `session.py` lets questions come while it runs.
 
     Args:
-        prompt_ids, prompts: by number of the question.
+        backbone: that decodes.
+        prompt_ids: token ids fed before the first decision, by number of the question.
+        prompts: the questions by number.
+        rule: that chooses the next input.
+        config: of the decoding.
+        seed: keys random draws.
+        recorder: of latent steps; None: they are not traced.
+        steps: of all steps; None: they are not kept.
+        results: what is finished, by number of the question.
     """
 
     backbone: Backbone

@@ -157,7 +157,7 @@ def refuse_lost(whole: Path, lost: Sequence[Shard], command: str) -> None:
         names = ", ".join(map(str, lost[:8])) + (f" and {len(lost) - 8} more" if len(lost) > 8 else "")
         what = f"part {names} is" if len(lost) == 1 else f"parts {names} are"
         raise ValueError(
-            f"{what} missing or not complete in {whole / SHARDS}; answer with `latbench {command} --shard {lost[0]}`, "
+            f"{what} missing or not complete in {whole / SHARDS}; run {command} with --shard {lost[0]}, "
             "copy it from where it was answered, or remove that folder to answer everything anew"
         )
 

@@ -166,7 +166,8 @@ class Engine:
     Args:
         method: loaded, with its weights; nothing else may use it meanwhile.
         seed: keys the draws of questions that say no seed.
-        batch_size: rows of a session; max_queue: questions beyond them that may wait.
+        batch_size: rows of a session.
+        max_queue: questions beyond them that may wait.
         top_k: tokens told of a latent step.
     """
 

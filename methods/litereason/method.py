@@ -49,6 +49,8 @@ TEACH, PROJECTOR = "tags", "projector"
 class LiteReason(TaggedModel):
     """Question, text and latents in turn, answer."""
 
+    writes_marks = True
+
     # stages
 
     def stages(self) -> list[Stage]:

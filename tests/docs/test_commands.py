@@ -46,6 +46,11 @@ ROLLOUT: tree.Tree = {
 SWEEP = "methods: [direct]\nseeds: [0]\nbase: {task: {num_train: 40, num_test: 4}, train: {max_steps: 1}}\n"
 
 
+OWN_ROWS = "\n".join(
+    f'{{"problem": "{i} + 1?", "work": ["<<{i}+1={i + 1}>>"], "result": "{i + 1}"}}' for i in range(140)
+)
+
+
 # what parses
 
 
@@ -117,6 +122,10 @@ def test_the_commands_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(Task, "rewards", lambda self, pairs: [float(index % 2) for index in range(len(pairs))])
     monkeypatch.chdir(tmp_path)
     (tmp_path / "SWEEP.yaml").write_text(SWEEP, encoding="utf-8")
+    for name in ("my.jsonl", "sums.jsonl"):
+        (tmp_path / name).write_text(OWN_ROWS, encoding="utf-8")
+    monkeypatch.setenv(registry.FILES, "")  # what the page registers ends with it
+    monkeypatch.setattr(registry, "_entries", {kind: dict(known) for kind, known in registry._entries.items()})
     for command in shown(page):
         if command.reason or (reads_data(command.words) and DATA_DIR not in os.environ):
             continue  # a machine that has the data files runs it
@@ -146,13 +155,16 @@ def reads_data(words: Sequence[str]) -> bool:
     """Whether a command names a task that is not generated."""
     pairs = pairwise(words)
     named = {name for option, value in pairs if option in ("--task", "--tasks") for name in value.split(",")}
-    generated = {name for name in named if name.endswith(".py")} | {"synth", "synth_words", "graphs"}
+    own = {name for name in named if name.endswith((".py", ".jsonl"))}
+    generated = own | {"synth", "synth_words", "graphs"}
     return bool(named - generated)
 
 
 def stand_in(word: str, folder: Path) -> str:
     """What stands for a placeholder of the documentation."""
     if word in ("RUN", "REFERENCE"):  # the latest run, and the first
+        if not (folder / "runs").exists():  # the page is about a run that there is
+            assert main(["train", "--method", "cot"]) == 0
         last_or_first = max if word == "RUN" else min
         return str(last_or_first((folder / "runs").glob("*/train.json"), key=lambda path: path.stat().st_mtime).parent)
     if word == "ID_OR_PATH":

@@ -15,7 +15,7 @@ from latbench.report.leaderboard import find_evaluations, leaderboard
 
 
 def test_no_module_of_the_report_imports_torch_or_a_plotting_library() -> None:
-    modules = ["leaderboard", "picture", "rows", "sections", "csv", "table", "columns", "page", "latex"]
+    modules = ["leaderboard", "picture", "cells", "task_sections", "csv", "table", "columns", "page", "latex"]
     code = f"import sys, {', '.join('latbench.report.' + name for name in modules)}\n"
     heavy = "('torch', 'transformers', 'pandas', 'matplotlib', 'scipy', 'numpy', 'tabulate')"
     code += f"print([name for name in {heavy} if name in sys.modules])"

@@ -38,6 +38,7 @@ def cluster() -> Iterator[Any]:
     """Three nodes of one CPU each, the first of them the head."""
     from ray.cluster_utils import Cluster
 
+    before = signal.getsignal(signal.SIGTERM)  # Ray puts one of its own in its place
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(CHECKOUT))
         patch.setenv("RAY_worker_niceness", "0")
@@ -50,6 +51,7 @@ def cluster() -> Iterator[Any]:
         yield started
         ray.shutdown()
         started.shutdown()
+    signal.signal(signal.SIGTERM, before)
 
 
 def executor(cluster: Any, **options: Any) -> Any:
@@ -130,7 +132,7 @@ def test_files_travel_to_a_node_and_back(cluster: Any, tmp_path: Path) -> None:
 
 
 def test_interrupted_jobs_leave_what_can_be_resumed(cluster: Any, tmp_path: Path) -> None:
-    base = tree.merge(BASE, {"train": {"max_steps": 100_000, "save_every": 1000}})
+    base = tree.merge(BASE, {"train": {"max_steps": 100_000, "epochs": 100_000, "save_every": 1000}})
     sweep = SweepConfig(methods=["cot"], base=base)
 
     def interrupt() -> None:

@@ -104,7 +104,7 @@ def assert_same(run: Run, slow: Slow, question: str, num_new: int, **settings: A
     """Logits, latents and text of the imported run are those of the reference, to 1e-6."""
     backbone = run.method.backbone
     ids = run.method.prompt_ids(question, run.config.generate)
-    from latbench.model.layout import pad
+    from latbench.model.batches import pad
 
     with torch.no_grad():
         state = backbone.prefill(pad([ids]))

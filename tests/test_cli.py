@@ -131,7 +131,7 @@ def test_quickstart_ends_with_a_leaderboard_and_its_files(call: Call) -> None:
 
 
 @pytest.mark.slow
-def test_sweep_runs_processes_and_lists_failures(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_runs_processes_and_refuses_absent_data(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
     settings = ", ".join(text.replace("=", ": ") for text in SMALL)
     Path("sweep.yaml").write_text(f"methods: [cot, direct]\nsettings: [{{{settings}}}]\nlimit: 4\n")
@@ -148,13 +148,9 @@ def test_sweep_runs_processes_and_lists_failures(call: Call, monkeypatch: pytest
         assert set(starts[4:]) <= {"| ", "|-", "ru"}, "the table of the evaluation, its folder and its caveats"
     Path("sweep.yaml").write_text(f"methods: [cot]\nsettings: [{{{settings}}}]\nlimit: 4\nevaluate: [math500]\n")
     monkeypatch.delenv("LATBENCH_DATA_DIR", raising=False)
-    code, out, lines = call("sweep", "sweep.yaml", "--resume", "--json")
-    assert code == 1
-    assert len(json.loads(out)["failed"]) == 1
-    assert lines[0].startswith("[1] synth-cot-tiny-")
-    assert lines[1].startswith("failed: synth-cot-tiny-")
-    assert "LATBENCH_DATA_DIR" in lines[1]
-    assert "(log: runs/logs/synth-cot-tiny-" in lines[1]
+    code, _, lines = call("sweep", "sweep.yaml", "--resume", "--json")
+    assert code == 2, "refused before the first run"
+    assert lines[0].startswith("error: no data for task 'math500'")
 
 
 def test_a_dry_run_counts_what_the_sweep_then_costs(call: Call) -> None:

@@ -13,6 +13,7 @@ from latbench import registry
 from latbench.cli.keys_page import configuration_page
 from latbench.config import ConfigError, GenerateConfig, RunConfig, identity, parse, read_config, tree
 from latbench.config.keys import imported_keys, method_keys, shared_keys, task_keys
+from latbench.runs.train import is_untrained
 
 COT = {"method": {"name": "cot"}}
 RESULTS = Path(__file__).parents[2] / "results"
@@ -287,7 +288,8 @@ def test_every_committed_identity_follows_from_its_stored_configuration() -> Non
     assert len(manifests) > 100
     for row in manifests:
         config = RunConfig.from_stored({key: value for key, value in row["config"].items() if key != "eval"})
-        assert (config.run_id, config.variant) == (row["run"], row["variant"])
+        run = config.base_id if is_untrained(row["train_data"]) else config.run_id
+        assert (run, config.variant) == (row["run"], row["variant"])
         assert config.setting == row["setting"]
 
 

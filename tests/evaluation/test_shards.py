@@ -94,7 +94,7 @@ def test_lost_parts_are_named_and_nothing_is_touched(run: Run) -> None:
     job = job_of(run)
     evaluate(job, Shard(2, 3))
     sentence = (
-        r"parts 1/3, 3/3 are missing or not complete in .*shards; answer with `latbench eval --shard 1/3`, "
+        r"parts 1/3, 3/3 are missing or not complete in .*shards; run eval with --shard 1/3, "
         "copy it from where it was answered, or remove that folder"
     )
     with pytest.raises(ValueError, match=sentence):

@@ -171,7 +171,7 @@ def test_shards_of_reliance_join_to_the_bytes_of_a_whole_one(coconut: Run, capsy
     path.unlink()
     assert reliance(job, names[:2], Shard(3, 3))[1] is None
     assert reliance(job, names, Shard(2, 3))[1] is None
-    with pytest.raises(ValueError, match=r"parts 1/3, 3/3 are missing .* `latbench reliance --shard 1/3`"):
+    with pytest.raises(ValueError, match=r"parts 1/3, 3/3 are missing .* run reliance with --shard 1/3"):
         reliance(job, names)
     arguments = ["reliance", str(coconut.folder), "--interventions", ",".join(names), "--shard"]
     assert main([*arguments, "1/3"]) == 0

@@ -143,7 +143,7 @@ def test_interrupted_jobs_leave_what_can_be_resumed(cluster: Any, tmp_path: Path
 
     in_background(interrupt)
     with handling(signal.SIGINT, signal.default_int_handler), pytest.raises(KeyboardInterrupt):
-        run_sweep(sweep, executor(cluster, shared=False), runs_dir=tmp_path, resume=False, on_end=ignore)
+        run_sweep(sweep, executor(cluster), runs_dir=tmp_path, resume=False, on_end=ignore)
     (run,) = run_folders(tmp_path)
     assert not (run / TRAIN).exists()
     assert list(run.glob("stages/*/checkpoint-*/trainer_state.json")), "training stopped at a whole step"

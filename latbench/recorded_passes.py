@@ -91,8 +91,11 @@ def _is_local(folder: Path) -> bool:
 
 def _models(config: Mapping[str, Any]) -> Iterator[str]:
     yield str(config["model"]["id"])
-    if config.get("start"):
-        yield from _models(config["start"])
+    start = config.get("start")
+    while start:  # it names a model where that is another one
+        if "model" in start:
+            yield str(start["model"]["id"])
+        start = start.get("start")
 
 
 @cache

@@ -248,6 +248,11 @@ def test_evaluations_on_the_same_questions_read_them_once(submission: Path, monk
     assert len(read) == 1
 
 
+def test_a_run_that_starts_from_another_is_remembered_with_the_models_of_both() -> None:
+    whole = {"model": {"id": "own"}, "start": {"method": {"name": "cot"}, "start": {"model": {"id": "first"}}}}
+    assert list(recorded_passes._models(whole)) == ["own", "first"]
+
+
 def test_what_passed_before_is_looked_at_again_only_once_it_changes(
     built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +24,7 @@ from latbench.cli.console import (
 from latbench.cli.options import RUNS, JsonOption, RunsOption
 
 if TYPE_CHECKING:
+    from latbench.report.leaderboard import LeaderboardResult
     from latbench.submission import Checked
 
 commands = typer.Typer()
@@ -67,17 +70,9 @@ def leaderboard(
     if check:
         if only is not None or plot is not None:
             raise ValueError("--check looks at all results; leave out --only and --plot")
-        from latbench.submission import check as check_all
-
-        workers = workers or min(8, os.cpu_count() or 1)
-        checked = check_all(folders or [RUNS], workers=workers, incremental=True, again=again)
-        stale: list[str] = []
-        if out is not None:
-            read = asked_of_generated if no_data else asked
-            texts = report.leaderboard(folders or [RUNS], names, reported=reported, asked=read).text_by_format
-            stale = stale_files({out / report.FORMATS[name].file_name: text for name, text in texts.items()})
-        problems = list(dict.fromkeys([*checked.problems, *stale]))
-        _tell_checked(replace(checked, problems=problems), as_json)
+        again_made = partial(report.leaderboard, reported=reported, asked=asked_of_generated if no_data else asked)
+        checked = _checked(folders or [RUNS], names if out is not None else [], out, again_made, workers, again)
+        _tell_checked(checked, as_json)
         return
     if workers is not None or again:
         raise ValueError("--workers and --again belong to --check")
@@ -112,6 +107,26 @@ def leaderboard(
         say(board.text_by_format[names[0]].rstrip("\n"))
     else:
         note("written: " + ", ".join(map(str, board.paths)))
+
+
+def _checked(
+    folders: Sequence[Path],
+    formats: Sequence[str],
+    out: Path | None,
+    board: Callable[..., LeaderboardResult],
+    workers: int | None,
+    again: bool,
+) -> Checked:
+    """What does not recompute in the folders, and which files in `out` are not what `board` gives for them."""
+    from latbench.report.leaderboard import FORMATS
+    from latbench.submission import check
+
+    checked = check(folders, workers=workers or min(8, os.cpu_count() or 1), incremental=True, again=again)
+    stale: list[str] = []
+    if out is not None:
+        texts = board(folders, formats).text_by_format
+        stale = stale_files({out / FORMATS[name].file_name: text for name, text in texts.items()})
+    return replace(checked, problems=list(dict.fromkeys([*checked.problems, *stale])))
 
 
 def _tell_checked(checked: Checked, as_json: bool) -> None:

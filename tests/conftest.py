@@ -16,15 +16,15 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import ARCHITECTURES, architecture
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from latbench.config import ModelConfig
 from latbench.model.backbone import Backbone
 from latbench.model.tiny import tiny_tokenizer
 from latbench.task import Example
+from tests.architectures import ARCHITECTURES, architecture
 
-pytest_plugins = ["made_evaluations", "made_runs"]
+pytest_plugins = ["tests.made_evaluations", "tests.made_runs"]
 
 CHAINS = [  # of 3, 1, 4 and 2 steps
     Example(

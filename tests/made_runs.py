@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from measured_runs import copies
 
 from latbench.config import RunConfig, parse
 from latbench.runs.run import Run, load_run
 from latbench.runs.train import train
+from tests.measured_runs import copies
 
 SMALL = (
     "train.max_steps=2",

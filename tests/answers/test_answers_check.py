@@ -10,13 +10,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from answer_rows import ROWS, Row
-from kind_rows import KIND_ROWS
 
 from latbench.answers.check import quick_verdict, verdict
 from latbench.answers.extract import AnswerKind, extract
 from latbench.answers.paper_scorers import paper_verdict
 from latbench.task import PaperScorer, Status
+from tests.answers.answer_rows import ROWS, Row
+from tests.answers.kind_rows import KIND_ROWS
 
 FOLDER = Path(os.environ.get("LATBENCH_DATA_DIR", Path(__file__).parents[3] / "shared" / "data"))
 FILES = sorted(path.name for path in FOLDER.glob("*.jsonl*"))

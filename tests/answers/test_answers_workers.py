@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from answer_rows import ROWS
 
 from latbench.answers import workers
 from latbench.answers.extract import extract
 from latbench.answers.workers import CheckPool, Item, shared_pool
 from latbench.task import Score
+from tests.answers.answer_rows import ROWS
 
 EASY: Item = (r"\frac12", r"\int_0^1 x\,dx", "math")  # left to Math-Verify
 ENDLESS: Item = (r"\sqrt{7}", r"\int_0^{9^{9^{9^9}}} x\,dx", "math")

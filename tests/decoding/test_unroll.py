@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from test_decode import QUESTIONS, MixtureRule
 
 from latbench.config import GenerateConfig
 from latbench.decoding.loop import Prompt, decode, unroll
@@ -13,6 +12,7 @@ from latbench.model.backbone import Backbone, DecodeState
 from latbench.model.batches import pad
 from latbench.task import Example
 from latbench.training.losses import token_cross_entropy
+from tests.decoding.test_decode import QUESTIONS, MixtureRule
 
 ANN = Example(id="a", question="3*4-2?", steps=("<<3*4=12>>", "<<12-2=10>>"), answer="10")
 SHORT = Example(id="s", question="1+1", steps=("<<1+1=2>>",), answer="2")

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import typer
-from commands import NOT_RUN, ROOT, Command, inline, pages, shown
 
 import latbench.config
 from latbench import registry
@@ -21,6 +20,7 @@ from latbench.config.keys import imported_keys, method_keys, shared_keys, task_k
 from latbench.data.file_task import DATA_DIR
 from latbench.task import Task
 from tests.conftest import small_model
+from tests.docs.commands import NOT_RUN, ROOT, Command, inline, pages, shown
 
 ALL = [*pages(), "results/README.md", "CONTRIBUTING.md"]
 SMALL: tree.Tree = {

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
-from published import ROOT, published
 
 from latbench import registry
+from tests.docs.published import ROOT, published
 
 PAGES = ROOT / "docs" / "methods"
 PUBLISHED = "## Published numbers\n"

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from published import ROOT
+
+from tests.docs.published import ROOT
 
 
 def test_the_site_builds_strictly(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import tomllib
 from typing import Any
 
 import yaml
-from published import ROOT
+
+from tests.docs.published import ROOT
 
 WORKFLOW: Any = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
 

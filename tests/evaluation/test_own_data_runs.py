@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_runs import SMALL
 
 import latbench
 from latbench.cli import main
@@ -22,6 +21,7 @@ from latbench.runs.run import Run, load_run
 from latbench.runs.train import train
 from latbench.submission import check
 from latbench.sweeps.sweep import SweepConfig, members
+from tests.made_runs import SMALL
 
 SETTINGS = [text for text in SMALL if not text.startswith("task.")]
 OPTIONS = [f"--set={text}" for text in SETTINGS]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from measured_runs import call, job_of
 
 from latbench.evaluation.records import append_records, read_evaluation, read_records
 from latbench.evaluation.statistics import median_ratio
@@ -17,6 +16,7 @@ from latbench.method import Method
 from latbench.report.markdown import markdown_tables
 from latbench.report.measure_tables import tables_of_run
 from latbench.runs.run import Run
+from tests.measured_runs import call, job_of
 
 
 def test_runs_take_turns_and_stand_beside_the_first(runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from measured_runs import call, job_of
 from torch.nn.functional import pdist
 
 from latbench.evaluation.records import MANIFEST, TRACE, read_records
@@ -26,6 +25,7 @@ from latbench.runs.run import Run
 from latbench.task import Example
 from methods.latent_sft.sequences import encoder_tokens
 from tasks.synth import Synth, SynthConfig
+from tests.measured_runs import call, job_of
 
 
 def test_hidden_states_are_read_through_the_head_and_mixtures_as_they_are(runs: dict[str, Run]) -> None:

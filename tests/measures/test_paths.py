@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from measured_runs import call, job_of
 
 from latbench.evaluation.records import read_evaluation, read_records
 from latbench.measures.parallelism import parallelism
@@ -15,6 +14,7 @@ from latbench.measures.paths import PATHS, SAMPLING, chosen, distinct, read_path
 from latbench.runs.run import Run
 from latbench.task import Score
 from tasks.synth import Synth
+from tests.measured_runs import call, job_of
 
 
 def test_chains_are_told_apart_but_for_white_space_and_case() -> None:

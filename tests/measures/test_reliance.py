@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from measured_runs import job_of
 
 from latbench.cli import main
 from latbench.decoding.loop import Prompt
@@ -21,6 +20,7 @@ from latbench.measures.reliance import PARTS, Work, donors, reliance
 from latbench.measures.trace import trace
 from latbench.method import Method
 from latbench.runs.run import Run
+from tests.measured_runs import job_of
 
 
 def test_interventions_are_paired_with_the_records_and_kept(coconut: Run, monkeypatch: pytest.MonkeyPatch) -> None:

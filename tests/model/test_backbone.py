@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from architectures import architecture
-from test_layout import ANN, word_tokenizer
 from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedTokenizerFast
 
 from latbench.config import LoraConfig, ModelConfig
 from latbench.model.backbone import Backbone
 from latbench.model.batches import IGNORE_INDEX
 from latbench.task import Example
+from tests.architectures import architecture
+from tests.model.test_layout import ANN, word_tokenizer
 
 SHORT = Example(id="s", question="1+1", steps=("<<1+1=2>>",), answer="2")
 

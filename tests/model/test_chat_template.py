@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from test_layout import word_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from latbench.model import chat_template
 from latbench.model.backbone import Backbone
 from latbench.model.layout import Layout
+from tests.model.test_layout import word_tokenizer
 
 ORDINARY = (
     "{{ bos_token }}{% for message in messages %}{{ '<|' + message.role + '|>' + message.content | trim }}"

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from findings import AGAINST, COLUMNS, RESULTS, value
+
+from tests.report.findings import AGAINST, COLUMNS, RESULTS, value
 
 TEXT = (RESULTS / "README.md").read_text(encoding="utf-8")
 FINDINGS = TEXT.partition("\n## Findings\n")[2]

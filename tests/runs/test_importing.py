@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "methods" / "importers"))
-from release_writers import codi, gpt2
 
 import latbench
 from latbench.cli import main
 from latbench.evaluation.records import read_evaluation
 from latbench.runs.run import load_run
 from latbench.submission import check
+from tests.methods.importers.release_writers import codi, gpt2
 
 FIRST = ["--limit", "3"]
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from made_runs import SMALL
 from safetensors.torch import load_file
 
 from latbench import registry
@@ -29,6 +28,7 @@ from latbench.runs.lock import locked
 from latbench.runs.run import CHECKPOINT, CONFIG, TRAIN, Run, load_run
 from latbench.runs.train import base_run, keep, train
 from latbench.training import checkpoint, trainer
+from tests.made_runs import SMALL
 
 DIRECT = {"method": "direct"}
 START = ("start.method=cot", "start.train.max_steps=2", "start.train.batch_size=4")  # the run of the fixture `trained`

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import SMALL
 
 from latbench.cli import main
 from latbench.cli.listing import runs as list_runs
@@ -26,6 +25,7 @@ from latbench.runs.run import CHECKPOINT, TRAIN, Run, load_run
 from latbench.runs.train import base_run, train
 from latbench.sweeps.sweep import SweepConfig, run_sweep
 from latbench.training import checkpoint
+from tests.made_runs import SMALL
 from tests.runs.test_start import equal
 from tests.sweep.test_sweep import InProcess, ignore
 

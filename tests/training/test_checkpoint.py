@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from toy_run import CONFIG, Toy, toy, toy_examples, train
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaModel
 
 from latbench import registry
@@ -20,6 +19,7 @@ from latbench.model.backbone import Backbone
 from latbench.training import checkpoint
 from latbench.training.trainer import train_method
 from methods.cot import Cot, CotConfig
+from tests.training.toy_run import CONFIG, Toy, toy, toy_examples, train
 
 SIZES = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "mlp_size": 32, "device": "cpu"}
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from toy_run import toy_examples
 
 from latbench.config import LoraConfig
 from latbench.method import Method
@@ -16,6 +15,7 @@ from latbench.model.batches import IGNORE_INDEX
 from latbench.training.cost import FlopMeter, TrainReport, count_tokens
 from latbench.training.trainer import set_trainable
 from methods.cot import Cot, CotConfig
+from tests.training.toy_run import toy_examples
 
 BackboneOf = Callable[..., Backbone]
 

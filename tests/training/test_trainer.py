@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-import toy_run
 from safetensors.torch import load_file, save_file
-from toy_run import CONFIG, Toy, outcome, toy, toy_examples, train
 
 from latbench.config import LoraConfig, ModelConfig, StageOverrides, TrainConfig
 from latbench.method import Stage
@@ -24,9 +20,10 @@ from latbench.model.backbone import Backbone
 from latbench.training import stage_trainer
 from latbench.training.resume import STATE, hashes, resume_points
 from latbench.training.trainer import train_method
+from tests.training.processes import at, launch, outcome, run_script
+from tests.training.toy_run import CONFIG, Toy, toy, toy_examples, train
 
-SCRIPT = Path(toy_run.__file__)
-ROOT = SCRIPT.parents[2]
+SCRIPT = "tests.training.toy_run"
 FIRST, SECOND = Path("stages/0-all"), Path("stages/1-head")
 
 
@@ -36,14 +33,11 @@ class Killed(BaseException):
 
 def dies_at(call: int, method: Toy) -> Toy:
     """The method, raising at the given call of its loss."""
-    left = [call]
 
-    def tick() -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            raise Killed
+    def kill() -> None:
+        raise Killed
 
-    method.before_loss = tick
+    method.before_loss = at(call, kill)
     return method
 
 
@@ -53,10 +47,6 @@ def log(folder: Path) -> list[dict[str, Any]]:
 
 def weights(method: Toy) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in method.state_dict().items()}
-
-
-def environment(**variables: str) -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **variables}
 
 
 # exactness
@@ -87,24 +77,10 @@ def test_the_objective_is_the_mean_per_item_of_the_whole_step(tmp_path: Path) ->
     assert row["loss"] == pytest.approx(expected.objective().item(), rel=1e-9)
 
 
-def launch(folder: Path, num_processes: int, **variables: str) -> list[dict[str, Any]]:
-    """Run `toy_run.py launched` and return what each process left; nothing where they left early."""
-    folder.mkdir(exist_ok=True)
-    start = [sys.executable]
-    if num_processes > 1:
-        # `--cpu` would start a single process; `--multi_gpu` is Accelerate's word for several, on a CPU too
-        start += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(num_processes)]
-        start += ["--main_process_port", "0"]
-    command = [*start, str(SCRIPT), "launched", str(folder)]
-    run = subprocess.run(command, env=environment(**variables), capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr[-3000:]
-    return [torch.load(path) for path in sorted(folder.glob("result*.pt"))]
-
-
 @pytest.mark.slow
 def test_two_processes_equal_one_with_the_double_batch(tmp_path: Path) -> None:
-    first, second = launch(tmp_path / "two", 2, TOY_BATCH="2")
-    (alone,) = launch(tmp_path / "one", 1, TOY_BATCH="4")
+    first, second = launch(SCRIPT, tmp_path / "two", 2, TOY_BATCH="2")
+    (alone,) = launch(SCRIPT, tmp_path / "one", 1, TOY_BATCH="4")
     for name, tensor in alone["weights"].items():
         torch.testing.assert_close(first["weights"][name], tensor, rtol=1e-9, atol=1e-11)
         assert torch.equal(first["weights"][name], second["weights"][name])
@@ -121,9 +97,9 @@ def test_two_processes_equal_one_with_the_double_batch(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_resume_to_the_same_bits(tmp_path: Path) -> None:
     settings = {"TOY_BATCH": "2", "TOY_DROPOUT": "0.2"}
-    undisturbed = launch(tmp_path / "a", 2, **settings)
-    assert launch(tmp_path / "b", 2, **settings, TOY_EXIT="11") == []
-    resumed = launch(tmp_path / "b", 2, **settings)
+    undisturbed = launch(SCRIPT, tmp_path / "a", 2, **settings)
+    assert launch(SCRIPT, tmp_path / "b", 2, **settings, TOY_EXIT="11") == []
+    resumed = launch(SCRIPT, tmp_path / "b", 2, **settings)
     for before, after in zip(undisturbed, resumed, strict=True):
         assert all(torch.equal(tensor, after["weights"][name]) for name, tensor in before["weights"].items())
     assert (tmp_path / "a" / FIRST / "log.jsonl").read_bytes() == (tmp_path / "b" / FIRST / "log.jsonl").read_bytes()
@@ -153,10 +129,7 @@ def test_training_stopped_anywhere_resumes_to_the_same_bits(tmp_path: Path, call
 
 @pytest.mark.slow
 def test_killed_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    run = subprocess.run(
-        [sys.executable, str(SCRIPT), "killed", str(tmp_path)], env=environment(), capture_output=True, text=True
-    )
-    assert run.stdout.strip().endswith("equal"), run.stderr[-3000:]
+    assert run_script(SCRIPT, "killed", str(tmp_path)) == "equal"
 
 
 def test_training_killed_before_its_first_resume_point_starts_its_log_anew(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ toy_run.py launched FOLDER   train once, under `accelerate launch` or alone (bat
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -28,8 +27,8 @@ from latbench.task import Example
 from latbench.training import stage_trainer
 from latbench.training.cost import TrainReport
 from latbench.training.losses import token_cross_entropy
-from latbench.training.stage_trainer import StageTrainer
 from latbench.training.trainer import train_method
+from tests.training.processes import after_saved_states, at, die, kill_at_each, leave_result, outcome
 
 CONFIG = TrainConfig(epochs=4, batch_size=3, accumulation=2, save_every=2, log_every=3, lr=1e-2)
 
@@ -100,49 +99,25 @@ def train(
     return train_method(method or toy(), toy_examples(), config, folder=folder, seed=5, resume=resume)
 
 
-def outcome(method: Toy, folder: Path, report: TrainReport) -> dict[str, Any]:
-    """All that must be equal bit by bit: weights, logs, counts."""
-    return {
-        "weights": {name: tensor.numpy().tobytes() for name, tensor in method.state_dict().items()},
-        "logs": [path.read_bytes() for path in sorted(folder.glob("stages/*/log.jsonl"))],
-        "counts": asdict(replace(report, seconds=0, peak_memory_bytes=0)),
-    }
-
-
 def killed(folder: Path) -> None:
     """Print `equal` where runs killed at every listed moment end as the undisturbed one does."""
+    moments = [("loss", 5), ("loss", 18), ("save", 2), ("rename", 3), ("stage", 1), ("loss", 30)]
+    kill_at_each(moments, folder, finished=_finished, train_until=_train_until)
+
+
+def _finished(folder: Path, resume: bool) -> dict[str, Any]:
     method = toy()
-    undisturbed = outcome(method, folder / "undisturbed", train(folder / "undisturbed", method))
-    moments: list[tuple[str, int]] = [("loss", 5), ("loss", 18), ("save", 2), ("rename", 3), ("stage", 1), ("loss", 30)]
-    for number, (where, count) in enumerate(moments):
-        here = folder / str(number)
-        child = os.fork()
-        if child == 0:
-            _train_until(here, where, count)
-        _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status), f"{where} {count}: ended before it was killed"
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        method = toy()
-        resumed = outcome(method, here, train(here, method, resume=True))
-        assert resumed == undisturbed, f"{where} {count}: differs from the undisturbed run"
-    print("equal")
+    return outcome(method, folder, train(folder, method, resume=resume))
 
 
 def _train_until(folder: Path, where: str, count: int) -> None:
     """Train and die of SIGKILL at the given call of the loss, of a save, of a rename, or of a stage's end."""
-    left = [count]
-
-    def tick() -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
+    tick = at(count, die)
     method = toy()
     if where == "loss":
         method.before_loss = tick
-    elif where == "save":  # half a resume point lies beside
-        save = StageTrainer._save_rng_state
-        StageTrainer._save_rng_state = lambda self, folder: (save(self, folder), tick())[0]  # type: ignore[method-assign]
+    elif where == "save":
+        after_saved_states(tick)
     elif where == "rename":  # two resume points lie there
         remove = stage_trainer._remove
         stage_trainer._remove = lambda folders: (tick(), remove(folders))[1]
@@ -158,18 +133,10 @@ def launched(folder: Path) -> None:
     Environment: TOY_BATCH batch size, TOY_DROPOUT, TOY_EXIT the call of the loss at which all processes leave.
     """
     method = toy(dropout=float(os.environ.get("TOY_DROPOUT", "0")), dtype="float64")
-    calls_left = [int(os.environ.get("TOY_EXIT", "0"))]
-
-    def tick() -> None:
-        calls_left[0] -= 1
-        if calls_left[0] == 0:
-            os._exit(0)
-
-    method.before_loss = tick
+    method.before_loss = at(int(os.environ.get("TOY_EXIT", "0")), lambda: os._exit(0))
     config = replace(CONFIG, batch_size=int(os.environ["TOY_BATCH"]))
     report = train(folder, method, config=config, resume=(folder / "stages").exists())
-    result = {"weights": method.state_dict(), "seen": method.seen, "report": asdict(report)}
-    torch.save(result, folder / f"result{os.environ.get('RANK', '0')}.pt")
+    leave_result(folder, {"weights": method.state_dict(), "seen": method.seen, "report": asdict(report)})
 
 
 if __name__ == "__main__":

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from release_writers import QUESTION, llama, project, projection
 from safetensors.torch import load_file, save_file
-from slow_reference import assert_same, exactly, imported, slow_answer
 from transformers import AutoTokenizer
+
+from tests.methods.importers.release_writers import QUESTION, llama, project, projection
+from tests.methods.importers.slow_reference import assert_same, exactly, imported, slow_answer
 
 SETTINGS = {
     "start_token_id": 260, "end_token_id": 261, "continue_token_id": 262, "stop_token_id": 263,

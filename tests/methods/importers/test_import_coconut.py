@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from release_writers import QUESTION, coconut, gpt2, llama
-from slow_reference import assert_same, exactly, imported, slow_answer
 
 from latbench.config import read_config
 from latbench.runs.importing import plan_import
+from tests.methods.importers.release_writers import QUESTION, coconut, gpt2, llama
+from tests.methods.importers.slow_reference import assert_same, exactly, imported, slow_answer
 
 LATENTS = {"method__latents_per_step": 2, "method__max_stage": 3}
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from release_writers import QUESTION, codi, gpt2, llama, project
-from slow_reference import assert_same, exactly, imported, slow_answer
 from torch import Tensor
 
 from latbench.runs.importing import plan_import
+from tests.methods.importers.release_writers import QUESTION, codi, gpt2, llama, project
+from tests.methods.importers.slow_reference import assert_same, exactly, imported, slow_answer
 
 ALPHA = 1.0
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from release_writers import QUESTION, LatentHead, gpt2, llama
-from slow_reference import assert_same, imported, slow_answer
 
 from latbench.decoding.sampling import normal, row_keys
 from latbench.runs.importing import plan_import
+from tests.methods.importers.release_writers import QUESTION, LatentHead, gpt2, llama
+from tests.methods.importers.slow_reference import assert_same, imported, slow_answer
 
 SCALE = {"method__embedding_scale": 0.3}
 GREEDY = {"generate__temperature": 0.0, "generate__method__latent_noise": 0.0, "generate__max_latents": 5}

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from release_writers import QUESTION, TEMPLATE, llama, shard
-from slow_reference import assert_same, imported, slow_answer
 
 from latbench.runs.importing import plan_import
+from tests.methods.importers.release_writers import QUESTION, TEMPLATE, llama, shard
+from tests.methods.importers.slow_reference import assert_same, imported, slow_answer
 
 NAME = "LLaMA-tiny-Latent-SFT-Top3"
 

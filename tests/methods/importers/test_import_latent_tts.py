@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from release_writers import QUESTION, LatentHead, gpt2, llama, project, projection
 from safetensors.torch import load_file, save_file
-from slow_reference import assert_same, exactly, imported, slow_answer
 from transformers import AutoTokenizer
 
 from latbench.config import ModelConfig
 from latbench.model.backbone import Backbone
+from tests.methods.importers.release_writers import QUESTION, LatentHead, gpt2, llama, project, projection
+from tests.methods.importers.slow_reference import assert_same, exactly, imported, slow_answer
 
 
 def named(folder: Path, cls: str, tensors: dict[str, torch.Tensor], **config: Any) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from release_writers import QUESTION, byte_tokenizer, gpt2
 from safetensors.torch import load_file, save_file
-from slow_reference import assert_same, exactly, imported, slow_answer
 from transformers import GPT2LMHeadModel
+
+from tests.methods.importers.release_writers import QUESTION, byte_tokenizer, gpt2
+from tests.methods.importers.slow_reference import assert_same, exactly, imported, slow_answer
 
 INDICES = [257, 258, 259, 260, 50]
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from release_writers import QUESTION, coconut, codi, gpt2, llama, project, shard
 from safetensors.torch import save_file
-from slow_reference import assert_same, exactly, imported, slow_answer
+
+from tests.methods.importers.release_writers import QUESTION, coconut, codi, gpt2, llama, project, shard
+from tests.methods.importers.slow_reference import assert_same, exactly, imported, slow_answer
 
 
 def with_helpers(state: dict[str, Any]) -> dict[str, Any]:

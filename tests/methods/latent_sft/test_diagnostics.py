@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from latent_sft_cases import EXAMPLES, built
 
 from latbench.method import HeldOut, Stage
 from latbench.model.backbone import Backbone
@@ -19,6 +18,7 @@ from methods.latent_sft import LatentSFT
 from methods.latent_sft.diagnostics import ANSWER, DIAGNOSTICS, diagnose
 from methods.latent_sft.method import STAGE2
 from methods.latent_sft.sequences import encoder_tokens
+from tests.methods.latent_sft.latent_sft_cases import EXAMPLES, built
 
 BackboneOf = Callable[..., Backbone]
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from latent_sft_cases import random_latents
 from torch import Tensor
 
 from latbench.config import GenerateConfig
@@ -19,6 +18,7 @@ from latbench.decoding.superposition import with_gumbel
 from latbench.model.backbone import Backbone
 from methods.latent_sft import LatentSFT, LatentSFTConfig
 from methods.latent_sft.method import NOISE_DRAW, LatentSFTDecoding, SuperpositionRule
+from tests.methods.latent_sft.latent_sft_cases import random_latents
 
 BackboneOf = Callable[..., Backbone]
 QUESTIONS = [f"n{i} = {7 * i % 11} + {i}; {'n1 = 2; ' * (i % 3)}n0 = ?" for i in range(8)]

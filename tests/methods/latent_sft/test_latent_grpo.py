@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_inference import stopping, thinker
 from torch import Tensor
 
 from latbench.config import RLConfig, RolloutConfig
@@ -24,6 +23,7 @@ from latbench.training.trainer import set_trainable
 from methods.latent_sft import LatentSFT
 from methods.latent_sft.config import LatentSFTDecoding
 from methods.latent_sft.policy import Policy, SignRule, candidates, gumbel_log_density, latent_log_probs, perturbed
+from tests.methods.latent_sft.test_inference import stopping, thinker
 
 BackboneOf = Callable[..., Backbone]
 P = torch.tensor([[0.5, 0.25, 0.15, 0.07, 0.03]]).log()

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from latent_sft_cases import CASES, Case, built, piece, random_latents, random_pieces
 from torch import Tensor
 
 from latbench.model.attention import CausalMask
@@ -15,6 +14,7 @@ from latbench.model.layout import Pieces
 from methods.latent_sft.encoder import Encoder
 from methods.latent_sft.masks import InductionMask, SupervisionMask
 from methods.latent_sft.sequences import RoleTokens, compressed_tokens, decoder_tokens, encoder_tokens
+from tests.methods.latent_sft.latent_sft_cases import CASES, Case, built, piece, random_latents, random_pieces
 
 BackboneOf = Callable[..., Backbone]
 CHANGED = 1e-7  # of logits and hidden states of size one

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from latent_sft_cases import CASES, EXAMPLES, Case, built, piece, random_pieces
 
 from latbench.method import Stage
 from latbench.model.backbone import Backbone
@@ -23,6 +22,7 @@ from methods.latent_sft.sequences import (
     segment_shares,
     segments,
 )
+from tests.methods.latent_sft.latent_sft_cases import CASES, EXAMPLES, Case, built, piece, random_pieces
 
 BackboneOf = Callable[..., Backbone]
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from latent_sft_cases import EXAMPLES, built
 from torch import Tensor
 
 from latbench.config import ModelConfig, TrainConfig
@@ -25,6 +24,7 @@ from methods.latent_sft.condenser import Stage2Batch
 from methods.latent_sft.labels import MAX_REDRAWS, Latents, StoredLabels, noisy_weights
 from methods.latent_sft.method import STAGE2
 from methods.latent_sft.sequences import compressed_tokens, encoder_tokens
+from tests.methods.latent_sft.latent_sft_cases import EXAMPLES, built
 
 BackboneOf = Callable[..., Backbone]
 STAGE = Stage(name=STAGE2, trainable=("backbone.",))

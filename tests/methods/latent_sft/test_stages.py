@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from latent_sft_cases import EXAMPLES, built
 from torch import Tensor
 
 from latbench.config import GenerateConfig, LoraConfig, ModelConfig, StageOverrides, TrainConfig
@@ -20,6 +19,7 @@ from latbench.training import checkpoint
 from latbench.training.trainer import train_method
 from methods.latent_sft import LatentSFT, LatentSFTConfig
 from methods.latent_sft.sequences import encoder_tokens
+from tests.methods.latent_sft.latent_sft_cases import EXAMPLES, built
 
 BackboneOf = Callable[..., Backbone]
 LORA = LoraConfig(rank=2, alpha=4)

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from latent_sft_cases import EXAMPLES, built, random_latents
 from torch import Tensor, nn
 
 from latbench.decoding.superposition import mixture, top_k_mixture, with_gumbel
 from latbench.model.backbone import Backbone
 from methods.latent_sft import LatentSFT, LatentSFTConfig
 from methods.latent_sft.sequences import RoleTokens, encoder_tokens
+from tests.methods.latent_sft.latent_sft_cases import EXAMPLES, built, random_latents
 
 BackboneOf = Callable[..., Backbone]
 TABLE = torch.tensor([[1.0, 0], [0, 1], [1, 1], [-1, 0], [0, -1], [0.5, -0.5]])

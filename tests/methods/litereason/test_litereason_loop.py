@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from nudged import FREE, Nudged, method, script
 from torch import Tensor
 
 from latbench.config import GenerateConfig
@@ -15,6 +14,7 @@ from latbench.decoding.loop import Generation, Prompt
 from methods.litereason import LiteReason
 from methods.litereason.config import LiteReasonDecoding
 from methods.litereason.rule import TagRule
+from tests.methods.litereason.nudged import FREE, Nudged, method, script
 
 CLOSE = "</think>"
 

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-import toy_litereason
-from nudged import Nudged, method, script
-from toy_litereason import CONFIG, outcome, stopping, talker, train
 
 from latbench.config import RLConfig, RolloutConfig
 from latbench.decoding.action_batch import ActionBatch
@@ -24,12 +18,14 @@ from latbench.training.rl.action_tensors import action_batch
 from latbench.training.rl.advantages import group_advantages
 from latbench.training.rl.groups import Group, Rollout
 from latbench.training.rl.surrogate import policy_losses
+from latbench.training.stage_trainer import StageTrainer
 from latbench.training.trainer import set_trainable
 from methods.litereason import LiteReason, refresh
 from methods.litereason.rule import TagRule
+from tests.methods.litereason.nudged import Nudged, method, script
+from tests.methods.litereason.toy_litereason import CONFIG, stopping, talker, train
+from tests.training.processes import outcome, run_script
 
-SCRIPT = Path(toy_litereason.__file__)
-ROOT = SCRIPT.parents[3]
 RL = RLConfig(prompts=4, group_size=2, rollout=RolloutConfig(max_new_tokens=14))
 ASKED = [Example(id=str(n), question=f"n{n} = {n}", steps=(), answer=str(n)) for n in range(8)]
 
@@ -186,7 +182,7 @@ def test_training_stopped_in_each_stage_resumes_to_the_same_bits(
     where: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(refresh.AdamW, "step", refresh.AdamW.step)
-    monkeypatch.setattr(toy_litereason.StageTrainer, "_save_rng_state", toy_litereason.StageTrainer._save_rng_state)
+    monkeypatch.setattr(StageTrainer, "_save_rng_state", StageTrainer._save_rng_state)
     model = talker()
     undisturbed = outcome(model, tmp_path / "a", train(tmp_path / "a", model))
     with pytest.raises(Stopped):
@@ -201,9 +197,7 @@ def test_training_stopped_in_each_stage_resumes_to_the_same_bits(
 
 @pytest.mark.slow
 def test_a_run_killed_in_each_stage_ends_with_the_same_bits(tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{SCRIPT.parent}"}
-    run = subprocess.run([sys.executable, str(SCRIPT), str(tmp_path)], env=environment, capture_output=True, text=True)
-    assert run.stdout.strip().endswith("equal"), run.stderr[-3000:]
+    assert run_script("tests.methods.litereason.toy_litereason", str(tmp_path)) == "equal"
 
 
 def test_the_projector_moves_in_its_stage_and_in_refreshes_alone(tmp_path: Path) -> None:

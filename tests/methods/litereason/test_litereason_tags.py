@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from nudged import merging_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from latbench.model.batches import pad
 from latbench.model.tiny import tiny_tokenizer
 from methods.litereason.tags import TAG, Tags
+from tests.methods.litereason.nudged import merging_tokenizer
 
 
 def tags(tokenizer: PreTrainedTokenizerBase | None = None, texts: tuple[str, str] | None = None) -> Tags:

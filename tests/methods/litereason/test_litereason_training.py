@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from nudged import method
 from torch import Tensor
 
 from latbench.config import LoraConfig
@@ -25,6 +24,7 @@ from methods.litereason.projector import Projector, fed_with, last_mlp, projecte
 from methods.litereason.tagged import TaggedBatch
 from methods.litereason.traces import TRACES, TraceFile, choosable, masked, num_replaced, sentences
 from tests.conftest import CHAINS, make_backbone
+from tests.methods.litereason.nudged import method
 
 TEXT = "<<1+2=3>>\n[3]ab[2]\ncd"
 

@@ -6,18 +6,15 @@ toy_litereason.py FOLDER     kill forked runs in every stage, resume them, compa
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-sys.path.append(str(Path(__file__).resolve().parents[2] / "training" / "rl"))
 
 from torch import Tensor
-from toy_rl import Parity, examples
 
 from latbench.config import GenerateConfig, ModelConfig, RLConfig, RolloutConfig, StageOverrides, TrainConfig
 from latbench.decoding.loop import Generation
@@ -26,10 +23,11 @@ from latbench.method import HeldOut, Losses
 from latbench.model.backbone import Backbone
 from latbench.model.batches import Batch
 from latbench.training.cost import TrainReport
-from latbench.training.stage_trainer import StageTrainer
 from latbench.training.trainer import train_method
 from methods.litereason import LiteReason, LiteReasonConfig, refresh, traces
 from methods.litereason.tags import Tags
+from tests.training.processes import after_saved_states, at, die, kill_at_each, outcome
+from tests.training.rl.toy_rl import Parity, examples
 
 WRITTEN = ("ab. Cd\n[2]e</think>", "[1]\nfour</think>", "no tag at all</think>")
 RL = RLConfig(
@@ -105,25 +103,13 @@ def train(
     )
 
 
-def outcome(method: Talker, folder: Path, report: TrainReport) -> dict[str, Any]:
-    """All that must be equal bit by bit: weights, log, counts, traces."""
-    files = [*folder.glob("stages/*/log.jsonl"), *folder.glob("stages/*/*traces*")]
-    return {
-        "weights": {name: tensor.numpy().tobytes() for name, tensor in method.state_dict().items()},
-        "files": {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)},
-        "counts": asdict(replace(report, seconds=0, peak_memory_bytes=0)),
-    }
-
-
 def stopping(method: Talker, where: str, count: int, stop: Callable[[], None]) -> Talker:
     """The method, that stops when something begins for the given time."""
-    left = [count]
+    counted = at(count, stop)
 
     def tick(what: str) -> None:
-        left[0] -= what == where
-        if left[0] == 0:
-            left[0] = -1
-            stop()
+        if what == where:
+            counted()
 
     method.tick = tick
     learn = refresh.AdamW.step
@@ -133,33 +119,26 @@ def stopping(method: Talker, where: str, count: int, stop: Callable[[], None]) -
         return learn(self, *given)
 
     refresh.AdamW.step = step  # type: ignore[method-assign]
-    save = StageTrainer._save_rng_state
-    StageTrainer._save_rng_state = lambda self, folder: (save(self, folder), tick("save"))[0]  # type: ignore[method-assign, func-returns-value]
+    after_saved_states(lambda: tick("save"))
     return method
 
 
 def killed(folder: Path) -> None:
     """Print `equal` where runs killed at every listed moment end as the undisturbed one does."""
-    method = talker()
-    undisturbed = outcome(method, folder / "undisturbed", train(folder / "undisturbed", method))
     moments = [
         ("traces", 1), ("traces", 3), ("update", 2), ("update", 6), ("answers", 2), ("answers", 6), ("rl update", 3),
         ("rl update", 9), ("refresh", 1), ("refresh", 4), ("save", 2), ("save", 6),
     ]  # fmt: skip
-    for number, (where, count) in enumerate(moments):
-        here = folder / str(number)
-        child = os.fork()
-        if child == 0:
-            train(here, stopping(talker(), where, count, lambda: os.kill(os.getpid(), signal.SIGKILL)))
-            os._exit(1)
-        _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status), f"{where} {count}: ended before it was killed"
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        method = talker()
-        resumed = outcome(method, here, train(here, method, resume=True))
-        for part, expected in undisturbed.items():
-            assert resumed[part] == expected, f"{where} {count}: {part} differ from those of the undisturbed run"
-    print("equal")
+    kill_at_each(moments, folder, finished=_finished, train_until=_train_until)
+
+
+def _finished(folder: Path, resume: bool) -> dict[str, Any]:
+    method = talker()
+    return outcome(method, folder, train(folder, method, resume=resume))
+
+
+def _train_until(folder: Path, where: str, count: int) -> None:
+    train(folder, stopping(talker(), where, count, die))
 
 
 if __name__ == "__main__":

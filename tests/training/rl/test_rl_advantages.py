@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from rollouts_by_hand import rollout
 
 from latbench.config import RLConfig
 from latbench.training.rl.advantages import first_action_winner, group_advantages
 from latbench.training.rl.groups import Group
 from latbench.training.rl.rewards import shaped_reward
+from tests.training.rl.rollouts_by_hand import rollout
 
 REWARDS = [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
 ALL = [True] * 8

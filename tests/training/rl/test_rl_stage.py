@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import toy_rl
-from toy_rl import CONFIG, RL, Parity, Talker, examples, outcome, talker, train
 
 from latbench import registry
 from latbench.config import LoraConfig, ModelConfig, TrainConfig, identity, parse
 from latbench.method import HeldOut, Stage
 from latbench.model.backbone import Backbone
 from latbench.training.trainer import train_method
+from tests.training.processes import at, launch, outcome, run_script
+from tests.training.rl import toy_rl
+from tests.training.rl.toy_rl import CONFIG, RL, Parity, Talker, examples, talker, train
 
-SCRIPT = Path(toy_rl.__file__)
-ROOT = SCRIPT.parents[3]
+SCRIPT = "tests.training.rl.toy_rl"
 STAGE = Path("stages/0-rl")
 
 
@@ -32,24 +29,16 @@ class Killed(BaseException):
 
 def dies_at(where: str, call: int, method: Talker) -> Talker:
     """The method, raising at the given call of its answers or updates."""
-    left = [call]
 
-    def tick() -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            raise Killed
+    def kill() -> None:
+        raise Killed
 
-    setattr(method, f"before_{where}", tick)
+    setattr(method, f"before_{where}", at(call, kill))
     return method
 
 
 def log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / STAGE / "log.jsonl").read_text().splitlines()]
-
-
-def environment(**variables: str) -> dict[str, str]:
-    paths = os.pathsep.join(map(str, (ROOT, SCRIPT.parent)))
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **variables}
 
 
 # resume
@@ -67,10 +56,7 @@ def test_training_stopped_anywhere_resumes_to_the_same_bits(tmp_path: Path, wher
 
 @pytest.mark.slow
 def test_killed_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    run = subprocess.run(
-        [sys.executable, str(SCRIPT), "killed", str(tmp_path)], env=environment(), capture_output=True, text=True
-    )
-    assert run.stdout.strip().endswith("equal"), run.stderr[-3000:]
+    assert run_script(SCRIPT, "killed", str(tmp_path)) == "equal"
 
 
 def test_the_best_weights_survive_a_kill(tmp_path: Path) -> None:
@@ -116,21 +102,8 @@ def test_accumulation_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_equal_one_with_twice_the_accumulation(tmp_path: Path) -> None:
-    def launch(name: str, num_processes: int, accumulation: int) -> list[dict[str, Any]]:
-        folder = tmp_path / name
-        folder.mkdir()
-        start = [sys.executable]
-        if num_processes > 1:  # `--cpu` would start a single process
-            start += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(num_processes)]
-            start += ["--main_process_port", "0"]
-        command = [*start, str(SCRIPT), "launched", str(folder)]
-        variables = environment(TOY_ACCUMULATION=str(accumulation))
-        run = subprocess.run(command, env=variables, capture_output=True, text=True)
-        assert run.returncode == 0, run.stderr[-3000:]
-        return [torch.load(path) for path in sorted(folder.glob("result*.pt"))]
-
-    first, second = launch("two", 2, 1)
-    (alone,) = launch("one", 1, 2)
+    first, second = launch(SCRIPT, tmp_path / "two", 2, TOY_ACCUMULATION="1")
+    (alone,) = launch(SCRIPT, tmp_path / "one", 1, TOY_ACCUMULATION="2")
     for name, tensor in alone["weights"].items():
         torch.testing.assert_close(first["weights"][name], tensor, rtol=1e-9, atol=1e-11)
         assert torch.equal(first["weights"][name], second["weights"][name])

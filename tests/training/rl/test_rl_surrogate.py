@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from rollouts_by_hand import rollout
 
 from latbench.config import RLConfig, RolloutConfig
 from latbench.decoding.action_batch import ActionLogProbs
@@ -19,6 +18,7 @@ from latbench.training.rl.groups import Group
 from latbench.training.rl.surrogate import clipped_surrogate, divergence, policy_losses
 from methods.colar import Colar, ColarConfig
 from methods.cot import Cot, CotConfig
+from tests.training.rl.rollouts_by_hand import rollout
 
 BackboneOf = Callable[..., Backbone]
 MAX_NEW = 10

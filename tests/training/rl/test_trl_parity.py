@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from rollouts_by_hand import rollout
 from torch import Tensor
 
 from latbench.config import RLConfig, RolloutConfig
@@ -18,6 +17,7 @@ from latbench.training.rl.action_tensors import action_batch
 from latbench.training.rl.groups import Group
 from latbench.training.rl.surrogate import policy_losses
 from methods.cot import Cot, CotConfig
+from tests.training.rl.rollouts_by_hand import rollout
 
 trl = pytest.importorskip("trl")
 datasets = pytest.importorskip("datasets")

@@ -7,7 +7,6 @@ toy_rl.py launched FOLDER   train once, under `accelerate launch` or alone (accu
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -25,9 +24,9 @@ from latbench.method import HeldOut
 from latbench.model.backbone import Backbone
 from latbench.task import Example, Fingerprint, Score, Task, TaskConfig
 from latbench.training.cost import TrainReport
-from latbench.training.stage_trainer import StageTrainer
 from latbench.training.trainer import train_method
 from methods.cot import Cot, CotConfig
+from tests.training.processes import after_saved_states, at, die, kill_at_each, leave_result, outcome
 
 RL = RLConfig(
     steps=12, lr=1e-2, prompts=4, group_size=4, minibatches=2, passes=2, rollout=RolloutConfig(max_new_tokens=6),
@@ -111,56 +110,30 @@ def with_changes(config: RLConfig, **changes: Any) -> RLConfig:
     return RLConfig(**{**values, **changes})
 
 
-def outcome(method: Talker, folder: Path, report: TrainReport) -> dict[str, Any]:
-    """All that must be equal bit by bit: weights, log, counts."""
-    return {
-        "weights": {name: tensor.numpy().tobytes() for name, tensor in method.state_dict().items()},
-        "logs": [path.read_bytes() for path in sorted(folder.glob("stages/*/log.jsonl"))],
-        "counts": asdict(replace(report, seconds=0, peak_memory_bytes=0)),
-    }
-
-
 def killed(folder: Path) -> None:
     """Print `equal` where runs killed at every listed moment end as the undisturbed one does."""
-    method = talker()
-    undisturbed = outcome(method, folder / "undisturbed", train(folder / "undisturbed", method))
     moments = [
         ("answers", 1), ("answers", 2), ("answers", 4), ("answers", 6), ("update", 1), ("update", 5), ("update", 7),
         ("update", 12), ("save", 1), ("save", 3),
     ]  # fmt: skip
-    for number, (where, count) in enumerate(moments):
-        here = folder / str(number)
-        child = os.fork()
-        if child == 0:
-            _train_until(here, where, count)
-            os._exit(1)
-        _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status), f"{where} {count}: ended before it was killed"
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        method = talker()
-        resumed = outcome(method, here, train(here, method, resume=True))
-        for part, expected in undisturbed.items():
-            assert resumed[part] == expected, f"{where} {count}: {part} differ from those of the undisturbed run"
-    print("equal")
+    kill_at_each(moments, folder, finished=_finished, train_until=_train_until)
+
+
+def _finished(folder: Path, resume: bool) -> dict[str, Any]:
+    method = talker()
+    return outcome(method, folder, train(folder, method, resume=resume))
 
 
 def _train_until(folder: Path, where: str, count: int) -> None:
     """Train and die of SIGKILL at the given call: answers of a rollout or of held-out questions, an update, a save."""
-    left = [count]
-
-    def tick() -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
+    tick = at(count, die)
     method = talker()
     if where == "answers":
         method.before_answers = tick
     elif where == "update":
         method.before_update = tick
-    else:  # half a resume point lies beside
-        save = StageTrainer._save_rng_state
-        StageTrainer._save_rng_state = lambda self, folder: (save(self, folder), tick())[0]  # type: ignore[method-assign, func-returns-value]
+    else:
+        after_saved_states(tick)
     train(folder, method)
 
 
@@ -169,8 +142,7 @@ def launched(folder: Path) -> None:
     method = talker(dtype="float64")
     config = replace(CONFIG, accumulation=int(os.environ["TOY_ACCUMULATION"]))
     report = train(folder, method, config=config, dynamic=True, prompts=8)
-    result = {"weights": method.state_dict(), "asked": method.asked, "report": asdict(report)}
-    torch.save(result, folder / f"result{os.environ.get('RANK', '0')}.pt")
+    leave_result(folder, {"weights": method.state_dict(), "asked": method.asked, "report": asdict(report)})
 
 
 if __name__ == "__main__":

@@ -352,7 +352,7 @@ class Colar(Method[ColarConfig, ColarBatch]):
         z = batch.records["latent"] if "latent" in batch.records else torch.empty(0, device=batch.is_latent.device)
         embeds = self.backbone.embed(batch.sequence.ids)
         embeds = embeds.masked_scatter(batch.is_latent[..., None], z.to(embeds.dtype))
-        output = self.backbone.causal(embeds, batch.sequence.positions, select=batch.scored)
+        output = self.backbone.causal(embeds, batch.sequence.positions, select=batch.scored, prompts=batch.prompts)
         values, entropy = text_log_probs(output.logits, batch.actions.ids, batch.temperature)
         latent = batch.actions.kinds == Kind.LATENT
         if not latent.any():

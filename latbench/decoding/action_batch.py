@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from latbench.model.batches import Batch, Movable, Tensors, Tokens
+from latbench.model.batches import Batch, Movable, SharedPrompts, Tensors, Tokens
 
 
 @dataclass
@@ -39,6 +39,7 @@ class ActionBatch(Batch):
 
     Args:
         sequence: each row a prompt and what was fed after it; a placeholder id where a latent was fed.
+        prompts: which rows answer the same prompt.
         is_latent: (batch, seq) bool: the input here is a latent.
         records: what the rule kept of each latent step: (latents, ...) by name, in row-major order of `is_latent`.
         scored: (batch, seq) bool: what follows this position is an action.
@@ -48,6 +49,7 @@ class ActionBatch(Batch):
     """
 
     sequence: Tokens
+    prompts: SharedPrompts
     is_latent: Tensor
     records: Tensors
     scored: Tensor

@@ -30,6 +30,7 @@ from latbench.model.batches import (
     IGNORE_INDEX,
     RolloutBatch,
     SequenceBatch,
+    SharedPrompts,
     Supervise,
     Tokens,
     rollout_batch,
@@ -342,7 +343,15 @@ class Backbone(nn.Module):
         hidden: Tensor = output.last_hidden_state
         return hidden
 
-    def causal(self, embeds: Tensor, positions: Tensor, select: Tensor, *, layers: bool = False) -> Output:
+    def causal(
+        self,
+        embeds: Tensor,
+        positions: Tensor,
+        select: Tensor,
+        *,
+        layers: bool = False,
+        prompts: SharedPrompts | None = None,
+    ) -> Output:
         """Plain causal pass over right-padded sequences.
 
         Right padding under a causal mask cannot reach a real token, so no mask is passed and fast kernels apply.
@@ -353,8 +362,12 @@ class Backbone(nn.Module):
                 packed sequences).
             select: (batch, seq) bool, where logits are needed.
             layers: also return every layer's hidden states.
+            prompts: what rows begin with alike, where no logits are needed; it is computed once (with gradient
+                checkpointing, which allows no cache, in each row).
         Returns: hidden (items, hidden) and logits (items, vocab), in row-major order.
         """
+        if prompts is not None and not self._checkpoints:
+            return self._after_prompts(embeds, select, prompts)
         output, hidden = self._run(
             select=select,
             inputs_embeds=embeds,
@@ -363,6 +376,23 @@ class Backbone(nn.Module):
             output_hidden_states=layers,
         )
         return Output(hidden[0], output.logits[0], output.hidden_states if layers else None)
+
+    def _after_prompts(self, embeds: Tensor, select: Tensor, prompts: SharedPrompts) -> Output:
+        """`causal` by a pass over the prompts, and one over what each row has after its own."""
+        width, cache = int(prompts.lengths.max()), GrowingCache()
+        if width:
+            columns = torch.arange(width, device=embeds.device).expand(len(prompts.first), width)
+            valid = columns < prompts.lengths[:, None]
+            self.advance(cache, embeds[prompts.first, :width], columns, valid, select=torch.zeros_like(valid))
+            cache.repeat(prompts.of_row)
+        begin = prompts.lengths[prompts.of_row][:, None]
+        ends = torch.where(select, torch.arange(select.shape[1], device=embeds.device) + 1, 0).amax(1, keepdim=True)
+        places = begin + torch.arange(max(int((ends - begin).max()), 1), device=embeds.device)
+        valid = places < ends
+        inside = places.clamp(max=select.shape[1] - 1)
+        rest = embeds.gather(1, inside[..., None].expand(*inside.shape, embeds.shape[-1]))
+        output = self.advance(cache, rest, places, valid, select=select.gather(1, inside) & valid)
+        return Output(output.hidden[0], output.logits[0])
 
     def logits_at_labels(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Logits where something is supervised, from one causal pass: (items, vocab) and their (items,) labels."""
@@ -451,8 +481,13 @@ class Backbone(nn.Module):
 
     # inner
 
+    @property
+    def _checkpoints(self) -> bool:
+        """Whether activations are computed again in the backward pass."""
+        return bool(self.model.training and getattr(self.model, _CHECKPOINTS))
+
     def _refuse_checkpointing(self) -> None:
-        if self.model.training and getattr(self.model, _CHECKPOINTS):
+        if self._checkpoints:
             raise ValueError(
                 "model.gradient_checkpointing is true, which silently drops the cache while training; "
                 "set it to false for methods that roll out"

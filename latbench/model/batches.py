@@ -59,6 +59,32 @@ class Tokens(Movable):
         return int((self.labels != IGNORE_INDEX).sum())
 
 
+@dataclass
+class SharedPrompts(Movable):
+    """Which rows begin alike, so that what they begin with is computed once.
+
+    Args:
+        first: (prompt,) a row that begins with it.
+        of_row: (batch,) prompt that a row begins with.
+        lengths: (prompt,) number of positions.
+    """
+
+    first: Tensor
+    of_row: Tensor
+    lengths: Tensor
+
+    @classmethod
+    def of(cls, prompts: Sequence[Sequence[int]]) -> Self:
+        """Of each row's prompt, whose last token is left to the row: what is predicted there is the row's own."""
+        places: dict[tuple[int, ...], int] = {}
+        of_row = [places.setdefault(tuple(prompt), len(places)) for prompt in prompts]
+        return cls(
+            first=torch.tensor([of_row.index(place) for place in range(len(places))]),
+            of_row=torch.tensor(of_row),
+            lengths=torch.tensor([max(len(prompt) - 1, 0) for prompt in places]),
+        )
+
+
 class Tensors(Mapping[str, Tensor], Movable):
     """Tensors by name that go to a device together."""
 

@@ -79,6 +79,12 @@ class GrowingCache:
         self._key_positions = new if self._key_positions is None else torch.cat([self._key_positions, new], dim=1)
         return self._key_positions
 
+    def repeat(self, rows: Tensor) -> None:
+        """Go on with these rows in place of those that are here: (batch,) indices, each as often as it is given."""
+        self.hf.batch_select_indices(rows)
+        if self._key_positions is not None:
+            self._key_positions = self._key_positions[rows]
+
     def spans(self) -> None:
         """See DecodeCache; the rows share their columns."""
 

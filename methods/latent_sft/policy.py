@@ -191,7 +191,7 @@ def policy_log_probs(backbone: Backbone, batch: ActionBatch, policy: Policy) -> 
         with torch.no_grad():
             z = backbone.mix(batch.records["ids"], (stored / policy.temperature).softmax(-1))
         embeds = embeds.detach().masked_scatter(batch.is_latent[..., None], z.to(embeds.dtype))
-    logits = backbone.causal(embeds, batch.sequence.positions, select=batch.scored).logits
+    logits = backbone.causal(embeds, batch.sequence.positions, select=batch.scored, prompts=batch.prompts).logits
     values, spread = text_log_probs(logits, batch.actions.ids, batch.temperature)
     latent = batch.actions.kinds == Kind.LATENT
     if not latent.any():

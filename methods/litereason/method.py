@@ -115,7 +115,7 @@ class LiteReason(TaggedModel):
             with torch.no_grad():
                 latents = projected(self.backbone, self.projector, batch.sequence, batch.is_latent)
         embeds = fed_with(self.backbone.embed(batch.sequence.ids), batch.is_latent, latents)
-        output = self.backbone.causal(embeds, batch.sequence.positions, select=batch.scored)
+        output = self.backbone.causal(embeds, batch.sequence.positions, select=batch.scored, prompts=batch.prompts)
         return ActionLogProbs(*text_log_probs(output.logits, batch.actions.ids, batch.temperature))
 
     def before_rollout(self, number: int, config: RLConfig, folder: Path) -> None:

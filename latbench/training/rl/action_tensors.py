@@ -13,7 +13,7 @@ from latbench.decoding.action_batch import ActionBatch, ActionLogProbs, Actions
 from latbench.decoding.actions import Kind
 from latbench.method import Method
 from latbench.model.backbone import Backbone
-from latbench.model.batches import IGNORE_INDEX, Tensors, pad
+from latbench.model.batches import IGNORE_INDEX, SharedPrompts, Tensors, pad
 from latbench.training.rl.groups import Group, Rollout
 
 PLACEHOLDER = 0  # id of a latent in a sequence: any valid row of the table
@@ -110,6 +110,7 @@ def _tensors(method: Method[Any], rows: Sequence[Rollout], config: RLConfig) -> 
     return ActionBatch(
         num_items={},
         sequence=tokens,
+        prompts=SharedPrompts.of([row.prompt for row in rows]),
         is_latent=pad(is_latent).ids.bool(),
         records=Tensors(records),
         scored=scored_at,
@@ -152,5 +153,5 @@ def text_log_probs(logits: Tensor, ids: Tensor, temperature: float) -> tuple[Ten
 def score_text(backbone: Backbone, batch: ActionBatch) -> ActionLogProbs:
     """`action_log_probs` of a method without latent steps."""
     embeds = backbone.embed(batch.sequence.ids)
-    output = backbone.causal(embeds, batch.sequence.positions, select=batch.scored)
+    output = backbone.causal(embeds, batch.sequence.positions, select=batch.scored, prompts=batch.prompts)
     return ActionLogProbs(*text_log_probs(output.logits, batch.actions.ids, batch.temperature))

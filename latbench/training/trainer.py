@@ -313,7 +313,7 @@ def _arguments(run: _Run, plan: StagePlan, folder: Path) -> TrainingArguments:
     if args.world_size == 1:
         # The Trainer would take the first GPU, and all of them for DataParallel; the run's own device is the one.
         args.distributed_state.device = device
-        args.__dict__["_setup_devices"] = device
+        args._setup_devices = device
         args._n_gpu = int(device.type == "cuda")
     return args
 

@@ -181,10 +181,8 @@ def _get(kind: Kind, name: str) -> Entry:
     if name not in _entries[kind]:
         modules = _modules(kind)
         if name not in modules:
-            sentence = str(unknown(kind, name, modules))
-            if "did you mean" not in sentence:
-                sentence += f"; a {kind} in a file of your own is found with {FILES}=FILE.py in the environment"
-            raise ValueError(sentence)
+            own = f"; for a {kind} in a file of your own name the file, or set {FILES}=FILE.py in the environment"
+            raise ValueError(f"{unknown(kind, name, modules)}{own}")
         importlib.import_module(modules[name])
         if name not in _entries[kind]:
             raise ValueError(f"module {modules[name]} registers no {kind} named {name!r}")

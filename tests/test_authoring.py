@@ -42,6 +42,7 @@ def test_new_files_train_and_evaluate_as_they_stand(tmp_path: Path) -> None:
     assert trained.returncode == 0, trained.stderr
     run = next((tmp_path / "runs").iterdir()).name
     assert run.startswith("my_sums-my_way-tiny")
+    assert trained.stderr.strip().endswith("--method my_way.py --tasks ./my_sums.py")
     unknown = latbench("eval", run, "--limit", "3", folder=tmp_path)
     assert unknown.returncode == 2
     assert "LATBENCH_FILES=FILE.py" in unknown.stderr

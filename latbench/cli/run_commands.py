@@ -100,6 +100,8 @@ def train(
     from latbench.runs.train import train as train_run
 
     use_data_dir(data_dir)
+    own = {"--method": method, "--tasks": task}  # a run does not say which Python file it was made with
+    own_files = "".join(f" {option} {value}" for option, value in own.items() if value and value.endswith(".py"))
     method = method and registry.from_file("method", method)
     task = task and registry.from_file("task", task)
     options = {"method.name": method, "task.name": task, "model.id": model, "seed": seed, "model.device": device}
@@ -115,7 +117,7 @@ def train(
     else:
         loss = "" if run.last_loss is None else f", loss {run.last_loss:.4g}"
         say(f"{run.folder}: {costs['optimiser_steps']} steps, {costs['seconds']:.0f} s{loss}")
-        note(f"next: latbench eval {run.folder}")
+        note(f"next: latbench eval {run.folder}{own_files}")
 
 
 @commands.command("eval", rich_help_panel="Runs")

@@ -24,8 +24,9 @@ from methods.litereason import LiteReason, refresh
 from methods.litereason.rule import TagRule
 from tests.methods.litereason.nudged import Nudged, method, script
 from tests.methods.litereason.toy_litereason import CONFIG, stopping, talker, train
-from tests.training.processes import outcome, run_script
+from tests.training.processes import launch, outcome, run_script
 
+SCRIPT = "tests.methods.litereason.toy_litereason"
 RL = RLConfig(prompts=4, group_size=2, rollout=RolloutConfig(max_new_tokens=14))
 ASKED = [Example(id=str(n), question=f"n{n} = {n}", steps=(), answer=str(n)) for n in range(8)]
 
@@ -197,7 +198,22 @@ def test_training_stopped_in_each_stage_resumes_to_the_same_bits(
 
 @pytest.mark.slow
 def test_a_run_killed_in_each_stage_ends_with_the_same_bits(tmp_path: Path) -> None:
-    assert run_script("tests.methods.litereason.toy_litereason", str(tmp_path)) == "equal"
+    assert run_script(SCRIPT, "killed", str(tmp_path)) == "equal"
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_with_twice_the_accumulation(tmp_path: Path) -> None:
+    first, second = launch(SCRIPT, tmp_path / "two", 2, TOY_ACCUMULATION="1")
+    (alone,) = launch(SCRIPT, tmp_path / "one", 1, TOY_ACCUMULATION="2")
+    moved = talker(dtype="float64").state_dict()
+    for name, tensor in alone["weights"].items():
+        torch.testing.assert_close(first["weights"][name], tensor, rtol=1e-9, atol=1e-11)
+        assert torch.equal(first["weights"][name], second["weights"][name])
+        assert not torch.equal(tensor, moved[name]) or not name.startswith("heads.")
+    ours, theirs = (sorted((tmp_path / name).glob("stages/*/*traces*")) for name in ("two", "one"))
+    assert [path.name for path in ours] == [path.name for path in theirs] != []
+    assert [path.read_bytes() for path in ours] == [path.read_bytes() for path in theirs]
+    assert first["report"]["rollouts"] == alone["report"]["rollouts"]
 
 
 def test_the_projector_moves_in_its_stage_and_in_refreshes_alone(tmp_path: Path) -> None:

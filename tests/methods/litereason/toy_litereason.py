@@ -1,6 +1,7 @@
 """LiteReason of a tiny random model through its stages, to be killed anywhere.
 
-toy_litereason.py FOLDER     kill forked runs in every stage, resume them, compare with an undisturbed one
+toy_litereason.py killed FOLDER     kill forked runs in every stage, resume them, compare with an undisturbed one
+toy_litereason.py launched FOLDER   train once, under `accelerate launch` or alone (accumulation from TOY_ACCUMULATION)
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from latbench.training.cost import TrainReport
 from latbench.training.trainer import train_method
 from methods.litereason import LiteReason, LiteReasonConfig, refresh, traces
 from methods.litereason.tags import Tags
-from tests.training.processes import after_saved_states, at, die, kill_at_each, outcome
+from tests.training.processes import after_saved_states, at, die, kill_at_each, leave_result, outcome
 from tests.training.rl.toy_rl import Parity, examples
 
 WRITTEN = ("ab. Cd\n[2]e</think>", "[1]\nfour</think>", "no tag at all</think>")
@@ -86,10 +87,10 @@ class Talker(LiteReason):
         return super().action_log_probs(batch)
 
 
-def talker(**settings: Any) -> Talker:
+def talker(*, dtype: Any = "float32", **settings: Any) -> Talker:
     """A fresh method; always the same weights."""
     sizes: dict[str, Any] = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "mlp_size": 32}
-    backbone = Backbone.load(ModelConfig(**sizes, device="cpu"), seed=3)
+    backbone = Backbone.load(ModelConfig(**sizes, dtype=dtype, device="cpu"), seed=3)
     return Talker(backbone, LiteReasonConfig(**{**SETTINGS, **settings}))
 
 
@@ -141,5 +142,13 @@ def _train_until(folder: Path, where: str, count: int) -> None:
     train(folder, stopping(talker(), where, count, die))
 
 
+def launched(folder: Path) -> None:
+    """Train both stages in float64 and leave each process's weights and report."""
+    method = talker(dtype="float64")
+    config = replace(CONFIG, accumulation=int(os.environ["TOY_ACCUMULATION"]))
+    report = train(folder, method, config=config)
+    leave_result(folder, {"weights": method.state_dict(), "report": asdict(report)})
+
+
 if __name__ == "__main__":
-    killed(Path(sys.argv[1]))
+    {"killed": killed, "launched": launched}[sys.argv[1]](Path(sys.argv[2]))

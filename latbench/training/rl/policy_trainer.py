@@ -203,6 +203,8 @@ class RolloutTrainer(StageTrainer):
             }
         last = [row for row in self.log_rows() if "rl/reward" in row][-1:]
         figures["rl"]["last"] = {name: value for row in last for name, value in row.items() if "/" in name}
+        for row in last:  # numbers, so that tables show them beside the greedy accuracy
+            figures |= {"sampled_reward": row["rl/reward"], "mixed_groups": row["rl/mixed_groups"]}
         write_whole(self._folder / DIAGNOSTICS, json.dumps(figures, indent=1) + "\n")
 
 

@@ -145,7 +145,10 @@ def test_log_and_report_say_what_a_rollout_was(tmp_path: Path) -> None:
         "rl/mixed_groups", "rl/clipped_text", "rl/entropy_text", "rl/log_prob_difference", "rl/log_prob_difference_max",
     } <= rows[1].keys()  # fmt: skip
     assert rows[1]["loss/kl"] >= 0
-    diagnostics = json.loads((tmp_path / STAGE / "diagnostics.json").read_text())["rl"]
+    found = json.loads((tmp_path / STAGE / "diagnostics.json").read_text())
+    last = [row for row in rows if "rl/reward" in row][-1]
+    assert (found["sampled_reward"], found["mixed_groups"]) == (last["rl/reward"], last["rl/mixed_groups"])
+    diagnostics = found["rl"]
     assert [point[0] for point in diagnostics["held_out"]] == [0, 5, 10, 12]
     assert diagnostics["seconds"].keys() == {"rollout", "scoring", "recompute"}
     assert diagnostics["best_accuracy"] == max(point[1] for point in diagnostics["held_out"])

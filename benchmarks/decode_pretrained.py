@@ -136,7 +136,7 @@ class OfLength(StepRule):
         return step
 
 
-class AllAtLength(StoppingCriteria):  # type: ignore[misc]
+class AllAtLength(StoppingCriteria):
     """Ends the rows of a static batch at given lengths, for `generate`."""
 
     def __init__(self, start: int, lengths: Sequence[int]) -> None:

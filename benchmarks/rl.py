@@ -68,7 +68,9 @@ def ours(
     """Train `cot`; also the seconds of an update by part."""
     entry, task = registry.get_method("cot"), registry.get_task_entry("synth")
     synth = task.cls(task.config())
-    synth.rewards = lambda pairs: [reward(text, example.answer, bool(options.run)) for text, example in pairs]
+    synth.rewards = lambda pairs: [  # type: ignore[method-assign]
+        reward(text, example.answer, bool(options.run)) for text, example in pairs
+    ]
     rl = RLConfig(
         steps=options.updates, prompts=options.prompts, group_size=options.group, eval_every=0,
         rollout=RolloutConfig(max_new_tokens=options.tokens, batch_size=options.prompts * options.group),

@@ -19,7 +19,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+if TYPE_CHECKING:
+    from latbench.task import Task
 
 Kind = Literal["method", "task"]
 FILES = "LATBENCH_FILES"  # environment variable: Python files that a command was given, for the processes it starts
@@ -27,15 +30,16 @@ DATA_ENDINGS = (".jsonl", ".json", ".csv", ".parquet")  # of own data, each with
 _OWN_DATA = "latbench.data.own_data"  # module of the one task over all own data
 _FILE_NAME = re.compile(r"\w[\w.+-]*")
 ClassT = TypeVar("ClassT", bound=type)
+RegisteredT = TypeVar("RegisteredT")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class Entry(Generic[RegisteredT]):
     """A registered class with the types of its configuration."""
 
     name: str
     """Registered name."""
-    cls: type
+    cls: type[RegisteredT]
     """The method or task."""
     config: type
     """Class of its settings, `method.*` or `task.*`."""
@@ -43,7 +47,7 @@ class Entry:
     """Class of the decoding settings that this method alone reads, `generate.method.*`; None: it reads none."""
 
 
-_entries: dict[Kind, dict[str, Entry]] = {"method": {}, "task": {}}
+_entries: dict[Kind, dict[str, Entry[Any]]] = {"method": {}, "task": {}}
 
 
 def _register(kind: Kind, name: str, config: type, decoding: type | None = None) -> Callable[[ClassT], ClassT]:
@@ -75,12 +79,12 @@ def register_task(name: str, *, config: type) -> Callable[[ClassT], ClassT]:
     return _register("task", name, config)
 
 
-def get_method(name: str) -> Entry:
+def get_method(name: str) -> Entry[Any]:
     """The registered method of that name. Raises: ValueError: unknown, with the nearest name."""
     return _get("method", name)
 
 
-def get_task_entry(name: str) -> Entry:
+def get_task_entry(name: str) -> Entry[Task[Any]]:
     """The registered task of that name. Raises: ValueError: unknown, with the nearest name."""
     return _get("task", name)
 
@@ -115,7 +119,7 @@ def is_own_data(name: str) -> bool:
 
 
 @lru_cache(maxsize=256)
-def own_data(name: str) -> Entry:
+def own_data(name: str) -> Entry[Task[Any]]:
     """The task over own data of that name."""
     module = importlib.import_module(_OWN_DATA)
     cls = type(module.OwnData.__name__, (module.OwnData,), {"name": name, "__doc__": module.OwnData.__doc__})
@@ -175,7 +179,7 @@ def unknown(what: str, name: str, available: Iterable[str]) -> ValueError:
     return ValueError(f"unknown {what} {name!r}; {hint}Available: {', '.join(names) or 'none'}")
 
 
-def _get(kind: Kind, name: str) -> Entry:
+def _get(kind: Kind, name: str) -> Entry[Any]:
     if kind == "task" and is_own_data(name):
         return own_data(name)
     if name not in _entries[kind]:

@@ -281,7 +281,7 @@ def _record_problems(evaluation: Evaluation, job: EvalJob, method: Method[Any] |
     tokens = [_tokens(method, example, settings.generate) for example in job.examples] if method else []
     pairs = [(record, job.examples[place // samples]) for place, record in enumerate(evaluation.records)]
     scores = job.task.score_many([(record.text, example) for record, example in pairs])
-    writes_marks = registry.get_method(job.run.config.method_name).cls.writes_marks  # type: ignore[attr-defined]
+    writes_marks = registry.get_method(job.run.config.method_name).cls.writes_marks
     faults: dict[str, list[str]] = {}
     impossible: list[str] = []
     for place, ((record, example), score) in enumerate(zip(pairs, scores, strict=True)):

@@ -93,6 +93,7 @@ def test_a_result_carries_its_figures(cot: latbench.Run) -> None:
     assert list(found.statuses) == ["correct", "incorrect", "no_answer", "timeout"]
     assert found.chain_length == pytest.approx(sum(found.lengths.values()) / 4)
     gold = sum(record.gold_chain_length for record in found.records) / 4
+    assert found.chain_length is not None
     assert found.compression == pytest.approx(gold / found.chain_length)
     assert found.answers_per_second is not None
     assert any("end at a cap" in sentence for sentence in found.caveats)

@@ -165,7 +165,7 @@ def _folder(module: str) -> str:
 def test_what_needs_no_model_imports_nothing_that_does(folder: str) -> None:
     """At any depth, inside functions too; what is there for type checkers alone is not run."""
     begun = [name for name in sources() if name == folder or name.startswith(folder + ".")]
-    paths = {name: (name,) for name in begun}
+    paths: dict[str, tuple[str, ...]] = {name: (name,) for name in begun}
     rows = {name: [one for one in imports() if one.file == name and not one.for_types] for name in sources()}
     while begun:
         name = begun.pop()

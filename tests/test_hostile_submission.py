@@ -68,7 +68,7 @@ def record_with(**changes: Any) -> Callable[[Path], None]:
     return write
 
 
-MANIFESTS: dict[str, Callable[[Path], None]] = {
+MANIFESTS: dict[str, Callable[[Path], object]] = {
     "large": lambda folder: (folder / MANIFEST).write_text(" " * 2_000_000),
     "deep": lambda folder: (folder / MANIFEST).write_text("[" * DEEP + "]" * DEEP),
     "deep config": lambda folder: change(folder, config=json.loads('{"a":' * 400 + "1" + "}" * 400)),

@@ -70,13 +70,16 @@ def test_links_and_paths_of_the_readme_exist() -> None:
 
 def test_the_committed_picture_follows_from_the_committed_records() -> None:
     from PIL import Image
+    from PIL.PngImagePlugin import PngImageFile
 
     path = "results/accuracy_vs_length.png"
     text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
     command = re.search(rf"latbench leaderboard results --only '([^']+)' --plot {path}", text)
     assert command is not None
     board = leaderboard([ROOT / "results"], (), only=command[1])
-    assert Image.open(ROOT / path).text["Description"] == description(board.cells)
+    picture = Image.open(ROOT / path)
+    assert isinstance(picture, PngImageFile)
+    assert picture.text["Description"] == description(board.cells)
 
 
 def test_the_committed_tables_follow_from_the_committed_records() -> None:

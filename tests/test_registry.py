@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from latbench import registry
+from latbench.task import Task, TaskConfig
 
 CHECKOUT = Path(registry.__file__).parents[1]
 
@@ -55,9 +56,9 @@ def test_unknown_names_suggest_the_nearest() -> None:
 def test_registering_a_name_from_two_modules_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry._entries, "task", {})
 
-    class First: ...
+    class First(Task[TaskConfig]): ...
 
-    class Second: ...
+    class Second(Task[TaskConfig]): ...
 
     Second.__module__ = "elsewhere"
     registry.register_task("thing", config=dict)(First)

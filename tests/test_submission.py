@@ -198,7 +198,8 @@ def test_operations_that_do_not_follow_from_the_records_are_refused(submission: 
     method = _untrained(parse({"method": "cot"}), manifest)
     assert method is not None
     flops = mean_flops(method, read_evaluation(folder).records)
-    times = {name: [1.0] for name in ("seconds_single", "seconds_full", "reference_single", "reference_full")}
+    names = ("seconds_single", "seconds_full", "reference_single", "reference_full")
+    times: dict[str, Any] = {name: [1.0] for name in names}
     facts: Any = {"num_single": 1, "batch_size": 4, "reference": "it", "peak_memory_bytes": None, "hardware": {}}
     measured = CostFile(header=MeasureHeader.of(manifest, seed=0), flops=flops, **times, **facts)
     write_measure(folder, measured)

@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -47,6 +48,12 @@ PARTS = "reliance"  # folder of what several processes make of the file
 _CUT = re.compile(r"cut(0|[1-9]\d{0,5})")
 
 
+@overload
+def reliance(job: EvalJob, names: Sequence[str] = DEFAULT, shard: None = None) -> tuple[Path, RelianceFile]: ...
+@overload
+def reliance(
+    job: EvalJob, names: Sequence[str] = DEFAULT, shard: Shard | None = None
+) -> tuple[Path, RelianceFile | None]: ...
 def reliance(
     job: EvalJob, names: Sequence[str] = DEFAULT, shard: Shard | None = None
 ) -> tuple[Path, RelianceFile | None]:

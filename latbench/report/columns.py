@@ -270,8 +270,8 @@ COLUMNS: tuple[Column[Row], ...] = (
         legend="% of answers whose chain cannot be told from the answer: left out of #L.",
     ),
     Column(
-        "rollouts", lambda row: row.manifest.train.get("rollouts") or None, mean(",.0f"), csv="rollouts", after="passes",
-        if_known=True,
+        "rollouts", lambda row: row.manifest.train.get("rollouts") or None, mean(",.0f"), csv="rollouts",
+        after="passes", if_known=True,
         legend="answers drawn in reinforcement learning.",
     ),
 )  # fmt: skip

@@ -175,7 +175,7 @@ class Engine:
         self.method, self.seed, self.top_k = method.eval(), seed, top_k
         self.capacity = batch_size + max_queue
         self._changed = threading.Condition()
-        self._inbox: deque[Callable[[], None]] = deque()  # what the thread is to do between two steps
+        self._inbox: deque[Callable[[], object]] = deque()  # what the thread is to do between two steps
         self._num_open = 0  # questions without an answer
         self._closing = self._killed = False
         self._lanes: dict[str, _Lane] = {}

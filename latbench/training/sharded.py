@@ -111,5 +111,5 @@ class Blueprint:
 
 def _whole(parameter: torch.Tensor) -> torch.Tensor:
     """All of a parameter, of which each process has a part."""
-    gathered = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter  # type: ignore[operator]
+    gathered = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
     return gathered.detach().clone()

@@ -124,7 +124,7 @@ def refresh(method: TaggedModel, examples: Sequence[Example]) -> None:
             with torch.enable_grad(), method.autocast():
                 objective = method.continuation(batch).objective()
             optimizer.zero_grad(set_to_none=True)
-            objective.backward()  # type: ignore[no-untyped-call]
+            objective.backward()
             parts = [parameter.grad for parameter in method.projector.parameters() if parameter.grad is not None]
             if torch.isfinite(objective) and torch.isfinite(torch.nn.utils.get_total_norm(parts)):
                 optimizer.step()

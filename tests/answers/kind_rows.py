@@ -6,15 +6,24 @@ and approximations. d: exact values. e: notation. f: texts that run on (in `test
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from latbench.answers.extract import AnswerKind
 from latbench.task import Status
 
 KindRow = tuple[AnswerKind, str, str, Status]
 
+
+def worded(kind: AnswerKind, words: Callable[[str], str], cases: Sequence[tuple[str, str, Status]]) -> list[KindRow]:
+    """Rows of one kind whose texts are worded alike: of cases (gold, what is put into words, status)."""
+    return [(kind, gold, words(said), status) for gold, said, status in cases]
+
+
 WHOLE: list[KindRow] = [
-    *(
-        ("number", gold, rf"So we get \boxed{{{inner}}}.", status)
-        for gold, inner, status in [
+    *worded(
+        "number",
+        lambda inner: rf"So we get \boxed{{{inner}}}.",
+        [
             ("4", r"4\pi", "incorrect"),
             ("6", "2^{6}", "incorrect"),
             ("64", "2^{6}", "correct"),
@@ -68,11 +77,12 @@ WHOLE: list[KindRow] = [
             ("15", r"\$15", "correct"),
             ("20", r"\binom{6}{3}", "correct"),
             ("10", r"\log_2 1024", "correct"),
-        ]
+        ],
     ),
-    *(
-        ("number", gold, f"The answer is {words}.", status)
-        for gold, words, status in [
+    *worded(
+        "number",
+        lambda words: f"The answer is {words}.",
+        [
             ("6", "not 6", "incorrect"),
             ("7", "not 6 but 7", "correct"),
             ("6", "more than 6", "incorrect"),
@@ -98,7 +108,7 @@ WHOLE: list[KindRow] = [
             ("14", "about 14", "correct"),
             ("4", "8 apples - 4 apples = 4 apples", "correct"),
             ("540", "9*60=<<9*60=540>>540", "correct"),
-        ]
+        ],
     ),
     ("number", "6", "The answer isn't 6.", "incorrect"),
     ("number", "14", "The answer is 14!", "correct"),
@@ -134,9 +144,10 @@ PROSE: list[KindRow] = [
         "A resposta é 31.",
         "31 元",
     )
-] + [
-    ("math", gold, text, status)
-    for gold, text, status in [
+] + worded(
+    "math",
+    lambda text: text,
+    [
         (r"\frac{5}{6}", r"Final Answer: The probability that both are red is $\frac{5}{6}$.", "correct"),
         (r"\frac{5}{6}", r"**The ratio is $\frac{5}{6}$.**", "correct"),
         (r"\frac{5}{6}", r'{"answer": "\\frac{5}{6}"}', "correct"),
@@ -148,69 +159,71 @@ PROSE: list[KindRow] = [
         ("8", "8 Stück", "correct"),
         ("8", "The answer is $8$, since $x = 3$.", "correct"),
         ("3", "The answer is $8$, since $x = 3$.", "incorrect"),
-    ]
-]
+    ],
+)
 
 WORDS: list[KindRow] = [
-    ("math", gold, text, status)
-    for gold, text, status in [
-        # approximations
-        (r"\frac{5}{7}", r"\boxed{\frac{5}{7} \approx 0.714}", "correct"),
-        ("0.714", r"\boxed{\frac{5}{7} \approx 0.714}", "correct"),
-        ("0.714", r"\boxed{\frac{4}{7} \approx 0.714}", "incorrect"),
-        (r"2\sqrt{5}", r"\boxed{x = 2\sqrt5 \approx 4.472}", "correct"),
-        (r"\frac{5}{7}", r"\boxed{\frac{6}{7} \approx 0.7142857}", "incorrect"),
-        ("6", r"\boxed{x \approx 6}", "correct"),
-        # boxes
-        ("9", r"\boxed{9}, \boxed{9}", "correct"),
-        ("9", r"$\boxed{9}$ and $\boxed{9}$", "correct"),
-        ("-4,3", r"\boxed{-4}\quad\text{and}\quad\boxed{3}", "correct"),
-        ("-4,3", r"\boxed{3}\qquad\text{or}\qquad\boxed{-4}", "correct"),
-        ("-4,3", r"\boxed{-4} \text{ and } \boxed{3}", "correct"),
-        ("3", r"\boxed{-4} and \boxed{3}", "incorrect"),
-        # thinking
-        ("50", r"<think>at first \boxed{9}</think>So it is 50.", "correct"),
-        ("9", r"<think>at first \boxed{9}</think>So it is 50.", "incorrect"),
-        ("50", r"<think>a \boxed{9}</think> **50**", "correct"),
-        ("50", r"<think>it must be \boxed{50}", "no_answer"),
-        # amounts of money
-        ("75", "We paid $20 + $25 + $30 = $75.", "correct"),
-        ("75", "The bills of $20, $25 and $30 make $75 in all.", "correct"),
-        ("4", "With $75 in hand the answer is $x = 4$.", "correct"),
-        (r"\$7", r"7\$", "correct"),
-        # words that change a value
-        ("20", r"\boxed{20 \text{ million}}", "incorrect"),
-        ("20000000", r"\boxed{20 \text{ million}}", "correct"),
-        ("4", r"\boxed{4\text{ dozen}}", "incorrect"),
-        ("48", r"\boxed{4\text{ dozen}}", "correct"),
-        ("20", r"\boxed{20 \text{ or more}}", "incorrect"),
-        (r"x \ge 20", r"\boxed{20 \text{ or more}}", "correct"),
-        ("20", r"\boxed{\text{at least } 20}", "incorrect"),
-        ("20", r"\boxed{20\text{ or fewer}}", "incorrect"),
-        ("3", r"\boxed{3 \text{ quarters}}", "incorrect"),
-        (r"\frac{3}{4}", r"\boxed{3 \text{ quarters}}", "correct"),
-        ("6", r"\boxed{6\text{ squared}}", "incorrect"),
-        ("3", r"\boxed{3\text{ hundredths}}", "incorrect"),
-        ("2", r"\boxed{2^{\text{nd}}}", "correct"),
-        ("4", r"\boxed{4^{th}}", "correct"),
-        ("7", r"\boxed{\text{seven}}", "correct"),
-        ("30", r"\boxed{30\text{ percent}}", "correct"),
-        ("0.3", r"\boxed{30\text{ percent}}", "incorrect"),
-        # mixed numbers
-        (r"\frac{17}{5}", r"\boxed{3 2/5}", "correct"),
-        (r"\frac{32}{5}", r"\boxed{3 2/5}", "incorrect"),
-        (r"\frac{17}{5}", r"\boxed{3\,\frac25}", "correct"),
-        # units
-        (r"6\text{ gallons}", r"\boxed{6\text{ pints}}", "incorrect"),
-        (r"6\text{ tents}", r"\boxed{6\text{ liters}}", "incorrect"),
-        (r"6\text{ pens}", r"\boxed{6\text{ books}}", "incorrect"),
-        (r"6\text{ pens}", r"\boxed{6\text{ red pens}}", "correct"),
-        (r"6\text{ values}", r"\boxed{6\text{ integers}}", "correct"),
-        (r"6\text{ m/s}", r"\boxed{6\text{ km/h}}", "incorrect"),
-        (r"6\text{ mph}", r"\boxed{6\text{ miles per hour}}", "correct"),
-        (r"\$6", r"\boxed{6\text{ euros}}", "incorrect"),
-    ]
-] + [
+    *worded(
+        "math",
+        lambda text: text,
+        [
+            # approximations
+            (r"\frac{5}{7}", r"\boxed{\frac{5}{7} \approx 0.714}", "correct"),
+            ("0.714", r"\boxed{\frac{5}{7} \approx 0.714}", "correct"),
+            ("0.714", r"\boxed{\frac{4}{7} \approx 0.714}", "incorrect"),
+            (r"2\sqrt{5}", r"\boxed{x = 2\sqrt5 \approx 4.472}", "correct"),
+            (r"\frac{5}{7}", r"\boxed{\frac{6}{7} \approx 0.7142857}", "incorrect"),
+            ("6", r"\boxed{x \approx 6}", "correct"),
+            # boxes
+            ("9", r"\boxed{9}, \boxed{9}", "correct"),
+            ("9", r"$\boxed{9}$ and $\boxed{9}$", "correct"),
+            ("-4,3", r"\boxed{-4}\quad\text{and}\quad\boxed{3}", "correct"),
+            ("-4,3", r"\boxed{3}\qquad\text{or}\qquad\boxed{-4}", "correct"),
+            ("-4,3", r"\boxed{-4} \text{ and } \boxed{3}", "correct"),
+            ("3", r"\boxed{-4} and \boxed{3}", "incorrect"),
+            # thinking
+            ("50", r"<think>at first \boxed{9}</think>So it is 50.", "correct"),
+            ("9", r"<think>at first \boxed{9}</think>So it is 50.", "incorrect"),
+            ("50", r"<think>a \boxed{9}</think> **50**", "correct"),
+            ("50", r"<think>it must be \boxed{50}", "no_answer"),
+            # amounts of money
+            ("75", "We paid $20 + $25 + $30 = $75.", "correct"),
+            ("75", "The bills of $20, $25 and $30 make $75 in all.", "correct"),
+            ("4", "With $75 in hand the answer is $x = 4$.", "correct"),
+            (r"\$7", r"7\$", "correct"),
+            # words that change a value
+            ("20", r"\boxed{20 \text{ million}}", "incorrect"),
+            ("20000000", r"\boxed{20 \text{ million}}", "correct"),
+            ("4", r"\boxed{4\text{ dozen}}", "incorrect"),
+            ("48", r"\boxed{4\text{ dozen}}", "correct"),
+            ("20", r"\boxed{20 \text{ or more}}", "incorrect"),
+            (r"x \ge 20", r"\boxed{20 \text{ or more}}", "correct"),
+            ("20", r"\boxed{\text{at least } 20}", "incorrect"),
+            ("20", r"\boxed{20\text{ or fewer}}", "incorrect"),
+            ("3", r"\boxed{3 \text{ quarters}}", "incorrect"),
+            (r"\frac{3}{4}", r"\boxed{3 \text{ quarters}}", "correct"),
+            ("6", r"\boxed{6\text{ squared}}", "incorrect"),
+            ("3", r"\boxed{3\text{ hundredths}}", "incorrect"),
+            ("2", r"\boxed{2^{\text{nd}}}", "correct"),
+            ("4", r"\boxed{4^{th}}", "correct"),
+            ("7", r"\boxed{\text{seven}}", "correct"),
+            ("30", r"\boxed{30\text{ percent}}", "correct"),
+            ("0.3", r"\boxed{30\text{ percent}}", "incorrect"),
+            # mixed numbers
+            (r"\frac{17}{5}", r"\boxed{3 2/5}", "correct"),
+            (r"\frac{32}{5}", r"\boxed{3 2/5}", "incorrect"),
+            (r"\frac{17}{5}", r"\boxed{3\,\frac25}", "correct"),
+            # units
+            (r"6\text{ gallons}", r"\boxed{6\text{ pints}}", "incorrect"),
+            (r"6\text{ tents}", r"\boxed{6\text{ liters}}", "incorrect"),
+            (r"6\text{ pens}", r"\boxed{6\text{ books}}", "incorrect"),
+            (r"6\text{ pens}", r"\boxed{6\text{ red pens}}", "correct"),
+            (r"6\text{ values}", r"\boxed{6\text{ integers}}", "correct"),
+            (r"6\text{ m/s}", r"\boxed{6\text{ km/h}}", "incorrect"),
+            (r"6\text{ mph}", r"\boxed{6\text{ miles per hour}}", "correct"),
+            (r"\$6", r"\boxed{6\text{ euros}}", "incorrect"),
+        ],
+    ),
     ("choice", "I", "I cannot say, I have no time left", "no_answer"),
     ("choice", "I", "(I)", "correct"),
     ("choice", "A", "A dog is a mammal", "no_answer"),
@@ -218,9 +231,10 @@ WORDS: list[KindRow] = [
 ]
 
 EXACT: list[KindRow] = [
-    *(
-        ("math", gold, rf"\boxed{{{inner}}}", status)
-        for gold, inner, status in [
+    *worded(
+        "math",
+        lambda inner: rf"\boxed{{{inner}}}",
+        [
             (r"\frac{1}{2^{90}}", r"\frac{1}{3^{90}}", "incorrect"),
             (r"\frac{1}{2^{90}}", "2^{-90}", "correct"),
             (r"\frac{1}{2^{90}}", "0", "incorrect"),
@@ -240,7 +254,7 @@ EXACT: list[KindRow] = [
             ("98765432109876543210", "98765432109876543211", "incorrect"),
             (r"\frac{1}{1000003}", r"\frac{1}{1000033}", "incorrect"),
             (r"\frac{50!}{48!}", "2450", "correct"),
-        ]
+        ],
     ),
     ("number", "9876543210987", "9876543210988", "incorrect"),
     ("number", "9876543210987", "9,876,543,210,987", "correct"),
@@ -249,9 +263,10 @@ EXACT: list[KindRow] = [
     ("number", str(7**400), r"\boxed{7^{400}}", "correct"),
 ]
 
-NOTATION: list[KindRow] = [
-    ("math", gold, rf"So \boxed{{{inner}}}", status)
-    for gold, inner, status in [
+NOTATION: list[KindRow] = worded(
+    "math",
+    lambda inner: rf"So \boxed{{{inner}}}",
+    [
         # Unicode
         (r"\frac{2}{3}", "⅔", "correct"),
         (r"\frac{5}{2}", "2½", "correct"),
@@ -345,8 +360,8 @@ NOTATION: list[KindRow] = [
         # braces
         ("8", "{" * 20 + "8" + "}" * 20, "correct"),
         (r"\sqrt{7}", "{" * 20 + "8" + "}" * 20, "incorrect"),
-    ]
-]
+    ],
+)
 
 KIND_ROWS: dict[str, list[KindRow]] = {
     "whole": WHOLE,

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -148,9 +149,9 @@ def test_worker_that_cannot_start_is_an_error_and_not_a_verdict(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("limits", [{"num_workers": 0}, {"timeout": 0.0}])
-def test_limits_that_no_item_could_meet_are_refused(limits: dict[str, float]) -> None:
+def test_limits_that_no_item_could_meet_are_refused(limits: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(limits))):
-        CheckPool(**limits)  # type: ignore[arg-type]
+        CheckPool(**limits)
 
 
 def test_worker_imports_no_torch() -> None:

@@ -21,6 +21,7 @@ from latbench.model.batches import IGNORE_INDEX, Batch, Tokens
 from latbench.task import Example
 from latbench.training import checkpoint
 from latbench.training.trainer import set_trainable
+from tests.generations import num_emitted
 
 EXAMPLES = [
     Example(
@@ -164,7 +165,7 @@ def test_batched_generation_equals_single_rows(method: Method[Any]) -> None:
 def test_counts_of_a_generation_fit_together(method: Method[Any]) -> None:
     for question, generation in zip(QUESTIONS, method.generate(QUESTIONS, GENERATE), strict=True):
         assert generation.num_prompt_tokens == len(method.prompt_ids(question))
-        emitted = generation.num_reasoning_tokens + generation.num_answer_tokens
+        emitted = num_emitted(generation)
         assert emitted <= GENERATE.max_new_tokens
         assert generation.num_latents <= GENERATE.max_latents
         assert generation.decode_steps >= emitted + generation.num_latents - 1  # the last token need not be fed

@@ -221,7 +221,9 @@ def test_a_moved_or_changed_file_is_one_sentence(tmp_path: Path, monkeypatch: py
     settings = parse({"method": "cot", "task": {"name": str(path), "columns": COLUMNS}}).task
 
     def new() -> own_data.OwnData:
-        return get_task_entry("rows.jsonl").cls(settings)
+        task = get_task_entry("rows.jsonl").cls(settings)
+        assert isinstance(task, own_data.OwnData)
+        return task
 
     assert new().is_at_hand("test")
     (tmp_path / "data").mkdir()

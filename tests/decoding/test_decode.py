@@ -18,6 +18,7 @@ from latbench.decoding.superposition import top_k_mixture
 from latbench.model.backbone import Backbone
 from latbench.model.batches import pad
 from latbench.model.cache import GrowingCache, SlotCache
+from tests.generations import num_emitted, num_reasoning_tokens
 
 QUESTIONS = [
     "n0 = 3 + 4 ;n0 ?",
@@ -101,7 +102,7 @@ def without_cache(
 def test_a_batch_equals_single_rows_and_refill_changes_nothing(backbone: Backbone, rule: str) -> None:
     vary_length(backbone)
     whole = run(backbone, RULES[rule](backbone), batch_size=len(QUESTIONS))
-    assert len({g.num_reasoning_tokens + g.num_answer_tokens for g in whole}) > 1, "rows must end at different steps"
+    assert len({num_emitted(answer) for answer in whole}) > 1, "rows must end at different steps"
     assert run(backbone, RULES[rule](backbone), batch_size=3) == whole
     assert [run(backbone, RULES[rule](backbone), batch_size=1, questions=[q])[0] for q in QUESTIONS] == whole
 
@@ -113,7 +114,7 @@ def test_cached_equals_recomputed(backbone: Backbone, rule: str) -> None:
         ids, latents = without_cache(backbone, RULES[rule](backbone), question, max_new_tokens=12, max_latents=9)
         assert got.num_latents == latents
         assert got.reasoning + got.text == backbone.layout.decode(ids)
-        assert got.num_reasoning_tokens + got.num_answer_tokens == len(ids)
+        assert num_emitted(got) == len(ids)
 
 
 @pytest.mark.parametrize("rule", ["text", "hidden", "mixture"])
@@ -136,7 +137,7 @@ def test_greedy_text_agrees_with_generate_token_by_token(backbone: Backbone) -> 
             pad_token_id=0,
         )
         expected = [token for token in out[0, ids.shape[1] :].tolist() if token not in backbone.eos_ids]
-        assert got.num_reasoning_tokens + got.num_answer_tokens == len(expected)
+        assert num_emitted(got) == len(expected)
         assert got.reasoning + got.text == backbone.layout.decode(expected)
 
 
@@ -270,7 +271,7 @@ def test_every_cap_has_its_stop_reason(llama: Backbone) -> None:
 
 def test_stop_strings_end_and_cut_the_answer_of_raw_prompts(llama: Backbone) -> None:
     script = [*llama.layout._tokenize("one stöp two"), llama.layout.eos]
-    settings = {"batch_size": 2, "questions": ["x", "7"], "raw": True, "max_new_tokens": 30}
+    settings: dict[str, Any] = {"batch_size": 2, "questions": ["x", "7"], "raw": True, "max_new_tokens": 30}
     for got in run(llama, Scripted(llama, script), until=["never", "stöp"], **settings):
         assert (got.text, got.reasoning, got.closed, got.stop_reason) == ("one ", "", True, "stop")
     for got in run(llama, Scripted(llama, script), **settings):
@@ -300,7 +301,7 @@ def test_a_rule_may_blend_force_and_switch_back(llama: Backbone) -> None:
     assert [run(llama, BackAndForth(llama), batch_size=1, questions=[q])[0] for q in QUESTIONS] == whole
     for got in whole:
         assert got.num_latents == 2
-        assert got.decode_steps == 2 + 2 + got.num_reasoning_tokens - 1  # latents, forced ids, tokens but the last
+        assert got.decode_steps == 2 + 2 + num_reasoning_tokens(got) - 1  # latents, forced ids, tokens but the last
     embeds = llama.embed(torch.tensor([llama.prompt("x")]))
     for number in range(6):  # token, token then 5 and 6 forced, latent, latent, token, token
         out = llama.model(inputs_embeds=embeds, output_hidden_states=True)
@@ -356,7 +357,8 @@ def test_a_hidden_state_trace_is_the_reading_of_the_lm_head(llama: Backbone) -> 
 
 def written(layer: Any) -> Tensor:
     """(slots,) columns that hold a key."""
-    return (layer.keys != 0).any(-1).any(1).sum(-1)
+    columns: Tensor = (layer.keys != 0).any(-1).any(1).sum(-1)
+    return columns
 
 
 def test_the_cache_grows_and_a_checkpointing_backbone_is_refused(backbone: Backbone) -> None:

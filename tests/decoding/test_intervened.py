@@ -47,6 +47,13 @@ def generate(method: Method[Any], rule: StepRule | None = None, **changes: Any) 
     return method.generate(QUESTIONS, replace(GENERATE, **changes), seed=3, trace=True, rule=rule)
 
 
+def latent_rule(method: Method[Any]) -> LatentRule:
+    """The method's own rule."""
+    rule = method.rule(GENERATE)
+    assert isinstance(rule, LatentRule)
+    return rule
+
+
 def latents_of(answers: list[Generation]) -> list[Tensor]:
     return [torch.zeros(0, 0) if a.trace is None else a.trace.embeds for a in answers]
 
@@ -59,7 +66,7 @@ def test_a_runs_own_latents_leave_its_answers(latent_method: Method[Any]) -> Non
     """Fed from outside or made by the rule; but for rows that end within the thought, which now answer."""
     before = generate(latent_method)
     counts = [answer.num_latents for answer in before]
-    rule = latent_method.rule(GENERATE)
+    rule = latent_rule(latent_method)
     closed = [index for index, answer in enumerate(before) if answer.closed]
     for latents in (latents_of(before), None):
         after = without_trace(generate(latent_method, Intervened(rule, counts, latents)))
@@ -70,7 +77,7 @@ def test_a_runs_own_latents_leave_its_answers(latent_method: Method[Any]) -> Non
 def test_replaced_latents_are_what_is_fed_and_their_number_stays(latent_method: Method[Any]) -> None:
     before = generate(latent_method)
     counts = [answer.num_latents for answer in before]
-    rule = latent_method.rule(GENERATE)
+    rule = latent_rule(latent_method)
     given = [torch.randn(count, 32, generator=torch.Generator().manual_seed(count)) for count in counts]
     for batch_size in (1, 3):  # rows are refilled
         after = generate(latent_method, Intervened(rule, counts, given), batch_size=batch_size)
@@ -81,12 +88,12 @@ def test_replaced_latents_are_what_is_fed_and_their_number_stays(latent_method: 
 def test_a_cut_keeps_the_first_latents_and_closes(latent_method: Method[Any]) -> None:
     before = generate(latent_method)
     counts = [min(answer.num_latents, 1) for answer in before]
-    after = generate(latent_method, Intervened(latent_method.rule(GENERATE), counts))
+    after = generate(latent_method, Intervened(latent_rule(latent_method), counts))
     assert [answer.num_latents for answer in after] == counts
     assert all(answer.closed for answer in after)
     for one, other in zip(latents_of(before), latents_of(after), strict=True):
         torch.testing.assert_close(one[:1], other)
-    none = generate(latent_method, Intervened(latent_method.rule(GENERATE), [0] * len(QUESTIONS)))
+    none = generate(latent_method, Intervened(latent_rule(latent_method), [0] * len(QUESTIONS)))
     assert all(answer.num_latents == 0 and answer.closed for answer in none)
 
 

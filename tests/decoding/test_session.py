@@ -15,6 +15,7 @@ from latbench.decoding.sampling import Sampling
 from latbench.decoding.session import LatentReading, Session, Written
 from latbench.decoding.superposition import top_k_mixture
 from latbench.model.backbone import Backbone
+from tests.generations import num_emitted
 
 QUESTIONS = ["n0 = 3 + 4 ;n0 ?", "x", "n1 = 5 - 2 ;n2 = n1 + 1 ;n2 ?", "é", "hello world", "7", "n0 = 2 * 2 ;n0 ?"]
 
@@ -74,7 +75,7 @@ def test_settings_of_a_prompt_win_over_those_of_the_call(backbone: Backbone, nam
     rule, asked = RULES[name](backbone), prompts()
     together = decode(backbone, [ids_of(backbone, p) for p in asked], asked, rule, CONFIG, seed=3)
     assert together == [offline(backbone, RULES[name](backbone), prompt) for prompt in asked]
-    assert max(answer.num_reasoning_tokens + answer.num_answer_tokens for answer in together) > 4
+    assert max(num_emitted(answer) for answer in together) > 4
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -91,7 +92,8 @@ def test_questions_that_come_later_change_no_answer(backbone: Backbone, name: st
             rows.add(len(session.slots.stop))
     drain(session, found)
     assert [found[number] for number in numbers] == [*expected, *expected]
-    assert session.prompts == session.prompt_ids == {}
+    assert session.prompts == {}
+    assert session.prompt_ids == {}
     assert len(rows) > 1  # it grew
     assert max(rows) <= CONFIG.batch_size
 

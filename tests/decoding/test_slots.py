@@ -17,6 +17,7 @@ from latbench.model import cache
 from latbench.model.backbone import Backbone
 from latbench.model.batches import Tokens
 from latbench.model.cache import SlotCache
+from tests.generations import num_reasoning_tokens
 
 INSTRUCTION = "Answer with a number and nothing else. "
 QUESTIONS = [INSTRUCTION + text for text in ("7", "n0 = 3 + 4 ;n0 ?", "x", "7", "n1 = 5 - 2 ;n2 = n1 + 1 ;n2 ?", "7")]
@@ -122,7 +123,7 @@ def test_a_batch_shrinks_while_the_last_rows_go_on(llama: Backbone, monkeypatch:
     live = [24 - passed for passed in range(24)]
     assert all(0 <= size - rows < max(1, size // 8) for rows, size in zip(live, sizes, strict=True))
     for prompt, answer in zip(prompts, found, strict=True):
-        cap = GenerateConfig(max_new_tokens=max(1, answer.num_reasoning_tokens))
+        cap = GenerateConfig(max_new_tokens=max(1, num_reasoning_tokens(answer)))
         (alone,) = decode(llama, [llama.prompt(prompt.text)], [prompt], Capped(llama), cap)
         assert answer.num_reasoning_tokens == 0 or alone.reasoning == answer.reasoning
 

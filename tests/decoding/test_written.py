@@ -24,7 +24,7 @@ GENERATE = GenerateConfig(max_new_tokens=12)
 def plain() -> Backbone:
     """A model whose layout has no markers."""
     backbone = Backbone.load(ModelConfig(hidden_size=16, num_heads=2))
-    backbone.layout = Layout("default", backbone.tokenizer, markers=False)
+    backbone.layout = Layout("default", backbone.tokenizer, markers=None)
     return backbone
 
 

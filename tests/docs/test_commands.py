@@ -17,7 +17,7 @@ from latbench import registry
 from latbench.cli import app, main
 from latbench.config import RunConfig, tree
 from latbench.config.keys import imported_keys, method_keys, shared_keys, task_keys
-from latbench.data.file_task import DATA_DIR
+from latbench.data import DATA_DIR
 from latbench.task import Task
 from tests.conftest import small_model
 from tests.docs.commands import NOT_RUN, ROOT, Command, inline, pages, shown

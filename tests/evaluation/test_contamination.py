@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,11 +107,11 @@ def test_the_file_of_a_run_with_a_start_holds_the_rows_of_both(leaked: Run) -> N
     assert np.isin(before, own).all()
 
 
-def test_what_is_known_against_a_number_is_a_sentence_each(make: object, record: object) -> None:
-    evaluation = make(  # type: ignore[operator]
+def test_what_is_known_against_a_number_is_a_sentence_each(make: Any, record: Any) -> None:
+    evaluation = make(
         [
-            record("a"),  # type: ignore[operator]
-            record("b", False, status="no_answer", extracted=None, stop_reason="length"),  # type: ignore[operator]
+            record("a"),
+            record("b", False, status="no_answer", extracted=None, stop_reason="length"),
         ],
         contaminated=3,
         config={"model": {"dtype": "float32"}, "train": {"precision": "bfloat16"}},

@@ -13,6 +13,7 @@ import pytest
 import latbench
 from latbench.cli import main
 from latbench.config import parse
+from latbench.data.own_data import OwnDataConfig
 from latbench.evaluation.evaluate import evaluate
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import read_evaluation, write_manifest
@@ -133,7 +134,9 @@ def test_the_commands_take_a_file(
     latent = ["--method", "coconut", "--set=start=null", "--set=method.max_stage=1"]
     assert main(["train", *latent, "--task", "sums.jsonl", *own, *OPTIONS, *runs]) == 0
     (trained,) = (tmp_path / "runs").iterdir()
-    assert load_run(trained).config.task.kind == "math"
+    task = load_run(trained).config.task
+    assert isinstance(task, OwnDataConfig)
+    assert task.kind == "math"
     assert main(["eval", "--tasks", "others.jsonl,synth", "--limit", "2", *runs]) == 0
     assert sorted(path.name[:10] for path in (trained / "eval").iterdir()) == ["others.jso", "synth-test"]
     assert main(["trace", trained.name, "--task", "others.jsonl", "--limit", "2", *runs]) == 0

@@ -133,7 +133,7 @@ def test_a_task_of_ours_takes_settings_where_no_run_says_them() -> None:
 def test_requests_keep_their_order_and_repeats_draw_anew(latent: Run) -> None:
     lm = LatbenchLM(latent.folder, batch_size=2)
     contexts = [row["question"] for row in QUESTIONS]
-    sampled = {"do_sample": True, "temperature": 2.0}
+    sampled: dict[str, Any] = {"do_sample": True, "temperature": 2.0}
     mixed = [generation(context, **(sampled if index % 2 else {})) for index, context in enumerate(contexts)]
     together = lm.generate_until(mixed)
     assert together == [lm.generate_until([request])[0] for request in mixed]
@@ -303,7 +303,7 @@ def test_latents_of_logged_samples_can_be_left_out(explicit: Run, latent: Run) -
         assert [thought["latents"] for thought in request.args[2]] == [[], []]
         assert all(thought["num_latents"] == 0 for thought in request.args[2]) == (lm.run is explicit or not lm.think)
     with pytest.raises(ValueError, match=r"--model_args: latents must be true or false, got 'some'"):
-        LatbenchLM(latent.folder, latents="some")
+        LatbenchLM(latent.folder, latents="some")  # type: ignore[arg-type]
 
 
 @pytest.mark.slow  # lm-eval reads all its tasks

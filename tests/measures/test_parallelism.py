@@ -23,9 +23,18 @@ from latbench.measures.parallelism import parallelism
 from latbench.report.leaderboard import leaderboard
 from latbench.runs.run import Run
 from latbench.task import Example
+from methods.latent_sft import LatentSFT
 from methods.latent_sft.sequences import encoder_tokens
 from tasks.synth import Synth, SynthConfig
 from tests.measured_runs import call, job_of
+from tests.methods.latent_sft.latent_sft_cases import superposition
+
+
+def with_encoder(run: Run) -> LatentSFT:
+    """The run's method with its encoder."""
+    method = replace(run, auxiliary=True).method
+    assert isinstance(method, LatentSFT)
+    return method
 
 
 def test_hidden_states_are_read_through_the_head_and_mixtures_as_they_are(runs: dict[str, Run]) -> None:
@@ -60,33 +69,37 @@ def test_hidden_states_are_read_through_the_head_and_mixtures_as_they_are(runs: 
 
 
 def test_labels_are_the_encoders_mixtures_of_the_true_segments(runs: dict[str, Run]) -> None:
-    method = replace(runs["latent_sft"], auxiliary=True).method
+    method = with_encoder(runs["latent_sft"])
     examples = job_of(runs["latent_sft"]).examples[:3]
     empty = replace(examples[0], id="empty", steps=())
     *labels, nothing = method.label_latents([*examples, empty])
     assert nothing is None
     for example, label in zip(examples, labels, strict=True):
+        assert label is not None
         pieces = method.backbone.layout.encode(example)
         assert label.cuts == [*range(0, len(pieces.steps), 2), len(pieces.steps)]
-        own = method.latents(encoder_tokens([pieces], 2))
-        torch.testing.assert_close(label.weights, own.weights.float(), atol=1e-6, rtol=1e-4)
-        assert torch.equal(label.ids, own.ids)
+        ids, weights = superposition(method.latents(encoder_tokens([pieces], 2)))
+        torch.testing.assert_close(label.weights, weights.float(), atol=1e-6, rtol=1e-4)
+        assert torch.equal(label.ids, ids)
     assert runs["coconut"].method.label_latents(examples) == [None] * 3
     assert runs["latent_sft"].method.label_latents(examples) == [None] * 3, "the encoder is loaded on request"
 
 
 def test_labels_of_other_segments_are_what_the_encoder_makes_of_these(runs: dict[str, Run]) -> None:
-    method = replace(runs["latent_sft"], auxiliary=True).method
+    method = with_encoder(runs["latent_sft"])
     example = job_of(runs["latent_sft"]).examples[0]
     pieces = method.backbone.layout.encode(example)
     cuts = [0, 1, 4, len(pieces.steps)]
     (label,) = method.label_latents([example], [cuts])
     own = method.latents(encoder_tokens([pieces], 2, [cuts]))
+    assert label is not None
     assert label.cuts == cuts
-    torch.testing.assert_close(label.weights, own.weights.float(), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(label.weights, superposition(own)[1].float(), atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(label.embeds, own.embeds.float(), atol=1e-6, rtol=1e-4)
     (usual,) = method.label_latents([example])
+    assert usual is not None
     (same,) = method.label_latents([example], [usual.cuts])
+    assert same is not None
     assert torch.equal(same.weights, usual.weights)
     (too_long,) = method.label_latents([replace(example, steps=example.steps * 2000)], [[0, 5]])
     assert too_long is None
@@ -103,7 +116,7 @@ def test_n_eff_with_the_encoders_latents_as_references(runs: dict[str, Run]) -> 
     assert found.label_references.mean_paths == found.paths.mean_paths
     assert parallelism(job_of(runs["coconut"]))[1].label_references is None
 
-    method = replace(run, auxiliary=True).method
+    method = with_encoder(run)
     traces = StoredTrace.open(job.folder / TRACE)
     task, examples = job.task, job.examples
     values = []

@@ -20,6 +20,7 @@ from latbench.measures.reliance import PARTS, Work, donors, reliance
 from latbench.measures.trace import trace
 from latbench.method import Method
 from latbench.runs.run import Run
+from latbench.task import Status
 from tests.measured_runs import job_of
 
 
@@ -106,7 +107,8 @@ def test_effects_are_the_paired_test_of_the_verdicts(coconut: Run, monkeypatch: 
     (effect,) = effects(found)
     assert (effect.lost, effect.gained, effect.n) == (8, 1, 20)
     assert effect.p_value == mcnemar_exact(8, 1)
-    assert (effect.accuracy.value, effect.change.value) == (0.15, pytest.approx(-0.35))
+    assert effect.accuracy.value == 0.15
+    assert effect.change.value == pytest.approx(-0.35)
 
 
 def test_an_unknown_intervention_and_an_explicit_run_are_refused(coconut: Run, run: Run) -> None:
@@ -124,7 +126,7 @@ def test_other_records_make_other_files(coconut: Run) -> None:
     path, _ = reliance(job, ["zeros"])
     records, _ = read_records(path.parent / "records.jsonl")
     (path.parent / "records.jsonl").unlink()
-    flipped = {"correct": "incorrect"}
+    flipped: dict[Status, Status] = {"correct": "incorrect"}
 
     append_records(
         path.parent / "records.jsonl", [replace(r, status=flipped.get(r.status, "correct")) for r in records]

@@ -15,6 +15,7 @@ import pytest
 import torch
 from pydantic.dataclasses import dataclass as config_dataclass
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
@@ -30,7 +31,7 @@ from latbench.evaluation.records import RECORDS, SHARDS, TRACE, TRACE_HEADER, re
 from latbench.evaluation.shards import Shard, owned
 from latbench.measures import trace as module
 from latbench.measures.inspect import InspectedStep, inspect, latent_steps, render
-from latbench.measures.latents import StoredTrace
+from latbench.measures.latents import AnswerLatents, StoredTrace, TraceHeader
 from latbench.measures.measure_files import read_measures
 from latbench.measures.trace import NoLatentStepsError, lost_shards, trace
 from latbench.method import Losses, Method, MethodConfig, Stage
@@ -164,7 +165,7 @@ def test_embeddings_beyond_half_precision_are_kept_whole() -> None:
         norm=torch.ones(1),
         embeds=torch.tensor([[1e6, 1.0]]),
     )
-    numbers = {f.name: 0 for f in fields(Generation) if f.name.startswith(("num_", "decode_"))}
+    numbers: dict[str, Any] = {f.name: 0 for f in fields(Generation) if f.name.startswith(("num_", "decode_"))}
     answer = Generation(text="", reasoning="", closed=True, stop_reason="eos", trace=huge, **numbers)
     stored = module._tensors([replace(answer, trace=None), answer])
     assert stored["counts"].tolist() == [0, 1]
@@ -191,7 +192,8 @@ def test_a_trace_stopped_at_any_chunk_resumes_to_the_same_bytes(
     job = EvalJob.of(latent_run, "synth")
     whole = bytes_of(trace(job))
     folder = job.folder / TRACE
-    write, written = module._write_chunk, []
+    write = module._write_chunk
+    written: list[str] = []
 
     def stopping(path: Path, *rest: Any) -> None:
         if len(written) == left:
@@ -240,9 +242,9 @@ def test_a_damaged_chunk_is_refused_and_made_again(latent_run: Run, damage: str)
     damaged: dict[str, Any] = {
         "cut": lambda: path.write_bytes(path.read_bytes()[:-9]),
         "gone": path.unlink,
-        "no tensors": lambda: module.safetensors.torch.save_file({}, path, metadata={"header": header}),
-        "counts": lambda: module.safetensors.torch.save_file(
-            {**module.safetensors.torch.load_file(path), "counts": torch.tensor([1, 40])},
+        "no tensors": lambda: save_file({}, path, metadata={"header": header}),
+        "counts": lambda: save_file(
+            {**load_file(path), "counts": torch.tensor([1, 40])},
             path,
             metadata={"header": header},
         ),
@@ -269,8 +271,8 @@ def test_the_trace_of_something_else_is_refused(latent_run: Run, field: str, val
     if field in ("setting", "questions_sha256", "run", "n"):
         with pytest.raises(ValueError, match=sentence):
             StoredTrace.open(folder, of=manifest)
-    tensors = module.safetensors.torch.load_file(folder / "chunk-00000.safetensors")
-    module._write_chunk(folder / "chunk-00000.safetensors", tensors, module.TraceHeader(**{**header, field: value}))
+    tensors = load_file(folder / "chunk-00000.safetensors")
+    module._write_chunk(folder / "chunk-00000.safetensors", tensors, TraceHeader(**{**header, field: value}))
     before = bytes_of(folder)
     with pytest.raises(ValueError, match=sentence):
         trace(job)
@@ -312,12 +314,13 @@ def test_a_run_without_latent_steps_is_refused_and_leaves_nothing(run: Run, late
 
 @pytest.mark.parametrize(("num_tokens", "num_latents"), [(10, 4), (3, 7), (5, 5), (0, 2), (6, 1), (6, 0)])
 def test_the_gold_chain_is_cut_evenly_over_the_latent_steps(num_tokens: int, num_latents: int) -> None:
-    trace = LatentTrace(
-        ids=torch.arange(3).expand(num_latents, 3),
-        weights=torch.tensor([0.5, 0.25, 0.125]).expand(num_latents, 3),
-        entropy=torch.ones(num_latents),
-        norm=torch.ones(num_latents),
-        embeds=torch.ones(num_latents, 2),
+    trace = AnswerLatents(
+        ids=np.tile(np.arange(3, dtype=np.int32), (num_latents, 1)),
+        weights=np.tile(np.array([0.5, 0.25, 0.125], np.float32), (num_latents, 1)),
+        entropy=np.ones(num_latents, np.float32),
+        norm=np.ones(num_latents, np.float32),
+        embeds=np.ones((num_latents, 2), np.float32),
+        texts=None,
     )
     chain = list(range(10, 10 + num_tokens))
     steps = latent_steps(trace, chain, lambda ids: "".join(f"<{i}>" for i in ids), 2)
@@ -379,7 +382,7 @@ def test_hostile_text_cannot_act_on_a_terminal(latent_run: Run) -> None:
     assert printable("\\frac{1}{2} ü 数") == "\\frac{1}{2} ü 数"
     found = inspect(EvalJob.of(latent_run, "synth"), index=0)
     step = InspectedStep(entropy=1.0, tokens=((hostile, 0.5),), segment=hostile)
-    changes = dict.fromkeys(("question", "gold", "text", "reasoning", "extracted"), hostile)
+    changes: dict[str, Any] = dict.fromkeys(("question", "gold", "text", "reasoning", "extracted"), hostile)
     text = render(replace(found, steps=(hostile,), latents=(step, step), **changes))
     assert all(line.isprintable() for line in text.split("\n"))
     assert text.count("\\x1b[2J") == 6 + 2 * 2

@@ -145,7 +145,8 @@ def slow(method: Coconut, example: Example, k: int) -> tuple[list[Tensor], Tenso
     latents = []
     for _ in range(method.config.latents_per_step * min(k, method.config.max_stage)):
         hidden = backbone.model(inputs_embeds=embeds[None], output_hidden_states=True).hidden_states[-1][0, -1]
-        latents.append(method.heads["pause"].weight[0] if method.config.thought == "pause" else hidden)  # type: ignore[union-attr,index]
+        pause = method.config.thought == "pause"
+        latents.append(method.heads["pause"].get_parameter("weight")[0] if pause else hidden)
         embeds = torch.cat([embeds, latents[-1][None]])
     text = [*pieces.steps, *pieces.close, *pieces.answer, pieces.eos]
     whole = torch.cat([embeds, backbone.embed(torch.tensor(text))])
@@ -253,7 +254,8 @@ def test_a_pause_is_trained_where_there_are_latents_and_answers_without_their_st
     (answer,) = method.generate([ANN.question], config, trace=True)
     assert answer.num_latents == 2
     assert answer.trace is not None
-    torch.testing.assert_close(answer.trace.embeds, method.heads["pause"].weight.float().expand(2, -1).detach())  # type: ignore[operator,union-attr]
+    pause = method.heads["pause"].get_parameter("weight").detach()
+    torch.testing.assert_close(answer.trace.embeds, pause.float().expand(2, -1))
 
 
 # without latents, without curriculum (8)

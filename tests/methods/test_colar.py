@@ -22,7 +22,7 @@ from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import read_evaluation
 from latbench.method import Losses, Stage
 from latbench.model.backbone import Backbone
-from latbench.model.batches import IGNORE_INDEX, Batch
+from latbench.model.batches import IGNORE_INDEX
 from latbench.model.tiny import tiny_config, tiny_tokenizer
 from latbench.runs.run import Run
 from latbench.runs.train import train
@@ -34,6 +34,7 @@ from methods.colar import (
     LABEL_DRAW,
     LATENT_DRAW,
     Colar,
+    ColarBatch,
     ColarConfig,
     ColarDecoding,
     LatentHead,
@@ -69,7 +70,7 @@ def loss_of(method: Colar, examples: list[Example]) -> Losses:
     return losses
 
 
-def groups(method: Colar, batch: Batch) -> list[str]:
+def groups(method: Colar, batch: ColarBatch) -> list[str]:
     """Text of every chunk."""
     decode = method.backbone.layout.decode
     return [decode(ids[mask].tolist()) for ids, mask in zip(batch.chunk_ids, batch.chunk_mask, strict=True)]
@@ -376,9 +377,9 @@ def slow(method: Colar, example: Example, c: int) -> Slow:
     prompt = layout.prompt(f"{example.question}(Thinking speed: {c})")
     steps = layout.steps(example.steps)
     chunks = [steps[start : start + c] for start in range(0, len(steps), c)]
-    latents = []
+    latents: list[Tensor] = []
     for chunk in chunks:
-        total = sum(backbone.embed(torch.tensor(token)) for token in chunk)
+        total = sum((backbone.embed(torch.tensor(token)) for token in chunk), torch.zeros(backbone.hidden_size))
         m = len(chunk)
         latents.append(total if c == 1 else total / ((m**0.5 if config.pooling == "sqrt" else m) + 1e-5))
     final = [*layout.close, *layout.encode(example).answer, layout.eos]
@@ -397,9 +398,9 @@ def slow(method: Colar, example: Example, c: int) -> Slow:
     found.ce += [-float(logits[start + len(chunks) + i, token]) for i, token in enumerate(final)]
     first, second, norm = head.mlp[0], head.mlp[2], head.mlp[3]
     for k in range(len(chunks) + 1):
-        x = first.weight @ hidden[start + k] + first.bias  # type: ignore[operator]
-        x = second.weight @ (0.5 * x * (1 + torch.erf(x / 2**0.5))) + second.bias  # type: ignore[operator]
-        x = (x - x.mean()) / (x.var(correction=0) + 1e-5).sqrt() * norm.weight + norm.bias  # type: ignore[operator]
+        x = first.weight @ hidden[start + k] + first.bias
+        x = second.weight @ (0.5 * x * (1 + torch.erf(x / 2**0.5))) + second.bias
+        x = (x - x.mean()) / (x.var(correction=0) + 1e-5).sqrt() * norm.weight + norm.bias
         mean = head.mean.weight @ x + head.mean.bias
         log_std = torch.full_like(mean, log(1e-9))
         if head.log_std is not None:

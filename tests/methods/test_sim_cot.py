@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from latbench.config import GenerateConfig, LoraConfig, ModelConfig, RunConfig, TrainConfig, parse, tree
+from latbench.decoding.rule import RecordedLatents
 from latbench.evaluation.evaluate import evaluate
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import read_evaluation
@@ -277,7 +278,7 @@ def test_the_decoder_of_an_adapted_model_is_trained_whole() -> None:
     with torch.no_grad():
         for name, parameter in backbone.named_parameters():
             if "lora_B" in name:
-                parameter += 0.3
+                parameter.add_(0.3)
     method = SimCot(backbone, SimCotConfig(max_stage=1))
     method.build_auxiliary()
     decoder = method.decoder.backbone
@@ -301,7 +302,7 @@ def test_the_steps_teach_the_main_model_through_all_latents(monkeypatch: pytest.
     method = built(make_backbone("llama_untied"))
     seen: list[Any] = []
 
-    class Watched(sim_cot.RecordedLatents):
+    class Watched(RecordedLatents):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             seen.append(self)

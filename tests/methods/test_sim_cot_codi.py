@@ -225,7 +225,7 @@ def test_the_loss_of_a_step_reaches_earlier_latents_and_the_question() -> None:
     method.project = keeping  # type: ignore[method-assign]
     question = method.backbone.embed(batch.question.ids).detach().requires_grad_()
     embed = method.backbone.embed
-    method.backbone.embed = lambda ids: question if ids is batch.question.ids else embed(ids)  # type: ignore
+    method.backbone.embed = lambda ids: question if ids is batch.question.ids else embed(ids)  # type: ignore[method-assign]
     method(batch, STAGE)["step2"].total.backward()
     assert len(fed) == 4, "z_1 and z_2 are fed, z_3 is made once for the rule that stops and once for its step"
     assert fed[0].grad is not None

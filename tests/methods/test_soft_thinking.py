@@ -29,6 +29,7 @@ from methods.cot import Cot, CotConfig
 from methods.direct import Direct, DirectConfig
 from methods.soft_thinking import SoftRule, SoftThinking, SoftThinkingConfig, cold_stop, posterior
 from tests.conftest import small_model
+from tests.generations import num_emitted, num_reasoning_tokens
 
 BackboneOf = Callable[..., Backbone]
 
@@ -346,7 +347,7 @@ def test_mixture_of_inputs_agrees_with_a_slow_loop(backbone_of: BackboneOf, name
     for question, got in zip(QUESTIONS, answers(method), strict=True):
         expected = reference_moi(backbone, question, beta=0.7, n=8, temperature=4.0, max_new_tokens=12)
         assert got.reasoning + got.text == backbone.layout.decode(expected)
-        assert (got.num_latents, got.num_reasoning_tokens + got.num_answer_tokens) == (0, 12)
+        assert (got.num_latents, num_emitted(got)) == (0, 12)
 
 
 # the loop
@@ -489,7 +490,7 @@ def test_each_row_has_its_own_count_through_refill_and_shrinking_batches(
     )  # little noise: none draws the marker
     for batch_size in (1, 2, 6):
         found = answers(method, batch_size=batch_size)
-        assert {(got.num_latents + got.num_reasoning_tokens, got.closed) for got in found} == {(3, True)}
+        assert {(got.num_latents + num_reasoning_tokens(got), got.closed) for got in found} == {(3, True)}
         assert all(got.num_answer_tokens > 0 for got in found)
 
 
@@ -497,7 +498,7 @@ def test_an_answer_goes_on_however_certain_it_is(llama: Backbone) -> None:
     settings: dict[str, Any] = {"temperature": 1.0, "cold_stop_entropy": 100.0, "cold_stop_steps": 1}
     for variant in ("soft", "discrete"):
         found = answers(built(llama, variant=variant, **settings))
-        assert {(got.num_latents + got.num_reasoning_tokens, got.num_answer_tokens) for got in found} == {(0, 12)}
+        assert {(got.num_latents + num_reasoning_tokens(got), got.num_answer_tokens) for got in found} == {(0, 12)}
 
 
 # bad input

@@ -50,6 +50,8 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="FlexAtt
 def pairs(mask: BlockMask) -> Tensor:
     """(batch, 1, seq, seq) bool that a block mask stands for: all of its full blocks, the rule in partial ones."""
     batch, _, queries, keys = mask.shape
+    assert mask.full_kv_num_blocks is not None
+    assert mask.full_kv_indices is not None
     partial, full = torch.zeros(2, batch, 1, -(-queries // BLOCK), -(-keys // BLOCK), dtype=torch.bool)
     for chosen, counts, indices in (
         (partial, mask.kv_num_blocks, mask.kv_indices),
@@ -60,7 +62,8 @@ def pairs(mask: BlockMask) -> Tensor:
     partial, full = (
         part.repeat_interleave(BLOCK, -1).repeat_interleave(BLOCK, -2)[..., :queries, :keys] for part in (partial, full)
     )
-    return full | (partial & create_mask(mask.mask_mod, batch, 1, queries, keys, device="cpu"))
+    allowed: Tensor = full | (partial & create_mask(mask.mask_mod, batch, 1, queries, keys, device="cpu"))
+    return allowed
 
 
 def both_ways(backbone: Backbone, tokens: Tokens, mask: SequenceMask) -> tuple[list[Tensor], list[Tensor]]:

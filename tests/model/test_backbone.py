@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from tests.model.test_layout import ANN, word_tokenizer
 SHORT = Example(id="s", question="1+1", steps=("<<1+1=2>>",), answer="2")
 
 
-def fresh(name: str, tokenizer: PreTrainedTokenizerFast, **config: object) -> Backbone:
+def fresh(name: str, tokenizer: PreTrainedTokenizerFast, **config: Any) -> Backbone:
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_config(architecture(name, len(tokenizer)))
     return Backbone(model, tokenizer, ModelConfig(**config), name=name)
@@ -161,7 +162,7 @@ def test_linear_attention_is_refused() -> None:
         ({"chat_template": True}, "model.chat_template"),
     ],
 )
-def test_bad_settings_are_one_sentence(config: dict[str, object], message: str) -> None:
+def test_bad_settings_are_one_sentence(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         Backbone.load(ModelConfig(**config))
     assert "\n" not in str(error.value)

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from latbench.config import ModelConfig
 from latbench.model.backbone import Backbone
-from latbench.model.batches import IGNORE_INDEX, Batch, pad, sequence_batch
+from latbench.model.batches import IGNORE_INDEX, SequenceBatch, pad, sequence_batch
 from latbench.model.layout import LAYOUTS, Layout
 from latbench.task import Example
 
@@ -25,9 +25,10 @@ ANN = Example(
 )
 
 
-def supervised(batch: Batch, row: int = 0) -> list[int]:
+def supervised(batch: SequenceBatch, row: int = 0) -> list[int]:
     labels = batch.tokens.labels[row]
-    return labels[labels != IGNORE_INDEX].tolist()
+    ids: list[int] = labels[labels != IGNORE_INDEX].tolist()
+    return ids
 
 
 def test_the_default_layout_is_prompt_open_steps_close_answer_eos(llama: Backbone) -> None:

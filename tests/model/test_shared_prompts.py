@@ -11,7 +11,7 @@ from latbench.model.batches import SharedPrompts, pad
 
 PROMPTS = ([5, 6, 7, 8, 9, 10, 11], [9], [5, 6, 7, 8, 9, 10, 12])  # the second has no token but its last
 ROWS = [0, 1, 0, 2, 0]
-ANSWERS = ([4, 5], [6, 7, 8, 9, 10, 11, 12, 13], [4, 6, 9, 9, 9], [], [7])
+ANSWERS: tuple[list[int], ...] = ([4, 5], [6, 7, 8, 9, 10, 11, 12, 13], [4, 6, 9, 9, 9], [], [7])
 
 
 def assert_same(ours: Tensor, theirs: Tensor) -> None:

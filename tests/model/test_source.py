@@ -17,7 +17,7 @@ from latbench import registry
 from latbench.config import ModelConfig
 from latbench.method import MethodConfig
 from latbench.model.backbone import Backbone
-from latbench.model.source import file_hashes
+from latbench.model.source import CHECKPOINT_INFO, file_hashes
 from latbench.training import checkpoint
 from latbench.util.files import sha256_of
 from tests.training.toy_run import Toy, toy
@@ -83,7 +83,7 @@ def test_no_word_in_a_checkpoint_makes_it_run_code(tmp_path: Path) -> None:
     files = {name: sha256_of(folder / name) for name in info["files"]}  # as whoever changes a file would
 
     def write(**changes: object) -> None:
-        (folder / checkpoint.INFO).write_text(json.dumps({**info, "files": files, **changes}))
+        (folder / CHECKPOINT_INFO).write_text(json.dumps({**info, "files": files, **changes}))
 
     write()
     with pytest.raises(ValueError, match="comes with code of its own"):

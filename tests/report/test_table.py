@@ -208,9 +208,9 @@ def test_several_samples_show_pass_and_majority(run: Any) -> None:
     header, _, *lines = table_lines(markdown(rows([run("b", 3, samples=2), run("c", 3, samples=4, setting="s2")])))
     place = header.index("pass@4")
     assert header[place - 1] == "pass@2"
-    shown = {line[place] for line in lines}
-    assert "–" in shown, "two answers have no pass@4"
-    assert len(shown) == 2
+    cells = {line[place] for line in lines}
+    assert "–" in cells, "two answers have no pass@4"
+    assert len(cells) == 2
 
 
 def test_hostile_names_stay_inside_their_cell(run: Any) -> None:

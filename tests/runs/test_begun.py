@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from latbench import registry
 from latbench.config import RunConfig, parse
-from latbench.data.file_task import DATA_DIR, FileTask, Source
+from latbench.data import DATA_DIR
+from latbench.data.file_task import FileTask, Source
 from latbench.model.backbone import Backbone
 from latbench.runs import begun, environment
 from latbench.runs.run import CHECKPOINT, CONFIG, TRAIN, Run, load_run

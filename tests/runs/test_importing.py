@@ -81,7 +81,9 @@ def test_evaluation_and_measures_take_it(run: Path) -> None:
     manifest = read_evaluation(evaluation).manifest
     assert manifest.train_data.startswith("imported pytorch_model.bin,lora_alpha=1.0 sha256=")
     assert manifest.variant == "imported=pytorch_model.bin,lora_alpha=1.0 generate.max_new_tokens=4"
-    assert manifest.config["imported"]["sha256"] == load_run(run).config.imported.sha256
+    imported = load_run(run).config.imported
+    assert imported is not None
+    assert manifest.config["imported"]["sha256"] == imported.sha256
     assert main(["trace", str(run), *FIRST]) == 0
     assert main(["reliance", str(run), *FIRST]) == 0
     assert main(["cost", str(run), *FIRST, "--rounds", "1"]) == 0

@@ -39,6 +39,12 @@ def started(*overrides: str) -> RunConfig:
     return parse(DIRECT, overrides=(*SMALL, *START, *overrides))
 
 
+def start_of(config: RunConfig) -> RunConfig:
+    """What a run starts from."""
+    assert config.start is not None
+    return config.start
+
+
 def weights(run: Run) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = load_file(run.folder / CHECKPOINT / "model.safetensors")
     return found
@@ -194,7 +200,7 @@ def test_a_method_without_training_is_no_start(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_start_trained_on_data_that_have_changed_is_refused(runs_dir: Path) -> None:
-    folder = runs_dir / started().start.run_id  # type: ignore[union-attr]
+    folder = runs_dir / start_of(started()).run_id
     report = json.loads((folder / TRAIN).read_text())
     report["data"]["synth/train"]["sha256"] = "0"
     (folder / TRAIN).write_text(json.dumps(report))
@@ -203,7 +209,7 @@ def test_a_start_trained_on_data_that_have_changed_is_refused(runs_dir: Path) ->
 
 
 def test_a_start_whose_weights_are_gone_says_how_to_get_them_back(runs_dir: Path) -> None:
-    folder = runs_dir / started().start.run_id  # type: ignore[union-attr]
+    folder = runs_dir / start_of(started()).run_id
     (folder / CHECKPOINT / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=rf"^start: .*remove {folder} to train it anew"):
         train(started(), runs_dir=runs_dir)
@@ -312,7 +318,7 @@ def test_a_result_shows_what_training_cost_in_all_and_is_repeated_with_its_start
     assert (summary.train_flops, summary.train_passes) == (costs["flops"], costs["epochs"])
     found = rerun(result, runs_dir=tmp_path)
     assert (found.num_identical, found.differences) == (5, ())
-    assert (found.folder.parents[2] / run.config.start.run_id / TRAIN).exists()  # type: ignore[union-attr]
+    assert (found.folder.parents[2] / start_of(run.config).run_id / TRAIN).exists()
 
 
 def test_quickstart_trains_what_others_start_from_first_and_shortens_it_too(presets: dict[str, tree.Tree]) -> None:

@@ -19,6 +19,7 @@ from latbench.runs.train import base_run, keep, train, training_examples
 from latbench.task import Example, Fingerprint, Task, TaskConfig
 from latbench.training import checkpoint
 from latbench.util.files import write_whole
+from tests.generations import num_reasoning_tokens
 
 
 def weights(run: Run) -> bytes:
@@ -39,7 +40,7 @@ def test_a_run_holds_configuration_checkpoint_and_report(small: RunConfig, train
 
 def test_a_loaded_run_generates(trained: Run) -> None:
     answers = load_run(trained.folder).generate(["n0 = 1 + 2 ; n0 ?", "n0 = 3 + 2 ; n0 ?"], max_new_tokens=3)
-    assert [answer.num_reasoning_tokens <= 3 for answer in answers] == [True, True]
+    assert [num_reasoning_tokens(answer) <= 3 for answer in answers] == [True, True]
 
 
 def test_an_existing_run_is_refused_unless_resumed(run: Run) -> None:

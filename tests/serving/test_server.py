@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import openai
@@ -33,7 +34,9 @@ def chat(server: Server, question: str, **settings: Any) -> Any:
 
 def streamed(chunks: Any) -> tuple[str, str, list[Any], list[Any], Any]:
     """Text, reasoning, latent steps and ends of a streamed chat, and its usage."""
-    text, reasoning, latents, ends, usage = "", "", [], [], None
+    text, reasoning, usage = "", "", None
+    latents: list[Any] = []
+    ends: list[Any] = []
     for chunk in chunks:
         usage = chunk.usage or usage
         for choice in chunk.choices:
@@ -95,7 +98,7 @@ def test_latents_are_told_with_their_top_tokens(latent: Server, questions: list[
     assert answer.trace is not None
     decode = latent.run.method.backbone.tokenizer.decode
     expected = [[decode([token]) for token in ids[:5]] for ids in answer.trace.ids.tolist()]
-    asked = {"extra_body": {"latents": True}}
+    asked: dict[str, Any] = {"extra_body": {"latents": True}}
     whole = chat(latent, questions[0], **asked).choices[0].message.latents
     told = streamed(chat(latent, questions[0], stream=True, **asked))[2]
     text = latent.client().completions.create(model="ours", prompt=questions[0], **asked).choices[0]
@@ -109,10 +112,11 @@ def test_latents_are_told_with_their_top_tokens(latent: Server, questions: list[
 def test_sampled_answers_are_keyed_by_seed_and_number(latent: Server, questions: list[str]) -> None:
     reply = chat(latent, questions[0], n=3, temperature=1.5, seed=7, max_tokens=9)
     texts = [choice.message.content for choice in reply.choices]
-    settings = {"temperature": 1.5, "max_new_tokens": 9, "seed": 7}
+    settings: dict[str, Any] = {"temperature": 1.5, "max_new_tokens": 9, "seed": 7}
     assert texts == [offline(latent.run, questions[0], sample=sample, **settings).text for sample in range(3)]
     assert len(set(texts)) > 1
-    mixed = [{"temperature": value, "top_p": top_p} for value in (0.5, 1.0, 2.0) for top_p in (0.6, 0.8, 1.0)]
+    values = product((0.5, 1.0, 2.0), (0.6, 0.8, 1.0))
+    mixed: list[dict[str, Any]] = [{"temperature": value, "top_p": top_p} for value, top_p in values]
     with ThreadPoolExecutor(9) as pool:  # more settings than are decoded side by side
         replies = list(pool.map(lambda given: chat(latent, questions[1], **given), mixed))
     found = [reply.choices[0].message.content for reply in replies]
@@ -131,6 +135,7 @@ def test_stop_strings_lengths_and_raw_prompts(explicit: Server) -> None:
         assert parts[-1].finish_reason == "stop"
     short = explicit.client().completions.create(model="ours", prompt="n0=3+4", extra_body={"raw": True}, max_tokens=3)
     assert text.startswith(short.choices[0].text)
+    assert short.usage is not None
     assert (short.usage.completion_tokens, short.choices[0].finish_reason) == (3, "length")
 
 
@@ -139,11 +144,13 @@ def test_several_messages_are_one_question(explicit: Server, questions: list[str
     messages: Any = [{"role": "system", "content": "Hi."}, {"role": "user", "content": parts}]
     reply = explicit.client().chat.completions.create(model="ours", messages=messages)
     answer = offline(explicit.run, f"Hi.\n\n{questions[0]}")
+    assert reply.usage is not None
     assert (reply.choices[0].message.content, reply.usage.prompt_tokens) == (answer.text, answer.num_prompt_tokens)
 
 
 def test_models_are_listed(latent: Server) -> None:
-    (model,) = latent.client().models.list().data
+    listed: list[Any] = latent.client().models.list().data  # `method` is no field of the client's
+    (model,) = listed
     assert (model.id, model.method, latent.client().models.retrieve("ours").id) == ("ours", "coconut", "ours")
     with pytest.raises(openai.NotFoundError, match="this server has 'ours'"):
         latent.client().models.retrieve("theirs")

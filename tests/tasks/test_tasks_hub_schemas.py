@@ -9,9 +9,10 @@ from typing import Any
 import datasets
 import pytest
 
-from latbench.data import FileTask, hub
+from latbench.data import hub
 from latbench.registry import get_task_entry
-from latbench.task import Example, TaskConfig
+from latbench.task import Example
+from tests.tasks.file_tasks import file_task, with_sources
 
 GSM8K = {
     "question": "Ann fills 3 bags with 4 apples each and eats 2. How many are left?",
@@ -35,10 +36,9 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         )
         monkeypatch.delenv("LATBENCH_DATA_DIR", raising=False)
         monkeypatch.setattr(hub, "_cached", lambda source: stored)
-        entry = get_task_entry(name)
-        published = entry.cls.sources[split]
-        sources = {split: replace(published, num_rows=len(rows))}  # a fixture has few of them
-        task: FileTask[TaskConfig] = type("Fixture", (entry.cls,), {"sources": sources})(entry.config())
+        published = file_task(name).sources[split]
+        assert published.hub is not None
+        task = with_sources(name, {split: replace(published, num_rows=len(rows))})  # a fixture has few of them
         examples = task.load(split)
         assert task.fingerprint(split).source.startswith(f"{published.hub.id}/{published.hub.name}@")
         assert task.fingerprint(split).num_examples == len(examples)
@@ -218,9 +218,13 @@ def test_gsm_symbolic_variants_of_the_hub(load: Any, monkeypatch: pytest.MonkeyP
     row = {"id": 3, "instance": 7, "original_id": 12, **GSM8K}
     [example] = load("gsm_symbolic", "test", row)
     assert (example.id, example.answer, len(example.steps)) == ("gsm-symbolic-3-7", "1010", 2)
-    entry = get_task_entry("gsm_symbolic")
-    sources = {name: entry.cls(entry.config(variant=name)).source("test") for name in ("main", "p1", "p2")}
-    assert {name: (source.file, source.hub.name, source.num_rows) for name, source in sources.items()} == {
+    cls, config = file_task("gsm_symbolic"), get_task_entry("gsm_symbolic").config
+    sources = {}
+    for name in ("main", "p1", "p2"):
+        source = cls(config(variant=name)).source("test")
+        assert source.hub is not None
+        sources[name] = (source.file, source.hub.name, source.num_rows)
+    assert sources == {
         "main": ("gsm_symbolic_main.jsonl.gz", "main", 5000),
         "p1": ("gsm_symbolic_p1.jsonl.gz", "p1", 5000),
         "p2": ("gsm_symbolic_p2.jsonl.gz", "p2", 2500),

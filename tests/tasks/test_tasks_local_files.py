@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from latbench.task import Example, TaskConfig
 from tasks import asdiv as asdiv_module
 from tasks import gsm8k as gsm8k_module
 from tasks.openr1_math import OpenR1Math, OpenR1MathConfig, token_counter
+from tests.tasks.file_tasks import file_task, with_sources
 
 
 @pytest.fixture
@@ -30,13 +31,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def without_counts(name: str) -> FileTask[TaskConfig]:
     """The task, without the published row counts: fixtures have few rows."""
-    entry = get_task_entry(name)
-    sources = {split: replace(source, num_rows=None) for split, source in entry.cls.sources.items()}
-    task: FileTask[TaskConfig] = type("Fixture", (entry.cls,), {"sources": sources})(entry.config())
-    return task
+    sources = file_task(name).sources
+    return with_sources(name, {split: replace(source, num_rows=None) for split, source in sources.items()})
 
 
-def write(path: Path, rows: list[Mapping[str, Any]]) -> None:
+def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -322,11 +321,10 @@ OVERLAPS = [  # training task and split, test task and split, training rows, tes
 
 @cache
 def published(name: str, split: str) -> list[Example]:
-    entry = get_task_entry(name)
-    if not (FOLDER / entry.cls.sources[split].file).is_file():
+    cls = file_task(name)
+    if not (FOLDER / cls.sources[split].file).is_file():
         pytest.skip(f"{DATA_DIR} holds no {name}/{split}")
-    examples: list[Example] = entry.cls(entry.config()).load(split)
-    return examples
+    return cls(get_task_entry(name).config()).load(split)
 
 
 @pytest.mark.parametrize(("trained", "split", "asked", "num_train", "num_test"), OVERLAPS)

@@ -117,4 +117,4 @@ def after_saved_states(tick: Callable[[], None]) -> None:
         save(self, folder)
         tick()
 
-    StageTrainer._save_rng_state = saved  # type: ignore[method-assign]
+    StageTrainer._save_rng_state = saved

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,12 +17,13 @@ from latbench import registry
 from latbench.config import LoraConfig, ModelConfig
 from latbench.method import MethodConfig
 from latbench.model.backbone import Backbone
+from latbench.model.source import CHECKPOINT_INFO
 from latbench.training import checkpoint
 from latbench.training.trainer import train_method
 from methods.cot import Cot, CotConfig
 from tests.training.toy_run import CONFIG, Toy, toy, toy_examples, train
 
-SIZES = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "mlp_size": 32, "device": "cpu"}
+SIZES: dict[str, Any] = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "mlp_size": 32, "device": "cpu"}
 
 
 @pytest.fixture(autouse=True)
@@ -101,14 +103,15 @@ def test_helper_models_are_loaded_on_request_alone(tmp_path: Path) -> None:
 
     registry._entries["method"]["toy"] = registry.Entry(name="toy", cls=Helped, config=MethodConfig)
     method = Helped(toy().backbone)
-    nn.init.constant_(method.auxiliary["gate"].weight, 3.0)
+    nn.init.constant_(method.auxiliary["gate"].get_parameter("weight"), 3.0)
     checkpoint.save(method, tmp_path / "c")
     without, with_ = checkpoint.load(tmp_path / "c"), checkpoint.load(tmp_path / "c", auxiliary=True)
     for name, tensor in method.auxiliary.state_dict().items():
         assert torch.equal(with_.auxiliary.state_dict()[name], tensor)
-    assert not torch.equal(without.auxiliary["gate"].weight, method.auxiliary["gate"].weight)
+    gates = [one.auxiliary["gate"].get_parameter("weight") for one in (without, method)]
+    assert not torch.equal(*gates)
     encoder = LlamaModel.from_pretrained(tmp_path / "c" / "auxiliary" / "encoder")
-    assert torch.equal(encoder.embed_tokens.weight, method.auxiliary["encoder"].embed_tokens.weight)
+    assert torch.equal(encoder.embed_tokens.weight, method.auxiliary["encoder"].get_parameter("embed_tokens.weight"))
 
 
 def test_saving_again_replaces_and_a_torn_save_leaves_the_old_one(
@@ -131,7 +134,7 @@ def test_saving_again_replaces_and_a_torn_save_leaves_the_old_one(
 
 
 def edit_info(folder: Path, **changes: object) -> None:
-    path = folder / checkpoint.INFO
+    path = folder / CHECKPOINT_INFO
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
@@ -149,8 +152,8 @@ def garble(path: Path) -> None:
 
 
 DAMAGE: list[tuple[Callable[[Path], object], str]] = [
-    (lambda c: (c / checkpoint.INFO).unlink(), "is not a latbench checkpoint"),
-    (lambda c: cut(c / checkpoint.INFO), "latbench.json is damaged"),
+    (lambda c: (c / CHECKPOINT_INFO).unlink(), "is not a latbench checkpoint"),
+    (lambda c: cut(c / CHECKPOINT_INFO), "latbench.json is damaged"),
     (
         lambda c: cut(c / "model.safetensors"),
         r"c is damaged: model.safetensors is not the file that was saved \(sha256",
@@ -164,7 +167,7 @@ DAMAGE: list[tuple[Callable[[Path], object], str]] = [
     (lambda c: unlist(c, "heads.safetensors"), "heads.safetensors is none of the files that were saved"),
     (lambda c: (c / "chat_template.jinja").write_text("{{ 1 }}"), "chat_template.jinja is none of the files that"),
     (lambda c: (c / "adapter_config.json").write_text("{}"), "adapter_config.json is none of the files that were"),
-    (lambda c: (c / checkpoint.INFO).write_text('{"format_version": 2}'), "latbench.json is damaged"),
+    (lambda c: (c / CHECKPOINT_INFO).write_text('{"format_version": 2}'), "latbench.json is damaged"),
     (lambda c: (c / "config.json").unlink(), "config.json is missing"),
     (lambda c: cut(c / checkpoint.HEADS), "heads.safetensors is not the file that was saved"),
     (lambda c: (c / checkpoint.HEADS).unlink(), "heads.safetensors is missing"),
@@ -192,8 +195,9 @@ def test_damaged_and_foreign_folders_are_refused_with_the_reason(
 )
 def test_a_checkpoint_of_another_setup_is_refused(tmp_path: Path, what: str, other: str) -> None:
     checkpoint.save(toy(), tmp_path / "c")
+    expected: dict[str, Any] = {what: other}
     with pytest.raises(ValueError, match=f"has {what} '.*', not '{other}'; give the folder of another run"):
-        checkpoint.load(tmp_path / "c", **{what: other})  # type: ignore[arg-type]
+        checkpoint.load(tmp_path / "c", **expected)
 
 
 def test_heads_of_another_shape_are_refused(tmp_path: Path) -> None:

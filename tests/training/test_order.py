@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,9 +11,9 @@ from hypothesis import strategies as st
 from latbench.training.order import Order
 
 
-def order(num_rows: int, **changes: object) -> Order:
-    settings = {"rows_per_step": 8, "num_parts": 1, "num_processes": 1, "seed": 0, "lengths": None, **changes}
-    return Order(num_rows=num_rows, **settings)  # type: ignore[arg-type]
+def order(num_rows: int, **changes: Any) -> Order:
+    settings: dict[str, Any] = {"rows_per_step": 8, "num_parts": 1, "num_processes": 1, "seed": 0, "lengths": None}
+    return Order(num_rows=num_rows, **{**settings, **changes})
 
 
 def step_rows(of: Order, epoch: int, step: int, num_processes: int = 1) -> list[int]:

@@ -20,6 +20,7 @@ from latbench.model.backbone import Backbone
 from latbench.training import stage_trainer
 from latbench.training.resume import STATE, hashes, resume_points
 from latbench.training.trainer import train_method
+from latbench.util import heap
 from tests.training.processes import at, launch, outcome, run_script
 from tests.training.toy_run import CONFIG, Toy, toy, toy_examples, train
 
@@ -514,6 +515,6 @@ def test_a_rate_for_helper_models_that_do_not_exist_is_refused(tmp_path: Path) -
 def test_freed_memory_is_given_back_every_few_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     monkeypatch.setattr(stage_trainer, "RELEASE_EVERY", 2)
-    monkeypatch.setattr(stage_trainer.heap, "release", lambda: calls.append(1))
+    monkeypatch.setattr(heap, "release", lambda: calls.append(1))
     report = train(tmp_path, toy(), config=replace(CONFIG, max_steps=6))
     assert (report.optimiser_steps, len(calls)) == (6, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 
 import psutil
@@ -25,6 +26,6 @@ def test_holes_between_living_tensors_are_given_back() -> None:
 
 def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     heap._trim.cache_clear()
-    monkeypatch.setattr(heap.ctypes, "CDLL", lambda name: object())
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     heap.release()
     heap._trim.cache_clear()

@@ -243,9 +243,9 @@ def check_method(method: Method[Any], config: RLConfig) -> None:
     method.check_rl(config)
 
 
-def learns_from_rollouts(method: type) -> bool:
+def learns_from_rollouts(method: type[Method[Any]]) -> bool:
     """Whether a method's class has log-probabilities of its actions."""
-    return method.action_log_probs is not Method.action_log_probs  # type: ignore[attr-defined]
+    return method.action_log_probs is not Method.action_log_probs
 
 
 def frozen_copy(method: Method[Any]) -> Method[Any]:

@@ -90,7 +90,8 @@ def projection(size: int, inner: int, *, seed: int = 1) -> nn.ModuleDict:
 
 def project(prj: nn.ModuleDict, hidden: Tensor) -> Tensor:
     """Linear, exact GELU, Linear, LayerNorm."""
-    return prj["ln"](prj["3"](nn.functional.gelu(prj["1"](hidden))))
+    out: Tensor = prj["ln"](prj["3"](nn.functional.gelu(prj["1"](hidden))))
+    return out
 
 
 def codi(
@@ -145,4 +146,5 @@ class LatentHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """The mean."""
-        return self.mean(self.fc(hidden))
+        mean: Tensor = self.mean(self.fc(hidden))
+        return mean

@@ -78,7 +78,8 @@ def test_latents_are_drawn_with_the_spread_of_the_release(tmp_path: Path) -> Non
 
     def drawn(hidden: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
         eps = normal(keys, torch.tensor([next(place)]), 1, 16)[0]
-        return (head(hidden) + head.log_std(head.fc(hidden)).exp() * eps) * 0.3
+        latent: torch.Tensor = (head(hidden) + head.log_std(head.fc(hidden)).exp() * eps) * 0.3
+        return latent
 
     close = run.method.backbone.tokenizer.encode("###", add_special_tokens=False)
     slow = slow_answer(
@@ -144,7 +145,7 @@ def test_hyper_parameters_of_a_configuration_library_are_inert_and_others_refuse
 
     module = types.ModuleType("omegaconf.dictconfig")
     DictConfig.__module__, DictConfig.__qualname__ = "omegaconf.dictconfig", "DictConfig"
-    module.DictConfig = DictConfig
+    vars(module)["DictConfig"] = DictConfig
     monkeypatch.setitem(sys.modules, "omegaconf", types.ModuleType("omegaconf"))
     monkeypatch.setitem(sys.modules, "omegaconf.dictconfig", module)
     base = tmp_path / "base"
@@ -155,7 +156,7 @@ def test_hyper_parameters_of_a_configuration_library_are_inert_and_others_refuse
         pass
 
     Custom.__module__, Custom.__qualname__ = "omegaconf.dictconfig", "Custom"
-    module.Custom = Custom
+    vars(module)["Custom"] = Custom
     file, _, _ = written(tmp_path / "custom", llama(base), hyper_parameters=Custom())
     with pytest.raises(ValueError, match=r"it names omegaconf.dictconfig.Custom\).* rewrite it as tensors alone"):
         run_of(file, tmp_path, base=base)

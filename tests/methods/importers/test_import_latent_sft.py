@@ -26,7 +26,8 @@ def slow_superposition(model: Any, tokenizer: Any, prompt: list[int], num_cap: i
 
     def mix(_: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         scores, ids = logits.topk(k)
-        return scores.softmax(-1) @ table[ids]
+        mixed: torch.Tensor = scores.softmax(-1) @ table[ids]
+        return mixed
 
     return slow_answer(
         model,

@@ -71,7 +71,8 @@ def test_rows_are_replaced_in_the_order_of_their_indices(tmp_path: Path) -> None
     base = load_file(tmp_path / "base" / "model.safetensors")["transformer.wte.weight"]
 
     def table() -> torch.Tensor:
-        return run_of(tmp_path).method.backbone.model.get_input_embeddings().weight.detach()
+        weight: torch.Tensor = run_of(tmp_path).method.backbone.model.get_input_embeddings().weight.detach()
+        return weight
 
     assert torch.equal(table()[INDICES], delta)
     others = [row for row in range(257) if row != 50]

@@ -13,6 +13,7 @@ from torch import Tensor
 from latbench.model.backbone import Backbone
 from latbench.model.layout import Pieces
 from methods.latent_sft import LatentSFT, LatentSFTConfig
+from methods.latent_sft.condenser import Latents
 from tests.conftest import CHAINS
 
 EXAMPLES = CHAINS
@@ -138,6 +139,13 @@ def built(backbone: Backbone, **settings: Any) -> LatentSFT:
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter.add_(0.1 * parameter.std(correction=0) * noise.to(parameter.dtype))
     return method.eval()
+
+
+def superposition(latents: Latents) -> tuple[Tensor, Tensor]:
+    """Entries and weights of latents that are mixtures of some entries: (latents, top_k) both."""
+    assert latents.ids is not None
+    assert latents.weights is not None
+    return latents.ids, latents.weights
 
 
 def random_latents(backbone: Backbone, num: int, seed: int = 0) -> Tensor:

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from latbench.method import HeldOut, Stage
+from latbench.method import DIAGNOSTICS, HeldOut, Stage
 from latbench.model.backbone import Backbone
 from latbench.model.batches import IGNORE_INDEX
 from latbench.task import Example, Fingerprint, Score, Task, TaskConfig
 from methods.latent_sft import LatentSFT
-from methods.latent_sft.diagnostics import ANSWER, DIAGNOSTICS, diagnose
+from methods.latent_sft.diagnostics import ANSWER, diagnose
 from methods.latent_sft.method import STAGE2
 from methods.latent_sft.sequences import encoder_tokens
 from tests.methods.latent_sft.latent_sft_cases import EXAMPLES, built

@@ -17,7 +17,8 @@ from latbench.decoding.sampling import gumbel, row_keys
 from latbench.decoding.superposition import with_gumbel
 from latbench.model.backbone import Backbone
 from methods.latent_sft import LatentSFT, LatentSFTConfig
-from methods.latent_sft.method import NOISE_DRAW, LatentSFTDecoding, SuperpositionRule
+from methods.latent_sft.config import LatentSFTDecoding
+from methods.latent_sft.method import NOISE_DRAW, SuperpositionRule
 from tests.methods.latent_sft.latent_sft_cases import random_latents
 
 BackboneOf = Callable[..., Backbone]

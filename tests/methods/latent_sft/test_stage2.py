@@ -20,11 +20,11 @@ from latbench.model.batches import IGNORE_INDEX
 from latbench.task import Example
 from latbench.training.trainer import train_method
 from methods.latent_sft import LatentSFT, LatentSFTConfig
-from methods.latent_sft.condenser import Stage2Batch
-from methods.latent_sft.labels import MAX_REDRAWS, Latents, StoredLabels, noisy_weights
+from methods.latent_sft.condenser import Latents, Stage2Batch
+from methods.latent_sft.labels import MAX_REDRAWS, StoredLabels, noisy_weights
 from methods.latent_sft.method import STAGE2
 from methods.latent_sft.sequences import compressed_tokens, encoder_tokens
-from tests.methods.latent_sft.latent_sft_cases import EXAMPLES, built
+from tests.methods.latent_sft.latent_sft_cases import EXAMPLES, built, superposition
 
 BackboneOf = Callable[..., Backbone]
 STAGE = Stage(name=STAGE2, trainable=("backbone.",))
@@ -42,6 +42,13 @@ def encoded(method: LatentSFT) -> Any:
     pieces = [method.backbone.layout.encode(example) for example in EXAMPLES]
     with torch.no_grad():
         return method.latents(encoder_tokens(pieces, method.config.tokens_per_latent))
+
+
+def stage2_batch(method: LatentSFT, examples: list[Example] = EXAMPLES) -> Stage2Batch:
+    """What stage 2 learns from."""
+    batch = method.batch(examples, STAGE)
+    assert isinstance(batch, Stage2Batch)
+    return batch
 
 
 def num_latents(method: LatentSFT) -> list[int]:
@@ -237,9 +244,9 @@ def test_noise_is_keyed_by_the_row_alone() -> None:
 
 def batch_weights(method: LatentSFT, examples: list[Example]) -> list[Tensor]:
     """Noisy weights of each example of a batch."""
-    batch = method.batch(examples, STAGE)
+    batch = stage2_batch(method, examples)
     counts = batch.sequence.is_latent.sum(1).tolist()
-    return list(batch.latents.weights.split(counts))
+    return list(superposition(batch.latents)[1].split(counts))
 
 
 def test_neither_batch_nor_order_changes_the_noise_but_epoch_and_seed_do(
@@ -263,13 +270,13 @@ def test_noise_keeps_the_support_and_its_absence_the_labels(backbone_of: Backbon
     method = prepared(backbone_of("llama"), tmp_path)
     assert method.labels is not None
     stored, _ = method.labels.of(EXAMPLES)
-    found = method.batch(EXAMPLES, STAGE).latents
+    ids, weights = superposition(stage2_batch(method).latents)
     assert stored.ids is not None
     assert stored.weights is not None
-    assert torch.equal(found.ids, stored.ids)
-    assert not torch.allclose(found.weights, stored.weights, atol=1e-2)
+    assert torch.equal(ids, stored.ids)
+    assert not torch.allclose(weights, stored.weights, atol=1e-2)
     method.config = replace(method.config, noise=0.0)
-    assert torch.equal(method.batch(EXAMPLES, STAGE).latents.weights, stored.weights)
+    assert torch.equal(superposition(stage2_batch(method).latents)[1], stored.weights)
 
 
 # losses
@@ -284,7 +291,8 @@ def slow_terms(
         shift: positions between the latent's own predecessor and the one that is read.
     """
     backbone = method.backbone
-    z = method.backbone.mix(batch.latents.ids, batch.latents.weights)  # the same p~ is input and target
+    entries, weights = superposition(batch.latents)
+    z = method.backbone.mix(entries, weights)  # the same p~ is input and target
     kls, ces, at = [], [], 0
     for row, example in enumerate(examples):
         pieces = backbone.layout.encode(example)
@@ -297,7 +305,7 @@ def slow_terms(
         start = len(pieces.prompt)
         kl = []
         for t in range(num):
-            p, ids = batch.latents.weights[at + t].double(), batch.latents.ids[at + t]
+            p, ids = weights[at + t].double(), entries[at + t]
             kl.append(float((p * (p.log() - logits[start + t - 1 + shift, ids])).sum()))
         kls.append(sum(kl) / num)
         ces += [-float(logits[start + num - 1 + i, token]) for i, token in enumerate(final)]
@@ -310,7 +318,7 @@ def slow_terms(
 def test_losses_equal_a_slow_loop(backbone_of: BackboneOf, tmp_path: Path, name: str, layout: str) -> None:
     """The layout `coconut` closes with three tokens."""
     method = prepared(backbone_of(name, layout=layout), tmp_path)
-    batch = method.batch(EXAMPLES, STAGE)
+    batch = stage2_batch(method)
     with torch.no_grad():
         losses = method(batch, STAGE)
         kl, ce, num_tokens = slow_terms(method, batch, EXAMPLES)
@@ -361,7 +369,7 @@ def test_teacher_forced_logits_are_those_of_stage_1s_main_line(backbone_of: Back
     method = prepared(backbone_of("qwen2"), tmp_path, noise=0.0)
     assert method.labels is not None
     latents, counts = method.labels.of(EXAMPLES)
-    z = method.backbone.mix(latents.ids, latents.weights)  # type: ignore[arg-type]
+    z = method.backbone.mix(*superposition(latents))
     pieces = [method.backbone.layout.encode(example) for example in EXAMPLES]
     decoder, sequence = method.decoder_tokens(pieces), compressed_tokens(pieces, counts.tolist())
     embeds = method.backbone.embed(sequence.ids).clone()
@@ -386,9 +394,9 @@ def test_steps_alternate_where_they_should(backbone_of: BackboneOf, tmp_path: Pa
 
 def test_no_gradient_flows_into_the_inputs_of_stage_2(backbone_of: BackboneOf, tmp_path: Path) -> None:
     method = prepared(backbone_of("llama"), tmp_path)
-    batch = method.batch(EXAMPLES, STAGE)
-    assert not batch.latents.weights.requires_grad
-    assert not batch.latents.embeds.requires_grad
+    latents = stage2_batch(method).latents
+    assert not superposition(latents)[1].requires_grad
+    assert not latents.embeds.requires_grad
 
 
 # stage 1

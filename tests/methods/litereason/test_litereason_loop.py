@@ -99,15 +99,17 @@ def test_a_batch_with_neighbours_in_every_mode_equals_its_rows_alone() -> None:
         script(tags, 5, "[1]", 1, "[1]", 1, "[1]", 1, "[1]", 4),
         script(tags, 2, "[2", 3, "]", 2),
     ]
-    settings = {"max_new_tokens": 24, "batch_size": 4}  # slots are given to others, also those that ended in a tag
+    # slots are given to others, also those that ended in a tag
+    settings: dict[str, Any] = {"max_new_tokens": 24, "batch_size": 4}
     together = generate(model, plans, **settings)
     for number in range(len(plans)):
         (alone,) = generate(model, plans, **settings, only=number)
         assert together[number] == alone
-        assert together[number].actions is not None
-        assert alone.actions is not None
-        assert torch.equal(together[number].actions.ids, alone.actions.ids)
-        torch.testing.assert_close(together[number].actions.log_probs, alone.actions.log_probs, rtol=0, atol=1e-10)
+        batched, single = together[number].actions, alone.actions
+        assert batched is not None
+        assert single is not None
+        assert torch.equal(batched.ids, single.ids)
+        torch.testing.assert_close(batched.log_probs, single.log_probs, rtol=0, atol=1e-10)
     assert [answer.num_latents for answer in together] == [11, 0, 15, 0, 5, 4, 0, 4, 0]
     assert together[3].text.startswith("[3]4")
     modes = torch.nn.utils.rnn.pad_sequence([a.actions.kinds for a in together[:4] if a.actions], batch_first=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.optim import AdamW
 
 from latbench.config import RLConfig, RolloutConfig
 from latbench.decoding.action_batch import ActionBatch
@@ -182,7 +183,7 @@ def stop() -> None:
 def test_training_stopped_in_each_stage_resumes_to_the_same_bits(
     where: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refresh.AdamW, "step", refresh.AdamW.step)
+    monkeypatch.setattr(AdamW, "step", AdamW.step)
     monkeypatch.setattr(StageTrainer, "_save_rng_state", StageTrainer._save_rng_state)
     model = talker()
     undisturbed = outcome(model, tmp_path / "a", train(tmp_path / "a", model))

@@ -64,6 +64,7 @@ def test_a_saved_projector_is_loaded_strictly(tmp_path: Path) -> None:
     model = method(model={"dtype": torch.float32})
     checkpoint.save(model, tmp_path / "run")
     loaded = checkpoint.load(tmp_path / "run", method="litereason")
+    assert isinstance(loaded, LiteReason)
     hidden = torch.randn(2, 32)
     assert torch.equal(loaded.projector(hidden), model.projector(hidden))
     with pytest.raises(ValueError, match=r"the settings of method 'litereason' must be those of the run"):
@@ -127,7 +128,7 @@ def test_a_later_latent_depends_on_an_earlier_one() -> None:
     latents = latents_by_hand(model, batch, 0)
     first, second, third = projected(model.backbone, model.projector, batch.sequence, batch.is_latent)
     torch.testing.assert_close(torch.stack([first, second, third]), latents)
-    weight = model.projector.blocks[0].up_proj.weight  # type: ignore[union-attr]
+    weight = model.projector.blocks[0].get_parameter("up_proj.weight")
     only_last = torch.autograd.grad(third.sum(), weight, retain_graph=True)[0]
     constant = batch.is_latent.nonzero()[:2, 1]
     embeds = model.backbone.embed(batch.sequence.ids).index_put((torch.zeros(2).long(), constant), latents[:2].detach())
@@ -275,11 +276,11 @@ class Writer(LiteReason):
     def generate(self, prompts: Any, config: Any, **options: Any) -> list[Generation]:
         self.calls += 1
         assert (config.temperature, config.top_p, config.top_k) == (0.7, 0.8, 20)
-        counts = {"num_latents": 0, "num_reasoning_tokens": 3, "num_prompt_tokens": 1, "decode_steps": 5}
+        counts: dict[str, Any] = {"num_latents": 0, "num_reasoning_tokens": 3, "decode_steps": 5}
         return [
             Generation(
                 text="x" * (int(p.id[1:]) + p.sample), reasoning=f"{p.id} one. Two {p.sample}.", num_answer_tokens=1,
-                stop_reason="eos", closed=True, **counts,
+                stop_reason="eos", closed=True, num_prompt_tokens=1, **counts,
             )
             for p in prompts
         ]  # fmt: skip

@@ -16,16 +16,18 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from torch import Tensor
+from torch.optim import AdamW
 
 from latbench.config import GenerateConfig, ModelConfig, RLConfig, RolloutConfig, StageOverrides, TrainConfig
+from latbench.decoding.action_batch import ActionBatch, ActionLogProbs
 from latbench.decoding.loop import Generation
 from latbench.decoding.sampling import Sampling
-from latbench.method import HeldOut, Losses
+from latbench.method import HeldOut, Losses, Stage
 from latbench.model.backbone import Backbone
-from latbench.model.batches import Batch
 from latbench.training.cost import TrainReport
 from latbench.training.trainer import train_method
-from methods.litereason import LiteReason, LiteReasonConfig, refresh, traces
+from methods.litereason import LiteReason, LiteReasonConfig, traces
+from methods.litereason.tagged import TaggedBatch
 from methods.litereason.tags import Tags
 from tests.training.processes import after_saved_states, at, die, kill_at_each, leave_result, outcome
 from tests.training.rl.toy_rl import Parity, examples
@@ -74,15 +76,14 @@ class Talker(LiteReason):
         rule = options.pop("rule", None) or self.rule(config)
         tags: Tags = self.tags
         scripts = [tags.encode(text) if plain else tags.expanded(tags.encode(text), 0).ids for text in WRITTEN]
-        sampling = {"temperature": config.temperature}
-        rule.sampling = Begun(scripts=tuple(map(tuple, scripts)), **sampling)
+        rule.sampling = Begun(scripts=tuple(map(tuple, scripts)), temperature=config.temperature)
         return super().generate(prompts, config, rule=rule, **options)
 
-    def loss(self, batch: Batch, stage: Any) -> Losses:
+    def loss(self, batch: TaggedBatch, stage: Stage) -> Losses:
         self.tick("update")
         return super().loss(batch, stage)
 
-    def action_log_probs(self, batch: Batch) -> Any:
+    def action_log_probs(self, batch: ActionBatch) -> ActionLogProbs:
         self.tick("rl update")
         return super().action_log_probs(batch)
 
@@ -113,13 +114,13 @@ def stopping(method: Talker, where: str, count: int, stop: Callable[[], None]) -
             counted()
 
     method.tick = tick
-    learn = refresh.AdamW.step
+    learn = AdamW.step
 
     def step(self: Any, *given: Any) -> Any:
         tick("refresh")
         return learn(self, *given)
 
-    refresh.AdamW.step = step  # type: ignore[method-assign]
+    AdamW.step = step  # type: ignore[method-assign,assignment]
     after_saved_states(lambda: tick("save"))
     return method
 

@@ -45,7 +45,7 @@ def test_a_larger_constant_takes_from_the_advantages() -> None:
 @pytest.mark.parametrize("reward", [0.0, 1.0, 0.1])
 def test_equal_rewards_give_no_advantage(reward: float) -> None:
     for deviation in ("unbiased", "biased", "none"):
-        assert not group_advantages([reward] * 8, ALL, deviation=deviation).any()  # type: ignore[arg-type]
+        assert not group_advantages([reward] * 8, ALL, deviation=deviation).any()
 
 
 def test_invalid_answers_are_kept_out_of_the_statistics_or_only_out_of_the_loss() -> None:

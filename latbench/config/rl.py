@@ -99,8 +99,8 @@ class RLConfig:
     latent_cost: NonNegativeFloat = 0.01
     """What a latent step costs with reward=latent_cost."""
     chain_cost: NonNegativeFloat = Field(default=0.01, json_schema_extra=YOUNGER)
-    """Share of the reward that each step of the chain costs with reward=chain_cost, latent or token, down to nothing; so
-    a shorter chain is worth more only where its answer is right."""
+    """Share of the reward that each step of the chain, latent or token, costs with reward=chain_cost; a wrong answer is
+    worth nothing at any length."""
     deviation: Literal["unbiased", "biased", "none"] | None = None
     """Standard deviation that divides the centred rewards of a group: over G - 1, over G, or no division."""
     advantage_epsilon: PositiveFloat = 1e-6

@@ -13,6 +13,7 @@ from pydantic_core import to_jsonable_python
 from latbench import registry
 from latbench.config import tree
 from latbench.config.generate import GenerateConfig
+from latbench.config.rl import RLConfig
 from latbench.config.sections import ModelConfig, TrainConfig
 
 SECTIONS: dict[str, type] = {"model": ModelConfig, "train": TrainConfig, "generate": GenerateConfig}
@@ -111,7 +112,7 @@ def modernised(stored: Mapping[str, Any]) -> tree.Tree:
 def _younger(whole: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
     """Keys younger than committed results, as an identity names them, with their defaults."""
     method = registry.get_method(whole["method"]["name"])
-    classes = {**SECTIONS, "method": method.config, "generate.": method.decoding}
+    classes = {**SECTIONS, "train.rl": RLConfig, "method": method.config, "generate.": method.decoding}
     if "task" in whole:
         classes["task"] = registry.get_task_entry(whole["task"]["name"]).config
     for section, cls in classes.items():

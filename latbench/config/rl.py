@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from latbench.config.fields import Fraction, NonNegativeFloat, Positive, PositiveFloat
 from latbench.config.generate import GenerateConfig
-from latbench.task import STRICT
+from latbench.task import STRICT, YOUNGER
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -93,11 +93,14 @@ class RLConfig:
     """Times that a rollout is gone through (mu of GRPO)."""
     rollout: RolloutConfig = Field(default_factory=RolloutConfig)
     """How answers are drawn, in the keys below."""
-    reward: Literal["correct", "latent_cost", "per_latent"] = "correct"
-    """Reward of an answer: 1 if it is correct, else 0; the same less `latent_cost` for each latent step; or the same
-    divided by their number."""
+    reward: Literal["correct", "latent_cost", "per_latent", "chain_cost"] = "correct"
+    """Reward of an answer: 1 if it is correct, else 0; the same less `latent_cost` for each latent step; the same
+    divided by their number; or the same times what `chain_cost` leaves of it."""
     latent_cost: NonNegativeFloat = 0.01
     """What a latent step costs with reward=latent_cost."""
+    chain_cost: NonNegativeFloat = Field(default=0.01, json_schema_extra=YOUNGER)
+    """Share of the reward that each step of the chain, latent or token, costs with reward=chain_cost; a wrong answer is
+    worth nothing at any length."""
     deviation: Literal["unbiased", "biased", "none"] | None = None
     """Standard deviation that divides the centred rewards of a group: over G - 1, over G, or no division."""
     advantage_epsilon: PositiveFloat = 1e-6

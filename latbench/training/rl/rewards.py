@@ -20,7 +20,7 @@ def rewards_of(
     """
     raw = task.rewards([(generation.text, example) for generation, example in answers])
     shaped = [
-        shaped_reward(reward, generation.num_latents, config)
+        shaped_reward(reward, generation.num_latents, config, generation.num_reasoning_tokens or 0)
         for reward, (generation, _) in zip(raw, answers, strict=True)
     ]
     for reward, (_, example) in zip(shaped, answers, strict=True):
@@ -32,8 +32,8 @@ def rewards_of(
     return raw, shaped
 
 
-def shaped_reward(reward: float, num_latents: int, config: RLConfig) -> float:
-    """A reward with what its latent steps cost.
+def shaped_reward(reward: float, num_latents: int, config: RLConfig, num_reasoning_tokens: int = 0) -> float:
+    """A reward with what its chain cost.
 
     `per_latent` is `punish_latent_length` of CoLaR's code; an answer without latent steps keeps its reward.
     """
@@ -41,4 +41,6 @@ def shaped_reward(reward: float, num_latents: int, config: RLConfig) -> float:
         return reward - config.latent_cost * num_latents
     if config.reward == "per_latent":
         return reward / max(num_latents, 1)
+    if config.reward == "chain_cost":
+        return reward * max(1 - config.chain_cost * (num_latents + num_reasoning_tokens), 0)
     return reward

@@ -96,6 +96,9 @@ def test_groups_of_equal_rewards_are_not_mixed(rewards: list[float], mixed: bool
 
 def test_latent_steps_may_cost() -> None:
     assert shaped_reward(1.0, 4, RLConfig()) == 1.0
+    costly = RLConfig(reward="chain_cost", chain_cost=0.05)
+    assert [shaped_reward(right, 4, costly, 6) for right in (1.0, 0.0)] == pytest.approx([0.5, 0.0])
+    assert shaped_reward(1.0, 4, costly, 20) == 0.0
     assert shaped_reward(1.0, 4, RLConfig(reward="latent_cost", latent_cost=0.05)) == pytest.approx(0.8)
     assert shaped_reward(1.0, 4, RLConfig(reward="per_latent")) == 0.25
     assert shaped_reward(1.0, 0, RLConfig(reward="per_latent")) == 1.0

@@ -274,6 +274,12 @@ COLUMNS: tuple[Column[Row], ...] = (
         after="passes", if_known=True,
         legend="answers drawn in reinforcement learning.",
     ),
+    Column(
+        "rank", lambda row: row.rank, lambda values: rank_text(values[0]), csv="rank", after="accuracy", if_known=True,
+        is_front=True,
+        legend="place by accuracy among all lines of a table, other settings of a method included; equal accuracies "
+        "share a place. Brackets hold the best and the worst place that the intervals of accuracy allow.",
+    ),
 )  # fmt: skip
 
 
@@ -332,6 +338,11 @@ def interval_text(interval: Interval | None, scale: float = 1, digits: int = 1) 
         return DASH
     value, low, high = (f"{scale * part:z.{digits}f}" for part in (interval.value, interval.low, interval.high))
     return f"{value} [{low}, {high}]".replace("inf", "∞")
+
+
+def rank_text(rank: Interval) -> str:
+    """`place [best, worst]`; the place alone where the intervals allow no other."""
+    return f"{rank.value:.0f}" if rank.low == rank.high else f"{rank.value:.0f} [{rank.low:.0f}, {rank.high:.0f}]"
 
 
 def number_text(value: float | None, spec: str) -> str:

@@ -13,6 +13,7 @@ from latbench.report.table import Head, Table
 
 REPORTED = "reported.csv"
 TITLE = "Reported, not measured"
+SOURCE = "source"  # heading of the column that names a paper
 LEGEND = (
     "Numbers that papers report on their own training data, budgets, checkers and ways of counting; latbench has "
     "measured none of them, and they are not comparable with the tables of this leaderboard or with each other. "
@@ -106,7 +107,7 @@ def reported_tables(rows: Sequence[Reported]) -> list[Table]:
         heads = (
             *_text("method", "variant", "backbone", "trained on"),
             *map(Head, metrics),
-            *_text("source", "read from"),
+            *_text(SOURCE, "read from"),
         )
         tables.append(Table(title=task, heads=heads, lines=tuple(_line(found, metrics) for found in lines.values())))
     return tables

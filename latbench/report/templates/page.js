@@ -1,7 +1,8 @@
 "use strict";
 // What all parts of the page share. The tables and pictures are there without any script.
 const data = JSON.parse(document.getElementById("data").textContent);
-const panels = [...document.querySelectorAll(".panel")];
+const panels = [...document.querySelectorAll(".panel")]; // of the tabs
+const boards = panels.filter((panel) => panel.dataset.section); // those of a task, which come first
 
 function element(tag, attributes, ...children) {
   const made = document.createElement(tag);

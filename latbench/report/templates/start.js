@@ -8,7 +8,7 @@ function openTab(index) {
     tab.tabIndex = place === index ? 0 : -1;
     panels[place].hidden = place !== index;
   });
-  if (panels[index]) fitColumns(panels[index]);
+  if (boards[index]) fitColumns(boards[index]);
 }
 
 tabs.forEach((tab, index) => {
@@ -27,7 +27,7 @@ tabs.forEach((tab, index) => {
   });
 });
 
-for (const panel of panels) {
+for (const panel of boards) {
   foldable(panel);
   panel.querySelector(".main-tools").append(sorter(panel), chooser(panel), ...downloads(panel));
 }
@@ -53,10 +53,10 @@ window.addEventListener("hashchange", follow);
 let resized = 0;
 window.addEventListener("resize", () => {
   clearTimeout(resized);
-  resized = setTimeout(() => panels.filter((panel) => !panel.hidden).forEach(fitColumns), 100);
+  resized = setTimeout(() => boards.filter((panel) => !panel.hidden).forEach(fitColumns), 100);
 });
-if (panels.length) { // at first the tab with the most lines
+if (boards.length) { // at first the tab with the most lines
   const size = (panel) => panel.querySelectorAll("tbody tr").length;
-  openTab(panels.indexOf(panels.reduce((largest, panel) => (size(panel) > size(largest) ? panel : largest))));
+  openTab(boards.indexOf(boards.reduce((largest, panel) => (size(panel) > size(largest) ? panel : largest))));
   follow();
 }

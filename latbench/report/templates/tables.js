@@ -124,7 +124,7 @@ function nearby(point) {
   return [point, ...shown.filter((one) => one !== point && isNear(one))];
 }
 
-for (const panel of panels) {
+for (const panel of boards) {
   for (const point of panel.querySelectorAll(".point")) {
     explain(point, () => nearby(point).map((one) => element("p", {}, one.getAttribute("aria-label"))));
     const open = () => { location.hash = runAddress(data.sections[panel.dataset.section].lines[point.dataset.cell][0]); };

@@ -254,7 +254,7 @@ def _problems(evaluation: Evaluation, cost: CostFile | None, read: QuestionsRead
         if method and manifest.prompt is not None:
             prompt = fed_prompt(method, job.examples, job.settings.generate)
             if prompt != manifest.prompt:
-                yield f"prompt is {manifest.prompt} in the manifest, but {prompt} follows from its configuration and data"
+                yield f"prompt is {manifest.prompt} in the manifest, but {prompt} follows from its configuration"
         yield from _record_problems(evaluation, job, method)
         if method and cost:
             yield from _cost_problems(cost, method, evaluation.records)

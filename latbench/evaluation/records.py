@@ -112,8 +112,8 @@ class Manifest:
             where the run does not know its training questions.
         model: SHA-256 by name of the files of the model that answered, of a run without training; None elsewhere.
         dtype: of the weights that answered, where the configuration leaves it to the model's files; None elsewhere.
-        prompt: what stands `before` and `after` each question in what the model read, special tokens included; or, where
-            that is not the same for all, the prompt of the `first` question. None where it is not known.
+        prompt: what stands `before` and `after` each question in what the model read, special tokens included; or,
+            where that is not the same for all, the prompt of the `first` question. None where it is not known.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -333,7 +333,8 @@ def _bounded_lines(file: IO[bytes] | gzip.GzipFile, path: Path, most: int) -> It
 
 def _refuse_prompt(prompt: Mapping[str, object]) -> None:
     """Raises: ValueError: no prompt as `Manifest.prompt` says, or a longer one than a manifest takes."""
-    if set(prompt) not in ({"before", "after"}, {"first"}) or not all(isinstance(text, str) for text in prompt.values()):
+    are_texts = all(isinstance(text, str) for text in prompt.values())
+    if set(prompt) not in ({"before", "after"}, {"first"}) or not are_texts:
         raise ValueError("prompt must hold the texts before and after, or first alone")
     if sum(len(str(text)) for text in prompt.values()) > MAX_PROMPT:
         raise ValueError(f"prompt is longer than {MAX_PROMPT} characters")

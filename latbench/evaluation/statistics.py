@@ -72,8 +72,8 @@ def over_seeds(found: Sequence[Interval], low: float = 0, high: float = inf) -> 
 def mean_of_estimates(found: Sequence[Interval]) -> Interval:
     """Mean of independent estimates, such as the accuracies of one run on several tasks, with its interval.
 
-    The distances from the estimates to their limits add up as squares (MOVER: Zou and Donner, Statistics in Medicine 27,
-    2008, 1693-1702), so that intervals need not be symmetric.
+    The distances from the estimates to their limits add up as squares (MOVER: Zou and Donner, Statistics in Medicine,
+    2008, 27:1693-1702), so that intervals need not be symmetric.
 
     Raises: ValueError: no estimate.
     """

@@ -36,9 +36,9 @@ TITLE = "Average over tasks"
 MOST_TABLES = 3  # of a backbone: those with the most figures
 FEWEST_TASKS, FEWEST_LINES = 2, 2  # one task is no average, and one line no comparison
 LEGEND = (
-    "Mean accuracy in %, each task with the same weight, over the tasks that a table names and that all its lines have. "
-    "Brackets hold 95 % intervals: of one seed those of its tasks combined (MOVER), of several Student's t over the "
-    "averages of the seeds. Seeds that a line lacks on some task are left out."
+    "Mean accuracy in %, each task with the same weight, over the tasks that a table names and that all its lines "
+    "have. Brackets hold 95 % intervals: of one seed those of its tasks combined (MOVER), of several Student's t over "
+    "the averages of the seeds. Seeds that a line lacks on some task are left out."
 )
 _FIGURES = (
     Head("seeds", legend="those that the line has on every task.", is_front=False),

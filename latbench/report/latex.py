@@ -36,9 +36,7 @@ _SPECIAL = {
 }
 
 
-def to_latex(
-    sections: Sequence[Section], reported: Sequence[Reported] = (), averages: Sequence[Average] = ()
-) -> str:
+def to_latex(sections: Sequence[Section], reported: Sequence[Reported] = (), averages: Sequence[Average] = ()) -> str:
     r"""One `table*` environment per table, labelled `tab:latbench-1` and so on.
 
     Args:

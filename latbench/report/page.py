@@ -6,6 +6,7 @@ JSON within the page, and with `record_files` in files beside it.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,14 +26,14 @@ from latbench.report.reported import LEGEND as REPORTED_LEGEND
 from latbench.report.reported import SOURCE, Reported, reported_tables
 from latbench.report.reported import TITLE as REPORTED_TITLE
 from latbench.report.run_facts import Pool, run_facts, values
-from latbench.report.task_sections import NOTHING, Section, section_names
 from latbench.report.table import Table
+from latbench.report.task_sections import NOTHING, Section, section_names
 from latbench.report.template import FOLDER, render
 
 RECORD_FILES = "leaderboard-records"  # folder beside the page
 SCRIPTS = ("page.js", "tables.js", "runs.js", "records.js", "start.js")  # in this order
 CURVE_BYTES, MIN_RUNS = 300_000, 20  # of all training curves on the page; so many runs at least share these
-PROMPT_CHARACTERS = 100_000  # of each of the two texts around all questions, shared alike
+PROMPT_CHARACTERS = 60_000  # of the texts before all questions, and of those after them; different prompts share these
 ARXIV = "https://arxiv.org/abs/"
 AVERAGE_KEY = "average"  # of its tab; that of a section holds a task and a split
 Papers = Mapping[str, Sequence[str]]  # arXiv numbers by method
@@ -121,7 +122,9 @@ def _average(average: Average, runs: Mapping[str, Row], papers: Papers) -> dict[
     lines = []
     for line, shown in zip(average.lines, _lines(average.table, papers), strict=True):
         accuracies = len(shown) - len(average.tasks)
-        lead = [replace(cell, run=places[id(rows[0])]) for cell, rows in zip(shown[accuracies:], line.rows, strict=True)]
+        lead = [
+            replace(cell, run=places[id(rows[0])]) for cell, rows in zip(shown[accuracies:], line.rows, strict=True)
+        ]
         lines.append([*shown[:accuracies], *lead])
     return {"table": average.table, "lines": lines, "heading": f"{len(average.tasks)} tasks, {average.backbone}"}
 
@@ -160,12 +163,22 @@ def _data(
     pool, rows = Pool(), list(runs.values())
     places = {id(row): number for number, row in enumerate(rows)}
     shown = browsable(rows, choices, asked)
-    sharing = max(MIN_RUNS, len(rows))
+    curve_bytes = CURVE_BYTES // max(MIN_RUNS, len(rows))
+    prompts = {json.dumps(row.manifest.prompt) for row in rows}
+    max_prompt = PROMPT_CHARACTERS // max(1, len(prompts))
     figures = [values(row) for row in rows]
     return {
         "columns": list(figures[0]) if figures else [],
         "runs": [
-            _run_data(name, run, pool, figure, sharing) for name, run, figure in zip(runs, shown, figures, strict=True)
+            {
+                "name": name,
+                "values": list(figure.values()),
+                "facts": run_facts(run.row, pool, max_prompt),
+                "curves": curves(run.row.summary.folder, run.row.manifest, curve_bytes),
+                "total": run.num_records,
+                "records": run.records,
+            }
+            for name, run, figure in zip(runs, shown, figures, strict=True)
         ],
         "pool": pool.values,
         "files": RECORD_FILES if all_records else None,
@@ -183,18 +196,6 @@ def _questions(section: Section, shown: Mapping[int, Browsable]) -> dict[str, tu
     """Questions and gold steps by id: runs of one section were asked the same."""
     rows = [row for cell in section.cells for row in cell.rows]
     return {name: texts for row in rows for name, texts in shown[id(row)].questions.items()}
-
-
-def _run_data(name: str, run: Browsable, pool: Pool, figures: Mapping[str, Any], sharing: int) -> dict[str, Any]:
-    """What the scripts read of a run; `sharing` runs have what the page has room for."""
-    return {
-        "name": name,
-        "values": list(figures.values()),
-        "facts": run_facts(run.row, pool, PROMPT_CHARACTERS // sharing),
-        "curves": curves(run.row.summary.folder, run.row.manifest, CURVE_BYTES // sharing),
-        "total": run.num_records,
-        "records": run.records,
-    }
 
 
 def _figure(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from latbench.config import GenerateConfig, parse
+from latbench.config import GenerateConfig
 from latbench.evaluation.evaluate import evaluate
 from latbench.evaluation.fed_prompt import fed_prompt
 from latbench.evaluation.job import EvalJob
@@ -16,7 +16,9 @@ from latbench.registry import get_method
 from latbench.runs.run import Run
 from latbench.task import Example
 
-EXAMPLES = [Example(id=str(number), question=text, steps=(), answer="7") for number, text in enumerate(("n", "n0 = 3?"))]
+EXAMPLES = [
+    Example(id=str(number), question=text, steps=(), answer="7") for number, text in enumerate(("n", "n0 = 3?"))
+]
 
 
 def method(backbone: Any, name: str, **config: Any) -> Any:
@@ -29,7 +31,11 @@ def method(backbone: Any, name: str, **config: Any) -> Any:
     [
         ("cot", "default", {"before": "", "after": "<think>"}),
         ("direct", "default", {"before": "", "after": "<think></think>"}),
-        ("colar", "question_answer", {"before": "Question: ", "after": " Let's think step by step:(Thinking speed: 5)<think>"}),
+        (
+            "colar",
+            "question_answer",
+            {"before": "Question: ", "after": " Let's think step by step:(Thinking speed: 5)<think>"},
+        ),
     ],
 )
 def test_it_is_the_text_of_the_ids_that_are_fed(backbone_of: Any, name: str, layout: str, expected: Any) -> None:
@@ -65,7 +71,9 @@ def test_an_evaluation_stores_it_with_shards_and_without(run: Run) -> None:
     assert read_evaluation(folder).manifest.prompt == {"before": "", "after": "<think>"}
 
 
-@pytest.mark.parametrize("prompt", [{"before": "a"}, {"first": 3}, {}, {"first": "x" * (MAX_PROMPT + 1)}, {"other": "x"}])
+@pytest.mark.parametrize(
+    "prompt", [{"before": "a"}, {"first": 3}, {}, {"first": "x" * (MAX_PROMPT + 1)}, {"other": "x"}]
+)
 def test_a_manifest_with_an_impossible_prompt_is_refused(make: Any, record: Any, prompt: Any) -> None:
     evaluation = make([record("a")])
     write_manifest(evaluation.folder, replace(evaluation.manifest, prompt=prompt))

@@ -21,7 +21,7 @@ from latbench.task import Fingerprint
 
 @pytest.fixture
 def run(make: Any, record: Any) -> Any:
-    """Summary of a method's run on a task, with `num_correct` of `n` questions right; runs are named by their number."""
+    """Summary of a method's run on a task, with `num_correct` of `n` questions right."""
     made: list[Summary] = []
 
     def summary(task: str, method: str, num_correct: int, n: int = 4, **changes: Any) -> Summary:
@@ -62,7 +62,9 @@ def test_a_table_averages_over_the_tasks_that_all_its_lines_have(run: Any) -> No
     assert methods(found) == ["cot", "codi"]
     assert [line.accuracy.value for line in found.lines] == [0.75, 0.375], "c is no part of either"
     assert [rank.value for rank in found.ranks] == [1, 2]
-    assert found.table.title == "2 tasks: a / test, b / test. Backbone: tiny. Layout: default. Training data: synth/train."
+    assert (
+        found.table.title == "2 tasks: a / test, b / test. Backbone: tiny. Layout: default. Training data: synth/train."
+    )
     assert [head.name for head in found.table.heads] == [
         "method", "variant", "seeds", "average", "rank", "#L", "a / test", "b / test",
     ]  # fmt: skip

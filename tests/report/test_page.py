@@ -18,7 +18,7 @@ import torch
 from latbench.decoding.latent_trace import LatentTrace
 from latbench.evaluation.asked import asked
 from latbench.evaluation.metrics import summarise
-from latbench.evaluation.records import RECORDS, TRACE, TRACE_HEADER, Evaluation
+from latbench.evaluation.records import MANIFEST, RECORDS, TRACE, TRACE_HEADER, Evaluation
 from latbench.measures.latents import stored_latents
 from latbench.measures.shown_latents import MAX_RECORDS, choice, write_latents
 from latbench.report.browse import Choice, browsable
@@ -38,7 +38,7 @@ UNTIL = """
 """
 FRAMED = """
     const frame = document.querySelector("iframe");
-    await until(() => frame.contentWindow.eval("typeof sheet") !== "undefined");
+    await until(() => frame.contentWindow.eval("typeof openTab") !== "undefined");
     return frame.contentWindow.eval(`(async () => {{ {script} }})()`);
 """
 
@@ -186,7 +186,7 @@ def test_sort_filter_tabs_and_records_work_without_console_errors(board: Path) -
     assert found["tip"][0] is False
     assert found["tip"][1].startswith("coconut\naccuracy 66.7 [")
     assert found["records"] == ["q0", "q2", "q4", "q6", "q8"]
-    assert found["record"].startswith("q2about this run")
+    assert found["record"].startswith("q2about this runlink to this record")
     assert "incorrect" in found["record"]
     assert "a\nb" in found["record"]
     assert found["searched"] == ["q4"]
@@ -269,7 +269,7 @@ def test_every_number_leads_to_its_run_and_addresses_open_what_they_name(board: 
         assert fact in opened["sheet"], fact
     shown = drive(page, script, fragment="#record/second/q5/0")
     assert not shown["open"]
-    assert shown["record"][0].startswith("q5about this run")
+    assert shown["record"][0].startswith("q5about this runlink to this record")
 
 
 @browser
@@ -283,13 +283,24 @@ def test_two_runs_are_read_beside_each_other(board: Path) -> None:
         };
         choose(".run-choice", runNumber("first"));
         choose(".other-choice", runNumber("second"));
+        root.querySelector(".list button").click();
+        const named = decodeURIComponent(location.hash);
         const both = [...root.querySelectorAll(".answer header strong")].map((node) => node.textContent);
         choose(".verdict-choice", "differ");
         const texts = (one) => [...one.children].map((node) => node.textContent);
         const rows = [...root.querySelectorAll(".list button")].map(texts);
-        return { both, rows };
+        return { both, rows, named };
         """
-    found = drive(written(board), script)
+    page = written(board)
+    found = drive(page, script)
+    assert found["named"] == "#record/first/q0/0/second"
+    opened = """
+        const root = panels[1].querySelector(".browser"), link = root.querySelectorAll(".record header a")[1];
+        return [root.querySelector(".run-choice").value, root.querySelector(".other-choice").value]
+          .map((number) => data.runs[number].name).concat(root.querySelector(".record strong").textContent, link.hash);
+        """
+    address = "#record/first/q4/0/second"
+    assert drive(page, opened, fragment=address) == ["first", "second", "q4", address]
     assert found["both"] == ["coconut", "cot"]
     verdicts = {f"q{i}": (i % 3 > 0, i % 2 > 0) for i in range(9)}
     words = {True: "correct", False: "incorrect"}
@@ -358,7 +369,8 @@ def test_averages_have_a_tab_whose_accuracies_lead_to_their_runs(make: Any, reco
         const before = panels.map((panel) => panel.hidden);
         const panel = panels[2];
         tabs[2].click();
-        const lines = [...panel.querySelectorAll("tbody tr")].map((line) => [...line.cells].map((cell) => cell.textContent));
+        const texts = (line) => [...line.cells].map((cell) => cell.textContent);
+        const lines = [...panel.querySelectorAll("tbody tr")].map(texts);
         const leads = [...panel.querySelectorAll("td[data-run] a")].map((link) => decodeURIComponent(link.hash));
         const address = location.hash, facts = panel.querySelector("h3 + .facts").textContent;
         const input = panel.querySelector("input.filter");
@@ -464,14 +476,15 @@ def test_curves_of_reinforcement_learning_stand_by_their_kind_and_none_is_lost(
         lines.append({"step": step, "epoch": 0.0, **dict.fromkeys([*losses, *rollout], step / 300)})
         if step % 100 == 0:  # a row of its own
             lines.append({"step": step, "epoch": 0.0, "held_out/accuracy": step / 1000, "held_out/chain_length": 4})
-    for stage, rows in (("0-sft", lines[:1]), ("1-rl", lines)):
+    for stage, logged in (("0-sft", lines[:1]), ("1-rl", lines)):
         (tmp_path / "run" / "stages" / stage).mkdir(parents=True)
-        (tmp_path / "run" / "stages" / stage / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        (tmp_path / "run" / "stages" / stage / "log.jsonl").write_text("\n".join(map(json.dumps, logged)))
     script = """
         showRun(0);
         const kinds = (stage) => [...stage.querySelectorAll("h5")].map((title) =>
           [title.textContent, [...title.nextElementSibling.querySelectorAll("strong")].map((one) => one.textContent)]);
-        const held = [...sheet.querySelectorAll(".curve")].find((one) => one.textContent.startsWith("accuracy 0.1 to 0.3"));
+        const curves = [...sheet.querySelectorAll(".curve")];
+        const held = curves.find((one) => one.textContent.startsWith("accuracy 0.1 to 0.3"));
         return { stages: [...sheet.querySelectorAll("h4")].map((one) => one.textContent),
           kinds: [...sheet.querySelectorAll("section")].map(kinds),
           drawn: [...sheet.querySelectorAll(".curve path")].every((one) => one.getAttribute("d").startsWith("M")),
@@ -658,6 +671,30 @@ def test_twenty_runs_with_long_texts_stay_under_two_megabytes(make: Any, record:
     page = written(tmp_path)
     assert page.stat().st_size < 2_000_000
     assert all(len(run["records"]) > 3 for run in data(page.read_text(encoding="utf-8"))["runs"])
+
+
+def test_a_hundred_runs_with_long_prompts_and_logs_stay_under_two_megabytes(
+    make: Any, record: Any, tmp_path: Path
+) -> None:
+    log = "\n".join(json.dumps({"step": step, **{f"rl/{i}": step % 97 / 97 for i in range(25)}}) for step in range(300))
+    for number in range(100):
+        records = [record(f"q{i}", i % 2 > 0, text="ä" * 3000) for i in range(9)]
+        prompt = {"before": f"{number}" + "b" * 9000, "after": "a" * 9000}
+        run = make(
+            records, run=f"r{number}/run/eval/x", setting=str(number), variant=f"train.lr={number}", prompt=prompt
+        )
+        path = run.folder / MANIFEST
+        path.write_text(path.read_text().replace(f'"r{number}/run/eval/x"', '"run"'))
+        stage = run.folder.parents[1] / "stages" / "0-rl"
+        stage.mkdir(parents=True)
+        (stage / "log.jsonl").write_text(log)
+    page = written(tmp_path)
+    assert page.stat().st_size < 2_000_000
+    found = data(page.read_text(encoding="utf-8"))
+    for run in found["runs"]:
+        assert len(run["records"]) > 1
+        assert run["curves"]
+        assert found["pool"][run["facts"]["prompt"]]["before"].endswith("more characters)")
 
 
 def test_a_section_without_decoded_answers_has_no_picture(make: Any, record: Any, tmp_path: Path) -> None:

@@ -298,7 +298,12 @@ def test_what_rounds_to_zero_has_no_sign() -> None:
 
 
 def test_ranks_share_places_and_say_which_the_intervals_allow(run: Any) -> None:
-    accuracies = [Interval(0.9, 0.85, 0.95), Interval(0.5, 0.4, 0.6), Interval(0.5, 0.45, 0.55), Interval(0.42, 0.1, 0.44)]
+    accuracies = [
+        Interval(0.9, 0.85, 0.95),
+        Interval(0.5, 0.4, 0.6),
+        Interval(0.5, 0.45, 0.55),
+        Interval(0.42, 0.1, 0.44),
+    ]
     assert ranks(accuracies) == [Interval(1, 1, 1), Interval(2, 2, 4), Interval(2, 2, 3), Interval(4, 3, 4)]
     assert [rank_text(rank) for rank in ranks(accuracies)] == ["1", "2 [2, 4]", "2 [2, 3]", "4 [3, 4]"]
     summaries = [run("a", 4), run("b", 1, setting="s2"), run("c", 1, setting="s3", method="cot"), run("d", 0, n=5)]

@@ -119,14 +119,15 @@ function browser(root, index) {
     current = record;
     for (const one of list.children) one.removeAttribute("aria-current");
     press.setAttribute("aria-current", "true");
-    if (isAsked) history.replaceState(null, "", recordAddress(runChoice.value, record));
+    if (isAsked) history.replaceState(null, "", recordAddress(runChoice.value, record, other()));
     const [text, steps] = question(record);
     const beside = otherOf(record);
     const missing = other() && !beside
       ? element("div", { class: "answer" }, element("p", { class: "hint" }, `${label(other())}: this record is not on the page${data.files ? "; load all records" : ""}.`)) : null;
     detail.replaceChildren(
       element("header", {}, element("strong", {}, record.sample ? `${record.id}, sample ${record.sample}` : record.id),
-        element("a", { href: runAddress(runChoice.value) }, "about this run")),
+        element("a", { href: runAddress(runChoice.value) }, "about this run"),
+        element("a", { href: recordAddress(runChoice.value, record, other()) }, "link to this record")),
       ...part("Question", text || "The task's data were not at hand when this page was made."), ...part("Gold steps", steps),
       ...part("Gold answer", record.gold),
       element("div", { class: "answers" }, element("div", { class: "answer" }, ...recordParts(runChoice.value, record, text)),
@@ -198,7 +199,12 @@ function browser(root, index) {
     element("div", { class: "tools" }, named("Run", runChoice), named("beside", otherChoice), named("Verdict", verdictChoice), named("Search", search), more, note),
     element("div", { class: "split" }, list, detail));
   choose();
-  root.show = (number, wanted) => { runChoice.value = number; choose(wanted); root.scrollIntoView(); };
+  root.show = (number, wanted, beside) => {
+    runChoice.value = number;
+    otherChoice.value = numbers.includes(beside) ? beside : "";
+    choose(wanted);
+    root.scrollIntoView();
+  };
 }
 
 for (const root of document.querySelectorAll(".browser")) browser(root, Number(root.dataset.section));

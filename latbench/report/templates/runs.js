@@ -53,7 +53,7 @@ function runDetails(number) {
   const costs = Object.entries(facts.costs).flatMap(([of, found]) => Object.entries(found).map(([name, value]) => [`${of}: ${name}`, value]));
   return element("div", { class: "run" },
     ...facts.caveats.map((sentence) => element("p", { class: "caveat" }, sentence)),
-    pairs([["method", paperLinks(run)], ["command", element("code", {}, facts.command)], ["commit", commit], ["created", facts.created],
+    pairs([["papers", paperLinks(run)], ["command", element("code", {}, facts.command)], ["commit", commit], ["created", facts.created],
       ["questions", `sha256 ${facts.questions}`], ["records", records]]),
     element("p", {}, element("a", { href: recordAddress(number, run.records[0] || { id: "", sample: 0 }) }, "Read its answers")),
     folded("Figures", pairs(data.columns.map((name, place) => [name, run.values[place]]))),

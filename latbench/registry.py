@@ -136,7 +136,7 @@ def papers() -> dict[str, tuple[str, ...]]:
     """arXiv numbers of each method's papers: those in the first line of its docstring, else in the first paragraph that
     names any. The files are read without importing them."""
     found = {}
-    for name, module in _modules("method").items():
+    for name, module in sorted(_modules("method").items()):
         first, _, rest = _docstring(module).partition("\n")
         numbers = (ARXIV.findall(part) for part in (first, *rest.split("\n\n")))
         found[name] = tuple(dict.fromkeys(next(filter(None, numbers), [])))

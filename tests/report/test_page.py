@@ -571,6 +571,17 @@ def test_the_page_needs_nothing_from_outside_and_is_the_same_again(board: Path) 
     assert page == written(board).read_text(encoding="utf-8")
 
 
+def test_every_column_head_explains_itself(tmp_path: Path) -> None:
+    synth = Path(__file__).parents[2] / "results" / "synth"
+    folders = [synth / "sim_cot", next(iter(sorted((synth / "latent_sft").iterdir())))]
+    page = leaderboard(folders, ["html"]).text_by_format["html"]
+    heads = re.findall(r'<th scope="col"([^>]*)><button type="button">([^<]*)', page)
+    assert {"ECR@5", "N_eff", "needed first", "change", "peak MiB", "segment loss", "tokens"} <= {
+        name for _, name in heads
+    }
+    assert [name for attributes, name in heads if "data-tip" not in attributes] == []
+
+
 def test_a_lone_surrogate_anywhere_is_shown_as_an_escape(make: Any, record: Any, tmp_path: Path) -> None:
     lone = "\udce9"
     make([record("alone", text=lone, extracted=lone, gold=lone, reasoning=lone)], variant=f"v{lone}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from latbench.cli import main
 from latbench.evaluation.metrics import Summary, summarise
@@ -16,6 +17,7 @@ from latbench.report.averages import Average, averages
 from latbench.report.cells import rows
 from latbench.report.leaderboard import leaderboard
 from latbench.report.task_sections import report_sections
+from latbench.report.terminal import to_terminal
 from latbench.task import Fingerprint
 
 
@@ -122,6 +124,10 @@ def test_every_format_shows_them_and_json_their_numbers(
     assert all("2 tasks: a / test, b / test." in text for text in texts.values())
     assert "\n## Average over tasks\n" in texts["md"]
     assert main(["leaderboard", str(tmp_path), "--json"]) == 0
+    shown = leaderboard([tmp_path], ())
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(*to_terminal(shown.sections, 80, averages=shown.averages), sep="\n")
+    assert "75.0 [" in console.export_text().split("Average over tasks")[1]
     (average,) = json.loads(capsys.readouterr().out)["averages"]
     assert average["tasks"] == ["a / test", "b / test"]
     assert [(line["method"], line["rank"], line["average"], line["accuracies"]) for line in average["lines"]] == [

@@ -571,10 +571,40 @@ def test_the_page_needs_nothing_from_outside_and_is_the_same_again(board: Path) 
     assert page == written(board).read_text(encoding="utf-8")
 
 
-def test_every_column_head_explains_itself(tmp_path: Path) -> None:
-    synth = Path(__file__).parents[2] / "results" / "synth"
-    folders = [synth / "sim_cot", next(iter(sorted((synth / "latent_sft").iterdir())))]
-    page = leaderboard(folders, ["html"]).text_by_format["html"]
+SYNTH = Path(__file__).parents[2] / "results" / "synth"
+MEASURED = [SYNTH / "sim_cot", min((SYNTH / "latent_sft").iterdir())]  # with tables of every kind
+
+
+@browser
+def test_tables_of_measures_fit_their_box_too_and_their_columns_are_chosen(tmp_path: Path) -> None:
+    leaderboard(MEASURED, ["html"], tmp_path)
+    script = """
+        const tables = [...panels[0].querySelectorAll("table.sortable")];
+        const over = tables.map((table) => table.parentNode.scrollWidth - table.parentNode.clientWidth);
+        const heads = (table) => headsOf(table).filter((head) => !head.hidden).map((head) => head.textContent.trim());
+        const wide = tables.find((table) => headsOf(table).length > 15 && !table.classList.contains("main"));
+        const press = (name) => {
+          const labels = [...choosers.get(wide).querySelectorAll("label")];
+          labels.find((one) => one.textContent.trim() === name).querySelector("input").click();
+        };
+        const before = heads(wide);
+        for (const name of before.slice(2)) press(name);
+        press("ratio");
+        const chosen = heads(wide), said = choosers.get(wide).querySelector("summary").textContent;
+        choosers.get(wide).querySelector("button").click();
+        return { over, before, chosen, said, all: headsOf(wide).length, after: heads(wide) };
+        """
+    found = drive(tmp_path / "leaderboard.html", script, "--window-size=1440,900")
+    assert len(found["over"]) >= 5
+    assert max(found["over"]) <= 0
+    assert 4 < len(found["before"]) < found["all"]
+    assert found["chosen"] == ["method", "variant", "ratio"]
+    assert found["said"] == f"Columns, 3 of {found['all']}"
+    assert found["after"] == found["before"]
+
+
+def test_every_column_head_explains_itself() -> None:
+    page = leaderboard(MEASURED, ["html"]).text_by_format["html"]
     heads = re.findall(r'<th scope="col"([^>]*)><button type="button">([^<]*)', page)
     assert {"ECR@5", "N_eff", "needed first", "change", "peak MiB", "segment loss", "tokens"} <= {
         name for _, name in heads

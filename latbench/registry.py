@@ -29,6 +29,7 @@ FILES = "LATBENCH_FILES"  # environment variable: Python files that a command wa
 DATA_ENDINGS = (".jsonl", ".json", ".csv", ".parquet")  # of own data, each with or without `.gz`
 _OWN_DATA = "latbench.data.own_data"  # module of the one task over all own data
 _FILE_NAME = re.compile(r"\w[\w.+-]*")
+ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 ClassT = TypeVar("ClassT", bound=type)
 RegisteredT = TypeVar("RegisteredT")
 
@@ -128,7 +129,18 @@ def own_data(name: str) -> Entry[Task[Any]]:
 
 def describe(kind: Kind) -> dict[str, str]:
     """First docstring line by name, read from the files without importing them."""
-    return {name: _first_line(module) for name, module in sorted(_modules(kind).items())}
+    return {name: _docstring(module).split("\n")[0] for name, module in sorted(_modules(kind).items())}
+
+
+def papers() -> dict[str, tuple[str, ...]]:
+    """arXiv numbers of each method's papers: those in the first line of its docstring, else in the first paragraph that
+    names any. The files are read without importing them."""
+    found = {}
+    for name, module in sorted(_modules("method").items()):
+        first, _, rest = _docstring(module).partition("\n")
+        numbers = (ARXIV.findall(part) for part in (first, *rest.split("\n\n")))
+        found[name] = tuple(dict.fromkeys(next(filter(None, numbers), [])))
+    return found
 
 
 def preset_file(method: str) -> Path:
@@ -251,12 +263,11 @@ def _name(called: ast.expr) -> str | None:
     return called.id if isinstance(called, ast.Name) else called.attr if isinstance(called, ast.Attribute) else None
 
 
-def _first_line(module: str) -> str:
+def _docstring(module: str) -> str:
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         return ""
-    doc = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
-    return doc.split("\n")[0]
+    return ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
 
 
 def _package_folder(kind: Kind) -> Path:

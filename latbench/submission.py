@@ -24,6 +24,7 @@ from latbench import registry
 from latbench.config import TINY, GenerateConfig, RunConfig, tree
 from latbench.evaluation.asked import asked, asked_config, asked_of_generated
 from latbench.evaluation.contamination import recomputed
+from latbench.evaluation.fed_prompt import fed_prompt
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.metrics import caveats as caveats_of
 from latbench.evaluation.metrics import problem, summarise
@@ -250,6 +251,10 @@ def _problems(evaluation: Evaluation, cost: CostFile | None, read: QuestionsRead
         except (ValueError, RuntimeError) as error:  # torch has no memory for a single tensor
             yield f"cannot be checked: {' '.join(str(error).split())}"
             return
+        if method and manifest.prompt is not None:
+            prompt = fed_prompt(method, job.examples, job.settings.generate)
+            if prompt != manifest.prompt:
+                yield f"prompt is {manifest.prompt} in the manifest, but {prompt} follows from its configuration"
         yield from _record_problems(evaluation, job, method)
         if method and cost:
             yield from _cost_problems(cost, method, evaluation.records)

@@ -53,6 +53,16 @@ def test_unknown_names_suggest_the_nearest() -> None:
         registry.get_method("zzzzzzzz")
 
 
+def test_papers_are_those_that_a_method_is_named_after_in_the_same_order_whatever_is_imported() -> None:
+    registry.get_method("sim_cot")
+    registry.get_method("coconut")
+    papers = registry.papers()
+    assert list(papers) == registry.method_names()
+    assert papers["coconut"] == ("2412.06769",), "the first line names it"
+    assert papers["soft_thinking"][0] == "2505.15778", "the first paragraph that names any"
+    assert all(papers.values())
+
+
 def test_registering_a_name_from_two_modules_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry._entries, "task", {})
 

@@ -131,6 +131,10 @@ def test_a_timeout_of_the_checker_is_taken_as_it_stands(submission: Path) -> Non
         ({"questions_sha256": "0" * 64}, "questions_sha256 is '0000"),
         ({"config": {}}, "cannot be checked: method.name is missing"),
         ({"data": {}}, "its manifest has no fingerprint of synth/test"),
+        (
+            {"prompt": {"first": "other"}},
+            "prompt is {'first': 'other'} in the manifest, but {'before': '', 'after': '<think>'} follows",
+        ),
         ({"complete": False}, "incomplete, 4 of 4 records; resume the evaluation"),
     ],
 )

@@ -98,11 +98,12 @@ def leaderboard(
     for notice in board.notices:
         note(notice)
     if as_json:
-        found = {"rows": list(map(values, board.rows)), "tables": board.text_by_format, "files": board.paths}
-        print_json({**found, "notices": board.notices})
+        found = {"rows": list(map(values, board.rows)), "averages": [average.values() for average in board.averages]}
+        print_json({**found, "tables": board.text_by_format, "files": board.paths, "notices": board.notices})
     elif is_table:
         console = Console()
-        console.print(*to_terminal(board.sections, console.width, with_legend=legend), sep="\n")
+        shown = to_terminal(board.sections, console.width, averages=board.averages, with_legend=legend)
+        console.print(*shown, sep="\n")
     elif out is None:
         say(board.text_by_format[names[0]].rstrip("\n"))
     else:

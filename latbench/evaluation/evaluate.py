@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from latbench.evaluation.fed_prompt import fed_prompt
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.join import join_parts, lost_parts
 from latbench.evaluation.on_file import OnFile
@@ -121,11 +122,13 @@ def _run_chunks(job: EvalJob, method: Method[Any], there: OnFile) -> None:
 
     if method.backbone.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(method.backbone.device)  # of what the process did before
+    begun = there.known or there.fresh
     state = replace(
-        there.known or there.fresh,
+        begun,
         complete=False,
         backbone=method.backbone.name,
         layout=method.backbone.layout.name,
+        prompt=begun.prompt or fed_prompt(method, job.examples, job.settings.generate),
         dtype=_dtype(method) if job.run.config.model.dtype == "auto" else None,
     )
     write_manifest(there.folder, state)

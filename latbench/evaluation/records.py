@@ -30,6 +30,7 @@ SCHEMA_VERSION = 1
 MAX_MANIFEST = 1_000_000  # bytes
 MAX_DEPTH = 32  # of nesting in a manifest
 MAX_NAME = 20_000  # characters of a name that tables show
+MAX_PROMPT = 100_000  # characters of a manifest's prompt
 MAX_LINE = 4_000_000  # bytes of a record
 MAX_UNPACKED = 1 << 30  # bytes of a gzipped file of records
 MAX_BAD_LINES = 1000
@@ -111,6 +112,8 @@ class Manifest:
             where the run does not know its training questions.
         model: SHA-256 by name of the files of the model that answered, of a run without training; None elsewhere.
         dtype: of the weights that answered, where the configuration leaves it to the model's files; None elsewhere.
+        prompt: what stands `before` and `after` each question in what the model read, special tokens included; or,
+            where that is not the same for all, the prompt of the `first` question. None where it is not known.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -141,6 +144,7 @@ class Manifest:
     contaminated: int | None = None
     dtype: str | None = None
     model: dict[str, str] | None = None
+    prompt: dict[str, str] | None = None
 
     @property
     def is_rounded(self) -> bool:
@@ -243,7 +247,7 @@ def read_records(path: Path, max_unpacked: int = MAX_UNPACKED) -> tuple[list[Rec
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest beside and rename it into place."""
     row = asdict(manifest)
-    younger = [name for name in ("contaminated", "dtype", "model") if row[name] is None]
+    younger = [name for name in ("contaminated", "dtype", "model", "prompt") if row[name] is None]
     write_whole(folder / MANIFEST, _dumps({k: v for k, v in row.items() if k not in younger}, indent=1) + "\n")
 
 
@@ -266,6 +270,8 @@ def read_manifest(folder: Path) -> Manifest:
             raise ValueError(f"{wrong[0]} is not finite")
         if wrong := [name for name, value in (manifest.model or {}).items() if not isinstance(value, str)]:
             raise ValueError(f"the hash of {wrong[0][:80]} is no text")
+        if manifest.prompt is not None:
+            _refuse_prompt(manifest.prompt)
         names = {name: getattr(manifest, name) for name in _SHOWN} | {name: name for name in manifest.diagnostics}
         if wrong := [name for name, text in names.items() if len(text) > MAX_NAME]:
             raise ValueError(f"{wrong[0][:80]} is longer than {MAX_NAME} characters")
@@ -323,6 +329,15 @@ def _bounded_lines(file: IO[bytes] | gzip.GzipFile, path: Path, most: int) -> It
             what = f"a line is longer than {MAX_LINE} bytes" if left >= 0 else f"it holds more than {most} bytes"
             raise ValueError(f"{path} is too large: {what}")
         yield line
+
+
+def _refuse_prompt(prompt: Mapping[str, object]) -> None:
+    """Raises: ValueError: no prompt as `Manifest.prompt` says, or a longer one than a manifest takes."""
+    are_texts = all(isinstance(text, str) for text in prompt.values())
+    if set(prompt) not in ({"before", "after"}, {"first"}) or not are_texts:
+        raise ValueError("prompt must hold the texts before and after, or first alone")
+    if sum(len(str(text)) for text in prompt.values()) > MAX_PROMPT:
+        raise ValueError(f"prompt is longer than {MAX_PROMPT} characters")
 
 
 def _refuse_depth(row: object) -> None:

@@ -69,6 +69,23 @@ def over_seeds(found: Sequence[Interval], low: float = 0, high: float = inf) -> 
     return found[0] if found else None
 
 
+def mean_of_estimates(found: Sequence[Interval]) -> Interval:
+    """Mean of independent estimates, such as the accuracies of one run on several tasks, with its interval.
+
+    The distances from the estimates to their limits add up as squares (MOVER: Zou and Donner, Statistics in Medicine,
+    2008, 27:1693-1702), so that intervals need not be symmetric.
+
+    Raises: ValueError: no estimate.
+    """
+    if not found:
+        raise ValueError("a mean needs at least one estimate")
+    n = len(found)
+    mean = fsum(one.value for one in found) / n
+    below = sqrt(fsum((one.value - one.low) ** 2 for one in found)) / n
+    above = sqrt(fsum((one.high - one.value) ** 2 for one in found)) / n
+    return Interval(mean, mean - below, mean + above)
+
+
 def ratio_of_means(values: Sequence[float], others: Sequence[float]) -> Interval | None:
     """Mean of values / mean of others, pair by pair of the same question, with a t-interval (Cochran, Sampling
     Techniques, 1977, section 2.11): the deviation of value - ratio * other, over the mean of others.

@@ -15,7 +15,7 @@ from latbench.measures.measure_files import LatentsFile
 from latbench.measures.shown_latents import MAX_STEPS, TOP, choice, rounded
 from latbench.report.cells import Row
 from latbench.task import Example
-from latbench.util.text import encodable
+from latbench.util.text import cut
 
 if TYPE_CHECKING:
     from latbench.measures.latents import StoredLatents
@@ -124,13 +124,14 @@ def record_json(
         "id": record.id,
         "sample": record.sample,
         "status": record.status,
-        "gold": _cut(record.gold, max_text),
-        "read": None if record.extracted is None else _cut(record.extracted, max_text),
-        "text": _cut(record.text, max_text),
-        "reasoning": _cut(record.reasoning, max_text),
+        "gold": cut(record.gold, max_text),
+        "read": None if record.extracted is None else cut(record.extracted, max_text),
+        "text": cut(record.text, max_text),
+        "reasoning": cut(record.reasoning, max_text),
         "latents": record.num_latents,
         "tokens": "an unknown number of" if record.num_reasoning_tokens is None else record.num_reasoning_tokens,
         "stop": record.stop_reason,
+        "fed": record.num_prompt_tokens,
     }
     if latents is None or not record.num_latents:
         return row
@@ -175,17 +176,10 @@ class _Questions:
         key = manifest.questions_sha256
         if key not in self._known:
             self._known[key] = {
-                example.id: (_cut(example.question, self._max_text), _cut("\n".join(example.steps), self._max_text))
+                example.id: (cut(example.question, self._max_text), cut("\n".join(example.steps), self._max_text))
                 for example in self._asked(manifest)
             }
         return self._known[key]
-
-
-def _cut(text: str, limit: int | None) -> str:
-    whole = encodable(text)
-    return (
-        whole if limit is None or len(whole) <= limit else f"{whole[:limit]} … ({len(whole) - limit} more characters)"
-    )
 
 
 def _size(value: Any) -> int:

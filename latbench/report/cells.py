@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from statistics import fmean
@@ -15,6 +15,7 @@ from latbench.evaluation.statistics import Interval, over_seeds
 from latbench.measures.measure_files import Measures
 
 REFERENCE_METHOD = "cot"  # stands in for the gold chain where the data have none
+ROUNDING = 1e-12  # two means of the same fractions over seeds in another order differ by less
 
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
@@ -65,6 +66,8 @@ class Row:
     """Mean #L of the reference / mean #L, with Student's interval over questions; None where there is none."""
     measures: Measures
     """What was measured of it beyond its records."""
+    rank: Interval | None = None
+    """Place of its cell among those that are comparable, see `ranks`; None where it was compared with none."""
 
     @property
     def manifest(self) -> Manifest:
@@ -123,6 +126,31 @@ def rows(summaries: Sequence[Summary], measures: Mapping[Path, Measures] | None 
     return sorted(made, key=_place)
 
 
+def ranks(accuracies: Sequence[Interval]) -> list[Interval]:
+    """The place of each accuracy, 1 for the highest, with the best and the worst place that the intervals allow.
+
+    Equal accuracies share a place, and the next one counts them all. At its best place an accuracy is below those alone
+    whose whole interval lies above its own, at its worst it is above those alone whose whole interval lies below.
+    """
+    return [
+        Interval(
+            1 + sum(_exceeds(other.value, one.value) for other in accuracies),
+            1 + sum(_exceeds(other.low, one.high) for other in accuracies),
+            len(accuracies) - sum(_exceeds(one.low, other.high) for other in accuracies),
+        )
+        for one in accuracies
+    ]
+
+
+def ranked(rows: Sequence[Row]) -> list[Row]:
+    """The same rows in the same order, each with the place of its cell among the cells of its task and test set."""
+    found: dict[int, Interval] = {}
+    for section in comparable(cells(rows)):
+        for cell, rank in zip(section, ranks([cell.accuracy for cell in section]), strict=True):
+            found |= {id(row): rank for row in cell.rows}
+    return [replace(row, rank=found[id(row)]) for row in rows]
+
+
 def cells(rows: Iterable[Row]) -> list[Cell]:
     """Rows grouped by cell, sorted by task, split, test set and accuracy (best first).
 
@@ -152,6 +180,11 @@ def main_cells(section: Sequence[Cell]) -> list[int]:
     for place in sorted(range(len(section)), key=lambda place: (bool(section[place].identity.variant), place)):
         families.setdefault(family(section[place]), place)
     return [families[family(cell)] for cell in section]
+
+
+def _exceeds(one: float, other: float) -> bool:
+    """Whether a number is larger, by more than the rounding of a mean."""
+    return one - other > ROUNDING
 
 
 def _place(row: Row) -> tuple[object, ...]:

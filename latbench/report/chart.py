@@ -86,7 +86,7 @@ class Point:
     is_variant: bool
     """Whether another cell stands for its method, see `rows.main_cells`; its mark is hollow."""
     name: str
-    """Method and variant."""
+    """What its label says: the method; of another setting with its variant."""
     tip: str
     """What there is to say of it, in lines."""
     label: Label | None
@@ -152,7 +152,7 @@ def chart(
                 colour=colour,
                 marker=marker,
                 is_variant=mains[place] != place,
-                name=plain(cell.label),
+                name=plain(cell.identity.method if mains[place] == place else cell.label),
                 tip=_tip(cell, cell in front),
                 label=None,
                 on_front=cell in front,

@@ -119,7 +119,14 @@ def _caveats_text(every: Sequence[Sequence[Caveat]]) -> str:
     return "; ".join(text for name, text in texts.items() if None in shares[name] or rates[name] >= WORTH_SAYING)
 
 
-METHOD: Column[Row] = Column("method", lambda row: row.identity.method, csv="method", is_text=True, is_front=True)
+METHOD: Column[Row] = Column(
+    "method",
+    lambda row: row.identity.method,
+    csv="method",
+    is_text=True,
+    is_front=True,
+    legend="registered name; it leads to the method's paper.",
+)
 VARIANT: Column[Row] = Column(
     "variant",
     lambda row: row.identity.variant,
@@ -127,14 +134,39 @@ VARIANT: Column[Row] = Column(
     csv="variant",
     is_text=True,
     is_front=True,
+    legend="configuration keys that are not at their default; see docs/configuration.md.",
 )
-SETTING: Column[Row] = Column("setting", lambda row: row.identity.setting, csv="setting", is_text=True, is_front=True)
+SETTING: Column[Row] = Column(
+    "setting",
+    lambda row: row.identity.setting,
+    csv="setting",
+    is_text=True,
+    is_front=True,
+    legend="hash of the whole configuration without its seed.",
+)
 BACKBONE: Column[Row] = Column(
-    "backbone", lambda row: row.identity.backbone, csv="backbone", is_text=True, is_front=True
+    "backbone",
+    lambda row: row.identity.backbone,
+    csv="backbone",
+    is_text=True,
+    is_front=True,
+    legend="the language model.",
 )
-LAYOUT: Column[Row] = Column("layout", lambda row: row.identity.layout, csv="layout", is_text=True, is_front=True)
+LAYOUT: Column[Row] = Column(
+    "layout",
+    lambda row: row.identity.layout,
+    csv="layout",
+    is_text=True,
+    is_front=True,
+    legend="how question, markers, steps and answer become one sequence.",
+)
 TRAIN_DATA: Column[Row] = Column(
-    "training data", lambda row: row.identity.train_data, csv="train_data", is_text=True, is_front=True
+    "training data",
+    lambda row: row.identity.train_data,
+    csv="train_data",
+    is_text=True,
+    is_front=True,
+    legend="what it was trained on: data set, number of examples and hash; or none, and the hash of the model.",
 )
 SHARED = (BACKBONE, LAYOUT, TRAIN_DATA)  # named once, above a table, where all its lines agree
 IDENTITY: tuple[Column[Row], ...] = (  # what tells lines apart; also the first columns of the CSV
@@ -274,6 +306,12 @@ COLUMNS: tuple[Column[Row], ...] = (
         after="passes", if_known=True,
         legend="answers drawn in reinforcement learning.",
     ),
+    Column(
+        "rank", lambda row: row.rank, lambda values: rank_text(values[0]), csv="rank", after="accuracy", if_known=True,
+        is_front=True,
+        legend="place by accuracy among all lines of a table, other settings of a method included; equal accuracies "
+        "share a place. Brackets hold the best and the worst place that the intervals of accuracy allow.",
+    ),
 )  # fmt: skip
 
 
@@ -293,9 +331,11 @@ def leaderboard_columns() -> list[Column[Row]]:
 def diagnostics(rows: Sequence[Row]) -> list[Column[Row]]:
     """A column for every figure that some method reported about its own training, after the number of seeds."""
     figures = dict.fromkeys(name for row in rows for name in row.manifest.diagnostics)
-    reporting: Column[Row] = Column("seeds", lambda row: row.manifest.diagnostics or None, count)
-    columns = [Column(name.replace("_", " "), _at(_diagnostics, name), mean(".3g")) for name in figures]
-    return [reporting, *columns]
+    runs = "runs that reported something."
+    reporting: Column[Row] = Column("seeds", lambda row: row.manifest.diagnostics or None, count, legend=runs)
+    means = "what the method reports of its own training, mean over seeds."
+    columns = [(name.replace("_", " "), _at(_diagnostics, name)) for name in figures]
+    return [reporting, *(Column(heading, of, mean(".3g"), legend=means) for heading, of in columns)]
 
 
 def _diagnostics(row: Row) -> Mapping[str, float]:
@@ -332,6 +372,11 @@ def interval_text(interval: Interval | None, scale: float = 1, digits: int = 1) 
         return DASH
     value, low, high = (f"{scale * part:z.{digits}f}" for part in (interval.value, interval.low, interval.high))
     return f"{value} [{low}, {high}]".replace("inf", "∞")
+
+
+def rank_text(rank: Interval) -> str:
+    """`place [best, worst]`; the place alone where the intervals allow no other."""
+    return f"{rank.value:.0f}" if rank.low == rank.high else f"{rank.value:.0f} [{rank.low:.0f}, {rank.high:.0f}]"
 
 
 def number_text(value: float | None, spec: str) -> str:

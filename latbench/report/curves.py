@@ -13,13 +13,14 @@ from latbench.evaluation.records import Manifest
 
 LOGS = "stages/*/log.jsonl"  # in a run's folder, in the order of the stages
 MAX_ROWS = 100_000  # of a log that are read
-MAX_SERIES = 12  # of a stage
+MAX_SERIES = 40  # of a stage; one of reinforcement learning logs some 25
 POINTS = (60, 30, 15)  # most points of a curve, fewer where they have more bytes than they may
 FEWEST = 5
 
 
 def curves(folder: Path, manifest: Manifest, max_bytes: int) -> list[dict[str, Any]]:
-    """What was logged in training: per stage its name, the steps, and a list of values by figure.
+    """What was logged in training, in groups of figures that were logged together: the stage, the steps, and a list of
+    values by figure.
 
     Args:
         folder: of the evaluation, in the folder of its run.
@@ -32,7 +33,7 @@ def curves(folder: Path, manifest: Manifest, max_bytes: int) -> list[dict[str, A
     logs = {path.parent.name: _rows(path) for path in sorted(run.glob(LOGS), key=_stage)}
     made: list[dict[str, Any]] = []
     for most in (*POINTS, FEWEST):
-        made = [_thinned(name, rows, most) for name, rows in logs.items() if rows]
+        made = [_thinned(name, group, most) for name, rows in logs.items() for group in _groups(rows)]
         if len(json.dumps(made)) <= max_bytes:
             return made
     return []
@@ -62,15 +63,25 @@ def _numbers(line: str) -> dict[str, float]:
     return {name: value for name, value in found.items() if type(value) in (int, float) and isfinite(value)}
 
 
+def _groups(rows: Sequence[Mapping[str, float]]) -> list[list[Mapping[str, float]]]:
+    """The rows of each group of figures that stand in the same rows, such as those of held-out questions, which are
+    logged now and then: thinned out with the others they would be lost."""
+    places: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        for figure in row:
+            if figure not in ("step", "epoch"):
+                places.setdefault(figure, []).append(place)
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for figure in list(places)[:MAX_SERIES]:
+        groups.setdefault(tuple(places[figure]), []).append(figure)
+    return [[{name: rows[place][name] for name in ("step", *names)} for place in key] for key, names in groups.items()]
+
+
 def _thinned(name: str, rows: Sequence[Mapping[str, float]], most: int) -> dict[str, Any]:
-    """At most so many rows, evenly spaced, the last among them."""
-    every = -(-len(rows) // most)
-    kept = rows[(len(rows) - 1) % every :: every]
-    figures = dict.fromkeys(figure for row in kept for figure in row if figure not in ("step", "epoch"))
-    series = {
-        figure: [None if (value := row.get(figure)) is None else float(f"{value:.4g}") for row in kept]
-        for figure in list(figures)[:MAX_SERIES]
-    }
+    """At most so many rows, evenly spaced, the first and the last among them."""
+    last = len(rows) - 1
+    kept = rows if last < most else [rows[round(last * number / (most - 1))] for number in range(most)]
+    series = {figure: [float(f"{row[figure]:.4g}") for row in kept] for figure in rows[0] if figure != "step"}
     return {"stage": name, "steps": [int(row["step"]) for row in kept], "series": series}
 
 

@@ -10,6 +10,9 @@ import re
 import textwrap
 from collections.abc import Sequence
 
+from latbench.report.averages import LEGEND as AVERAGE_LEGEND
+from latbench.report.averages import TITLE as AVERAGE_TITLE
+from latbench.report.averages import Average
 from latbench.report.columns import meanings
 from latbench.report.reported import LEGEND as REPORTED_LEGEND
 from latbench.report.reported import TITLE, Reported, reported_tables
@@ -33,17 +36,21 @@ _SPECIAL = {
 }
 
 
-def to_latex(sections: Sequence[Section], reported: Sequence[Reported] = ()) -> str:
+def to_latex(sections: Sequence[Section], reported: Sequence[Reported] = (), averages: Sequence[Average] = ()) -> str:
     r"""One `table*` environment per table, labelled `tab:latbench-1` and so on.
 
     Args:
         reported: published numbers, in tables of their own whose captions say so.
+        averages: means over tasks, in tables of their own.
     """
     environments: list[str] = []
     for section in sections:
         for number, table in enumerate(section.tables):
             caption = f"{section.title}. {section.facts}" if not number else f"{section.title}. {table.title}"
             environments.append(_environment(table, caption, len(environments) + 1))
+    for average in averages:
+        caption = f"{AVERAGE_TITLE}. {average.table.title} {AVERAGE_LEGEND}"
+        environments.append(_environment(average.table, caption, len(environments) + 1))
     if not environments:
         environments.append(f"% {NOTHING}")
     for number, table in enumerate(reported_tables(reported)):

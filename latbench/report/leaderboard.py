@@ -13,8 +13,9 @@ from latbench.evaluation.metrics import Summary, readable, summarise
 from latbench.evaluation.records import MANIFEST, SHARDS, Evaluation, read_evaluation, records_path
 from latbench.measures.measure_files import Measures, read_measures
 from latbench.registry import unknown
+from latbench.report.averages import Average, averages
 from latbench.report.browse import Asked, Choice, nothing_at_hand
-from latbench.report.cells import Cell, Identity, Row, cells, rows
+from latbench.report.cells import Cell, Identity, Row, cells, ranked, rows
 from latbench.report.csv import to_csv
 from latbench.report.latex import to_latex
 from latbench.report.markdown import to_markdown
@@ -37,6 +38,8 @@ class Board:
     """The same by the names that the page gives them."""
     sections: Sequence[Section]
     """Their tables."""
+    averages: Sequence[Average]
+    """Means over tasks of what stands in several of them."""
     choices: Mapping[Path, Choice]
     """What the page may show of their records, by folder."""
     asked: Asked
@@ -63,20 +66,26 @@ class Format:
 
 
 def _markdown(board: Board) -> str:
-    measured = to_markdown(board.sections)
+    measured = to_markdown(board.sections, board.averages)
     return f"{measured}\n{reported_markdown(board.reported)}" if board.reported else measured
 
 
 def _page(board: Board) -> str:
     return to_html(
-        board.runs, board.sections, board.choices, board.asked, board.published, all_records=board.all_records
+        board.runs,
+        board.sections,
+        board.choices,
+        board.asked,
+        board.published,
+        averages=board.averages,
+        all_records=board.all_records,
     )
 
 
 FORMATS: Mapping[str, Format] = {
     "md": Format("md", _markdown),
     "csv": Format("csv", lambda board: to_csv(board.rows)),
-    "latex": Format("tex", lambda board: to_latex(board.sections, board.reported)),
+    "latex": Format("tex", lambda board: to_latex(board.sections, board.reported, board.averages)),
     "html": Format("html", _page),
 }
 
@@ -93,6 +102,8 @@ class LeaderboardResult:
     """All runs that are shown."""
     sections: tuple[Section, ...]
     """Their tables."""
+    averages: tuple[Average, ...]
+    """Means over tasks."""
     cells: tuple[Cell, ...]
     """The lines of the tables, for a picture."""
     paths: tuple[Path, ...]
@@ -137,16 +148,18 @@ def leaderboard(
         choices[evaluation.folder] = Choice.of(evaluation.records)
 
     found = load(folders, choose if "html" in formats else None)
-    board_rows = found.rows if only is None else _fitting(found.rows, only)
+    board_rows = ranked(found.rows if only is None else _fitting(found.rows, only))
     runs = dict(zip(places(board_rows, folders), board_rows, strict=True))
     path = find_reported(folders)
     if reported and path is None:
         raise ValueError("no reported.csv in the folders given; name one that has it, such as results/ of the checkout")
     published = read_reported(path) if path is not None and (reported or "html" in formats) else []
+    sections = report_sections(board_rows)
     board = Board(
         rows=board_rows,
         runs=runs,
-        sections=report_sections(board_rows),
+        sections=sections,
+        averages=averages(sections),
         choices=choices,
         asked=asked,
         published=published,
@@ -164,6 +177,7 @@ def leaderboard(
         notices=tuple(found.notices),
         rows=tuple(board_rows),
         sections=tuple(board.sections),
+        averages=tuple(board.averages),
         cells=tuple(cells(board_rows)),
         paths=paths,
     )

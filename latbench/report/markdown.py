@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from latbench.report.averages import LEGEND, TITLE, Average
 from latbench.report.columns import legend
 from latbench.report.table import Table
 from latbench.report.task_sections import NOTHING, Section
 from latbench.util.text import plain
 
 
-def to_markdown(sections: Sequence[Section]) -> str:
-    """What the numbers mean, then one part per section."""
+def to_markdown(sections: Sequence[Section], averages: Sequence[Average] = ()) -> str:
+    """What the numbers mean, then one part per section, then the averages over several of them."""
     parts = ["# Leaderboard", legend()]
     parts += [_markdown_section(section) for section in sections] or [NOTHING]
+    if averages:
+        parts += [f"## {TITLE}", LEGEND, markdown_tables([average.table for average in averages])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -32,7 +35,8 @@ def markdown_table(table: Table) -> str:
 
 def markdown_tables(tables: Sequence[Table]) -> str:
     """Tables below each other, each below its title."""
-    return "\n\n".join(part for table in tables for part in (table.title, markdown_table(table)) if part)
+    parts = (part for table in tables for part in (markdown_text(table.title), markdown_table(table)))
+    return "\n\n".join(filter(None, parts))
 
 
 def markdown_text(text: str) -> str:

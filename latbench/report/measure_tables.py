@@ -24,6 +24,7 @@ from latbench.report.columns import Column, Show, count, differs, interval, mean
 from latbench.report.table import Head, Line, Table, table
 
 T = TypeVar("T")
+SEEDS = "runs that differ in the seed alone; figures are their means."
 INTERVALS = "Intervals (95 %) are over questions for one run, over seeds for several."
 RELIANCE_TITLE = (
     "Latent reliance: accuracy (%) on the first answer to each question with the latents replaced, their number that "
@@ -132,43 +133,71 @@ def _over_paths(value: Callable[[Paths], Interval]) -> Show:
 
 def _ecr(k: int) -> list[Column[_Latents]]:
     return [
-        Column(f"ECR@{k}", lambda latents: (rate := latents.rate(k)) and rate.value, interval(digits=2)),
-        Column(f"chance@{k}", lambda latents: latents.rate(k), _chances),
-    ]
+        Column(
+            f"ECR@{k}", lambda latents: (rate := latents.rate(k)) and rate.value, interval(digits=2),
+            legend=f"tokens of a latent's segment of the gold chain that are among its {k} largest entries.",
+        ),
+        Column(
+            f"chance@{k}", lambda latents: latents.rate(k), _chances,
+            legend=f"ECR@{k} with segments shuffled across examples / across examples at the same step.",
+        ),
+    ]  # fmt: skip
 
 
-def _some(of: Callable[[_Latents], Any], heading: str, show: Show) -> Column[_Latents]:
+def _some(of: Callable[[_Latents], Any], heading: str, show: Show, legend: str) -> Column[_Latents]:
     """A column that stands where some line has a value."""
-    return Column(heading, of, show, if_known=True)
+    return Column(heading, of, show, if_known=True, legend=legend)
 
 
-def _paths_column(heading: str, show: Show) -> Column[_Latents]:
-    return _some(lambda latents: latents.paths, heading, show)
+def _paths_column(heading: str, show: Show, legend: str) -> Column[_Latents]:
+    return _some(lambda latents: latents.paths, heading, show, legend)
 
 
 _BEFORE_ECR: tuple[Column[_Latents], ...] = (
-    Column("read from", lambda latents: latents.kind, _kinds, is_text=True),
-    Column("seeds", lambda latents: latents, count),
-    Column("r", lambda latents: latents.tokens, mean(".2f")),
-)
+    Column(
+        "read from", lambda latents: latents.kind, _kinds, is_text=True,
+        legend="what a latent's entries are: those of the mixture that was fed, what the LM head reads in a hidden "
+        "state, or the labels that training made of gold chains.",
+    ),
+    Column("seeds", lambda latents: latents, count, legend=SEEDS),
+    Column("r", lambda latents: latents.tokens, mean(".2f"), legend="tokens of the gold chain for each latent."),
+)  # fmt: skip
 _AFTER_ECR: tuple[Column[_Latents], ...] = (
-    _some(lambda latents: latents.between, "between latents", interval(digits=2)),
-    _some(lambda latents: latents.centre, "from centre", interval(digits=2)),
+    _some(
+        lambda latents: latents.between, "between latents", interval(digits=2),
+        "Euclidean distance of an answer's latents from each other; near zero where they have collapsed into one.",
+    ),
+    _some(
+        lambda latents: latents.centre, "from centre", interval(digits=2),
+        "Euclidean distance of an answer's latents from the mean input embedding.",
+    ),
     _some(
         lambda latents: latents.label_distance,
         "apart from labels, by step",
         lambda rows: _first_steps(_means(rows, ".2f")),
+        "total variation between a step and the label of the gold chain at its place.",
     ),
-    Column("paths", _paths_known, is_text=True, when=differs(_paths_known)),
-    _paths_column("M", _num_paths),
-    _paths_column("N_eff", _over_paths(lambda paths: paths.n_eff)),
-    _paths_column("N_eff random", _over_paths(lambda paths: paths.n_eff_random)),
-    _some(lambda latents: latents.paths and latents.paths.ratio, "ratio", interval(digits=3)),
-    _some(lambda latents: latents.label_references, "N_eff, labels", _over_paths(lambda paths: paths.n_eff)),
+    Column("paths", _paths_known, is_text=True, when=differs(_paths_known), legend="where the known paths come from."),
+    _paths_column("M", _num_paths, "known paths of a question: from two to the largest number, and the mean."),
+    _paths_column("N_eff", _over_paths(lambda paths: paths.n_eff), "effective number of these paths in the latents."),
+    _paths_column(
+        "N_eff random", _over_paths(lambda paths: paths.n_eff_random), "the same with random matchings."
+    ),
     _some(
-        lambda latents: latents.label_references and latents.label_references.ratio, "ratio, labels", interval(digits=3)
+        lambda latents: latents.paths and latents.paths.ratio, "ratio", interval(digits=3),
+        "N_eff / N_eff random, mean over questions.",
     ),
-)
+    _some(
+        lambda latents: latents.label_references, "N_eff, labels", _over_paths(lambda paths: paths.n_eff),
+        "N_eff with what the encoder of the training makes of a path's spans as reference latents.",
+    ),
+    _some(
+        lambda latents: latents.label_references and latents.label_references.ratio,
+        "ratio, labels",
+        interval(digits=3),
+        "the ratio with the same reference latents.",
+    ),
+)  # fmt: skip
 
 
 def _compression(names: Sequence[Head], cells: Sequence[Measured]) -> Table:
@@ -236,20 +265,53 @@ def _by_step(graphs: Sequence[GraphParallelism]) -> str:
 
 
 _GRAPH: tuple[Column[GraphParallelism], ...] = (
-    Column("threshold", _threshold, is_text=True, when=differs(_threshold)),
-    Column("seeds", lambda graph: graph, count),
-    Column("carried", lambda graph: graph.share_carried, _percents),
-    Column("by chance", lambda graph: graph.chance_carried, _percents),
-    Column("two at once", lambda graph: graph.share_parallel, _percents),
-    Column("two by chance", lambda graph: graph.chance_parallel, _percents),
-    Column("by step", lambda graph: graph, _by_step),
-    Column("settled", lambda graph: graph.settled, _percents),
-    Column("early", lambda graph: graph.early, _percents),
-    Column("needed first", lambda graph: graph.in_order, _percents),
-    Column("together", lambda graph: graph.together, _percents),
-    Column("needed last", lambda graph: graph.reversed, _percents),
-    Column("gold order", lambda graph: graph.gold_order, _percents),
-)
+    Column(
+        "threshold", _threshold, is_text=True, when=differs(_threshold),
+        legend="probability that all tokens of a value have where a step carries it.",
+    ),
+    Column("seeds", lambda graph: graph, count, legend=SEEDS),
+    Column(
+        "carried", lambda graph: graph.share_carried, _percents,
+        legend="% of the quantities that could be computed next which a step carries.",
+    ),
+    Column(
+        "by chance", lambda graph: graph.chance_carried, _percents,
+        legend="the same with the graph of another question.",
+    ),
+    Column(
+        "two at once", lambda graph: graph.share_parallel, _percents,
+        legend="% of the steps at which two quantities or more could be computed that carry two or more.",
+    ),
+    Column(
+        "two by chance", lambda graph: graph.chance_parallel, _percents,
+        legend="the same with the graph of another question.",
+    ),
+    Column(
+        "by step", lambda graph: graph, _by_step,
+        legend="quantities carried / computable at latent step 1, 2 and so on, means.",
+    ),
+    Column("settled", lambda graph: graph.settled, _percents, legend="% of all quantities that some step carries."),
+    Column(
+        "early", lambda graph: graph.early, _percents,
+        legend="quantities that are settled before all that they need is settled, in %.",
+    ),
+    Column(
+        "needed first", lambda graph: graph.in_order, _percents,
+        legend="% of pairs of quantities one of which needs the other: the needed one is settled first.",
+    ),
+    Column(
+        "together", lambda graph: graph.together, _percents,
+        legend="% of the same pairs: both are settled at one step.",
+    ),
+    Column(
+        "needed last", lambda graph: graph.reversed, _percents,
+        legend="% of the same pairs: the needed one is settled last.",
+    ),
+    Column(
+        "gold order", lambda graph: graph.gold_order, _percents,
+        legend="% of pairs settled at two steps that are settled in the order of the gold chain.",
+    ),
+)  # fmt: skip
 
 
 def _graphs(names: Sequence[Head], cells: Sequence[Measured]) -> Table:
@@ -275,12 +337,24 @@ def _graphs_of(cell: Measured) -> list[GraphParallelism]:
 
 
 _RELIANCE: tuple[Column[Effect], ...] = (
-    Column("latents", lambda effect: effect.name, is_text=True),
-    Column("seeds", lambda effect: effect, count),
-    Column("accuracy", lambda effect: effect.accuracy, interval(100, high=1)),
-    Column("change", lambda effect: effect.change, interval(100, low=-1, high=1)),
-    Column("p", lambda effect: effect.p_value, lambda values: number_text(max(values), ".2g")),
-)
+    Column(
+        "latents", lambda effect: effect.name, is_text=True,
+        legend="what is fed in place of the latent steps, or after how many they are cut off.",
+    ),
+    Column("seeds", lambda effect: effect, count, legend=SEEDS),
+    Column(
+        "accuracy", lambda effect: effect.accuracy, interval(100, high=1),
+        legend="% of the first answers that are right.",
+    ),
+    Column(
+        "change", lambda effect: effect.change, interval(100, low=-1, high=1),
+        legend="points against the untouched run.",
+    ),
+    Column(
+        "p", lambda effect: effect.p_value, lambda values: number_text(max(values), ".2g"),
+        legend="exact McNemar test on the same questions, the largest of the seeds.",
+    ),
+)  # fmt: skip
 
 
 def _reliance(names: Sequence[Head], cells: Sequence[Measured]) -> Table:
@@ -303,15 +377,36 @@ def _circumstances(cost: CostFile) -> str:
 
 
 _COST: tuple[Column[CostFile], ...] = (
-    Column("circumstances", _circumstances, is_text=True, when=differs(_circumstances)),
-    Column("seeds", lambda cost: cost, count),
-    Column("FLOPs", lambda cost: cost.flops, mean(".2e")),
-    Column("ms, batch 1", lambda cost: 1000 * median(cost.seconds_single), mean(".1f")),
-    Column("ratio, batch 1", lambda cost: cost.ratio_single, mean(".2f")),
-    Column("ms, full batch", lambda cost: 1000 * median(cost.seconds_full), mean(".2f")),
-    Column("ratio, full batch", lambda cost: cost.ratio_full, mean(".2f")),
-    Column("peak MiB", lambda cost: cost.peak_memory_bytes, mean(".0f", 2**-20)),
-)
+    Column(
+        "circumstances", _circumstances, is_text=True, when=differs(_circumstances),
+        legend="batch and machine of the full batch, and the run that took turns with this one.",
+    ),
+    Column("seeds", lambda cost: cost, count, legend=SEEDS),
+    Column(
+        "FLOPs", lambda cost: cost.flops, mean(".2e"),
+        legend="floating-point operations of an answer, by formula.",
+    ),
+    Column(
+        "ms, batch 1", lambda cost: 1000 * median(cost.seconds_single), mean(".1f"),
+        legend="milliseconds of an answer one by one, median of rounds.",
+    ),
+    Column(
+        "ratio, batch 1", lambda cost: cost.ratio_single, mean(".2f"),
+        legend="that time / the reference's in the same rounds.",
+    ),
+    Column(
+        "ms, full batch", lambda cost: 1000 * median(cost.seconds_full), mean(".2f"),
+        legend="milliseconds of an answer in a full batch, median of rounds.",
+    ),
+    Column(
+        "ratio, full batch", lambda cost: cost.ratio_full, mean(".2f"),
+        legend="that time / the reference's in the same rounds.",
+    ),
+    Column(
+        "peak MiB", lambda cost: cost.peak_memory_bytes, mean(".0f", 2**-20),
+        legend="peak memory of the evaluation's process.",
+    ),
+)  # fmt: skip
 
 
 def _cost(names: Sequence[Head], cells: Sequence[Measured]) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,6 @@ from latbench.evaluation.metrics import Summary, caveats
 from latbench.report.columns import interval_text, number_text
 from latbench.report.template import FOLDER
 
-ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 OWN_LICENCE = "apache-2.0"  # of weights that come from nobody else
 
 
@@ -46,7 +44,7 @@ def model_card(
         front=yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=1000).strip(),
         name=name,
         about=about.rstrip("."),
-        papers=list(dict.fromkeys(ARXIV.findall(about))),
+        papers=registry.papers().get(config.method_name, ()),
         config=config,
         base="the embedded tiny model, from random weights" if is_tiny else f"`{config.model.id}`",
         report=report,

@@ -13,12 +13,19 @@ from latbench.report.table import Head, Table
 
 REPORTED = "reported.csv"
 TITLE = "Reported, not measured"
+SOURCE = "source"  # heading of the column that names a paper
 LEGEND = (
     "Numbers that papers report on their own training data, budgets, checkers and ways of counting; latbench has "
     "measured none of them, and they are not comparable with the tables of this leaderboard or with each other. "
     "Accuracy is %; #L is the paper's chain length, tokens all generated tokens; ± is the spread that the paper gives. "
     "Read from: table (of the paper), plot (read off it), project page, repository, secondary (another text's account)."
 )
+_METRICS = {
+    "accuracy": "%, as printed, with the spread that the paper gives.",
+    "#L": "the paper's chain length.",
+    "tokens": "all generated tokens.",
+    "pass@64": "% of questions of which one of 64 answers is right.",
+}
 _COMMITTED = Path(__file__).parents[2] / "results" / REPORTED  # of a checkout; an installed package has none
 
 
@@ -104,9 +111,10 @@ def reported_tables(rows: Sequence[Reported]) -> list[Table]:
         for row in own:
             lines.setdefault(_setting(row), {})[row.metric] = row
         heads = (
-            *_text("method", "variant", "backbone", "trained on"),
-            *map(Head, metrics),
-            *_text("source", "read from"),
+            *_text(method="registered name, where there is one.", variant="setting, in the paper's words."),
+            *_text(**{"backbone": "language model.", "trained on": "training data."}),
+            *(Head(metric, legend=_METRICS.get(metric, "as the paper reports it.")) for metric in metrics),
+            *_text(**{SOURCE: "paper and table.", "read from": "how it was read, and anything else about it."}),
         )
         tables.append(Table(title=task, heads=heads, lines=tuple(_line(found, metrics) for found in lines.values())))
     return tables
@@ -120,8 +128,8 @@ def reported_markdown(rows: Sequence[Reported]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _text(*names: str) -> list[Head]:
-    return [Head(name, is_text=True) for name in names]
+def _text(**legends: str) -> list[Head]:
+    return [Head(name, is_text=True, legend=legend) for name, legend in legends.items()]
 
 
 def _setting(row: Reported) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from latbench.evaluation.records import records_path
 from latbench.evaluation.statistics import Interval
 from latbench.report.cells import Row
 from latbench.report.columns import COLUMNS, IDENTITY
+from latbench.util.text import cut
 
 Json = dict[str, Any]
 
@@ -43,12 +44,13 @@ def values(row: Row) -> Json:
     return {column.csv: _value(column.of(row)) for column in columns}
 
 
-def run_facts(row: Row, pool: Pool) -> Json:
-    """Configuration, command, commit, versions, data and costs of a run.
+def run_facts(row: Row, pool: Pool, max_prompt: int) -> Json:
+    """Configuration, command, commit, versions, data, prompt and costs of a run.
 
     Args:
         row: the run.
         pool: takes the values that are an object; the facts have their places in it.
+        max_prompt: characters of each text of its prompt; longer ones are cut.
     """
     manifest = row.manifest
     path = records_path(row.summary.folder)
@@ -64,6 +66,7 @@ def run_facts(row: Row, pool: Pool) -> Json:
         "data": pool.place({name: vars(found) for name, found in manifest.data.items()}),
         "versions": pool.place(manifest.versions),
         "hardware": pool.place(manifest.hardware),
+        "prompt": pool.place({name: cut(text, max_prompt) for name, text in (manifest.prompt or {}).items()}),
         "costs": {"training": manifest.train, "evaluation": manifest.evaluation, "diagnostics": manifest.diagnostics},
     }
 

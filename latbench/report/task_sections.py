@@ -31,6 +31,17 @@ def report_sections(rows: Sequence[Row]) -> list[Section]:
     return [_section(found) for found in comparable(cells(rows))]
 
 
+def section_names(sections: Sequence[Section]) -> list[str]:
+    """The title of each section; several test sets of one split are told apart by their size and hash."""
+    titles = [section.title for section in sections]
+    made = []
+    for section in sections:
+        _, _, n, test_set = section.cells[0].section
+        is_alone = titles.count(section.title) == 1
+        made.append(section.title if is_alone else f"{section.title}, n = {n}, {test_set[:4]}")
+    return made
+
+
 def _section(section: Sequence[Cell]) -> Section:
     task, split, n, test_set = section[0].section
     telling = names(section)

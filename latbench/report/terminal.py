@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from latbench.report.averages import LEGEND, TITLE, Average
 from latbench.report.columns import DASH, legend
 from latbench.report.table import Table
 from latbench.report.task_sections import NOTHING, Section
@@ -19,11 +20,14 @@ NAMES, WORDS = 4, 8  # a name may have a fourth of the width, other words an eig
 KEPT = 3  # columns that are never left out
 
 
-def to_terminal(sections: Sequence[Section], width: int, *, with_legend: bool = False) -> list[RenderableType]:
-    """What rich prints: per section its title, facts and main table.
+def to_terminal(
+    sections: Sequence[Section], width: int, *, averages: Sequence[Average] = (), with_legend: bool = False
+) -> list[RenderableType]:
+    """What rich prints: per section its title, facts and main table, then the averages over tasks.
 
     Args:
         sections: as in every format.
+        averages: as in every format.
         width: of the terminal, in characters.
         with_legend: what the columns mean, below.
     """
@@ -33,6 +37,10 @@ def to_terminal(sections: Sequence[Section], width: int, *, with_legend: bool = 
     for section in sections:
         parts += [Text(section.title, style="bold"), Text(section.facts + "\n", style="dim")]
         parts += [to_rich(section.tables[0], width), Text("")]
+    if averages:
+        parts += [Text(TITLE, style="bold"), Text(LEGEND, style="dim")]
+    for average in averages:
+        parts += [Text(average.table.title + "\n", style="dim"), to_rich(average.table, width), Text("")]
     if not sections:
         parts.append(Text(NOTHING))
     if with_legend:

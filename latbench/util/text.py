@@ -13,6 +13,14 @@ def encodable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
+def cut(text: str, limit: int | None) -> str:
+    """The text as it can be encoded; what is longer than `limit` characters loses the rest, and says how much."""
+    whole = encodable(text)
+    if limit is None or len(whole) <= limit:
+        return whole
+    return f"{whole[:limit]} … ({len(whole) - limit} more characters)"
+
+
 def plain(text: str) -> str:
     """The text as one line that can be encoded."""
     return " ".join(encodable(text).split())

@@ -18,13 +18,14 @@ import torch
 from latbench.decoding.latent_trace import LatentTrace
 from latbench.evaluation.asked import asked
 from latbench.evaluation.metrics import summarise
-from latbench.evaluation.records import RECORDS, TRACE, TRACE_HEADER, Evaluation
+from latbench.evaluation.records import MANIFEST, RECORDS, TRACE, TRACE_HEADER, Evaluation
 from latbench.measures.latents import stored_latents
 from latbench.measures.shown_latents import MAX_RECORDS, choice, write_latents
 from latbench.report.browse import Choice, browsable
 from latbench.report.cells import rows
 from latbench.report.leaderboard import leaderboard
 from latbench.report.page import _figure
+from latbench.task import Fingerprint
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
@@ -37,7 +38,7 @@ UNTIL = """
 """
 FRAMED = """
     const frame = document.querySelector("iframe");
-    await until(() => frame.contentWindow.eval("typeof sheet") !== "undefined");
+    await until(() => frame.contentWindow.eval("typeof openTab") !== "undefined");
     return frame.contentWindow.eval(`(async () => {{ {script} }})()`);
 """
 
@@ -73,6 +74,11 @@ def data(page: str) -> Any:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     assert found is not None
     return json.loads(found.group(1))
+
+
+def of_task(task: str) -> dict[str, Fingerprint]:
+    """The data of a manifest of this task."""
+    return {f"{task}/test": Fingerprint(source="x", sha256="00", num_examples=4)}
 
 
 def write_trace(run: Evaluation, steps: list[list[tuple[int, float]]]) -> None:
@@ -111,9 +117,7 @@ def board(make: Any, record: Any, tmp_path: Path) -> Path:
     make(longer, run="second", method="cot", setting="s2")
     other = {"data": {}, "task": "gsm8k", "variant": "</script><b>&"}
     other["config"] = {"generate": {"temperature": 0.7}}
-    from latbench.task import Fingerprint
-
-    other["data"] = {"gsm8k/test": Fingerprint(source="x", sha256="00", num_examples=1)}
+    other["data"] = of_task("gsm8k")
     make([record("x", text="</script><script>throw 1</script>")], run="third", **other)
     return tmp_path
 
@@ -182,7 +186,7 @@ def test_sort_filter_tabs_and_records_work_without_console_errors(board: Path) -
     assert found["tip"][0] is False
     assert found["tip"][1].startswith("coconut\naccuracy 66.7 [")
     assert found["records"] == ["q0", "q2", "q4", "q6", "q8"]
-    assert found["record"].startswith("q2about this run")
+    assert found["record"].startswith("q2about this runlink to this record")
     assert "incorrect" in found["record"]
     assert "a\nb" in found["record"]
     assert found["searched"] == ["q4"]
@@ -214,7 +218,7 @@ def test_tables_fit_their_box_and_are_cards_on_a_phone(make: Any, record: Any, t
     wide, narrow = (drive(page, script, f"--window-size={size}") for size in ("1440,900", "760,900"))
     assert wide["over"] <= 0 >= narrow["over"]
     assert len(wide["fit"]) > len(narrow["fit"]) >= 4
-    assert wide["fit"][:4] == ["method", "variant", "accuracy", "caveats"]
+    assert wide["fit"][:5] == ["method", "variant", "accuracy", "rank", "caveats"]
     assert not {"timeout", "truncated", "no answer"} & set(wide["fit"]), "zero throughout"
     assert "prompt tokens" in wide["chosen"]
     assert "prompt tokens" not in wide["fit"]
@@ -265,7 +269,7 @@ def test_every_number_leads_to_its_run_and_addresses_open_what_they_name(board: 
         assert fact in opened["sheet"], fact
     shown = drive(page, script, fragment="#record/second/q5/0")
     assert not shown["open"]
-    assert shown["record"][0].startswith("q5about this run")
+    assert shown["record"][0].startswith("q5about this runlink to this record")
 
 
 @browser
@@ -279,19 +283,112 @@ def test_two_runs_are_read_beside_each_other(board: Path) -> None:
         };
         choose(".run-choice", runNumber("first"));
         choose(".other-choice", runNumber("second"));
+        root.querySelector(".list button").click();
+        const named = decodeURIComponent(location.hash);
         const both = [...root.querySelectorAll(".answer header strong")].map((node) => node.textContent);
         choose(".verdict-choice", "differ");
         const texts = (one) => [...one.children].map((node) => node.textContent);
         const rows = [...root.querySelectorAll(".list button")].map(texts);
-        return { both, rows };
+        return { both, rows, named };
         """
-    found = drive(written(board), script)
+    page = written(board)
+    found = drive(page, script)
+    assert found["named"] == "#record/first/q0/0/second"
+    opened = """
+        const root = panels[1].querySelector(".browser"), link = root.querySelectorAll(".record header a")[1];
+        return [root.querySelector(".run-choice").value, root.querySelector(".other-choice").value]
+          .map((number) => data.runs[number].name).concat(root.querySelector(".record strong").textContent, link.hash);
+        """
+    address = "#record/first/q4/0/second"
+    assert drive(page, opened, fragment=address) == ["first", "second", "q4", address]
     assert found["both"] == ["coconut", "cot"]
     verdicts = {f"q{i}": (i % 3 > 0, i % 2 > 0) for i in range(9)}
     words = {True: "correct", False: "incorrect"}
     assert sorted(found["rows"]) == [
         [name, words[one], words[other]] for name, (one, other) in sorted(verdicts.items()) if one != other
     ]
+
+
+@browser
+def test_names_of_methods_and_sources_of_published_numbers_lead_to_papers(board: Path) -> None:
+    script = """
+        const leads = (name) => [...document.querySelectorAll(name)].map((link) => [link.textContent, link.href]);
+        showRun(runNumber("second"));
+        return { methods: leads("table.main a.paper"), sources: leads(".reported a.paper").length,
+          sheet: leads("#sheet .papers a") };
+        """
+    found = drive(written(board), script)
+    assert ["coconut", "https://arxiv.org/abs/2412.06769"] in found["methods"]
+    assert found["sources"] > 100
+    assert ["arXiv:2502.21074", "https://arxiv.org/abs/2502.21074"] in found["sheet"], "a baseline of several papers"
+
+
+@browser
+def test_the_prompt_is_shown_as_it_was_fed(make: Any, record: Any, tmp_path: Path) -> None:
+    from latbench.api import get_task
+    from latbench.evaluation.manifest import questions_hash
+
+    settings = {"num_test": 2, "num_train": 1, "num_validation": 1}
+    examples = get_task("synth", **settings).load("test")
+    config = {"eval": {"task": {"name": "synth", **settings}, "split": "test", "limit": None, "seed": 0}}
+    asked_of = {"config": config, "questions_sha256": questions_hash(examples)}
+    records = [record(example.id, gold=example.answer) for example in examples]
+    around = {"before": "<s>Question:\n", "after": "<think>"}
+    make(records, run="around", method="cot", setting="s1", prompt=around, **asked_of)
+    make(records, run="first", method="codi", setting="s2", prompt={"first": "all of it"}, **asked_of)
+    make(records, run="unknown", method="icot", setting="s3", **asked_of)
+    make(records, run="published", prompt=around, questions_sha256="other")
+    script = """
+        const found = {};
+        for (const [number, run] of data.runs.entries()) {
+          location.hash = recordAddress(number, run.records[1]);
+          const isOpen = (one) => !one.hidden && one.querySelector(".run-choice").value === String(number)
+            && one.querySelector(".record strong").textContent === run.records[1].id;
+          await until(() => panels.some(isOpen));
+          const panel = panels.find(isOpen);
+          found[run.name] = [...panel.querySelector(".answer .prompt").children].map((one) => one.textContent);
+        }
+        return found;
+        """
+    found = drive(written(tmp_path), script)
+    assert found["around"] == ["Prompt as it was fed, 10 tokens", f"<s>Question:\n{examples[1].question}<think>"]
+    assert found["first"][1:] == [
+        "Of the first question, since prompts of this evaluation differ in more than the question:", "all of it",
+    ]  # fmt: skip
+    assert found["unknown"][1:] == ["It was not stored with this evaluation; its layout is default."]
+    assert found["published"][1] == "<s>Question:\n(the question, which is not on this page)<think>"
+
+
+@browser
+def test_averages_have_a_tab_whose_accuracies_lead_to_their_runs(make: Any, record: Any, tmp_path: Path) -> None:
+    for number, task in enumerate(("synth", "gsm8k")):
+        for method, right in (("cot", 4), ("codi", 2)):
+            answers = [record(f"q{i}", i < right - number) for i in range(4)]
+            make(answers, run=f"{task}-{method}", method=method, task=task, setting=method, data=of_task(task))
+    script = """
+        const before = panels.map((panel) => panel.hidden);
+        const panel = panels[2];
+        tabs[2].click();
+        const texts = (line) => [...line.cells].map((cell) => cell.textContent);
+        const lines = [...panel.querySelectorAll("tbody tr")].map(texts);
+        const leads = [...panel.querySelectorAll("td[data-run] a")].map((link) => decodeURIComponent(link.hash));
+        const address = location.hash, facts = panel.querySelector("h3 + .facts").textContent;
+        const input = panel.querySelector("input.filter");
+        input.value = "codi"; input.dispatchEvent(new Event("input"));
+        const count = panel.querySelector(".count").textContent;
+        panel.querySelector("td[data-run] a").click();
+        await until(() => sheet.open);
+        return { before, tab: tabs[2].textContent, lines, leads, address, facts, count, open: sheet.textContent };
+        """
+    found = drive(written(tmp_path), script)
+    assert found["before"] == [True, False, True] or found["before"] == [False, True, True]
+    assert (found["tab"], found["address"]) == ("Average over tasks", "#average")
+    assert [line[0] for line in found["lines"]] == ["cot", "codi"]
+    assert found["lines"][0][3].startswith("87.5 [")
+    assert found["leads"] == ["#run/gsm8k-cot", "#run/synth-cot", "#run/gsm8k-codi", "#run/synth-codi"]
+    assert "2 tasks: gsm8k / test, synth / test" in found["facts"]
+    assert found["count"] == "1 of 2 lines"
+    assert "gsm8k-cot" in found["open"]
 
 
 @browser
@@ -360,10 +457,48 @@ def test_training_curves_are_drawn(make: Any, record: Any, tmp_path: Path) -> No
         return [...sheet.querySelectorAll(".curve")].map((one) => [one.textContent, points(one)]);
         """
     loss, norm = drive(written(tmp_path), script)
-    assert loss[0].startswith("loss 0.010")
-    assert loss[0].endswith("steps 1 to 400")
+    assert loss[0] == "loss 0.01003 to 4, steps 1 to 399", "the first and the last stay; the last line has no loss"
     assert 30 <= loss[1] <= 60
-    assert norm[0].startswith("grad_norm 1 to 1")
+    assert norm[0].startswith("grad norm 1 to 1")
+
+
+@browser
+def test_curves_of_reinforcement_learning_stand_by_their_kind_and_none_is_lost(
+    make: Any, record: Any, tmp_path: Path
+) -> None:
+    make([record("a")], run="run/eval/synth-test")
+    manifest = tmp_path / "run/eval/synth-test" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"run/eval/synth-test"', '"run"'))
+    rollout = [f"rl/{name}" for name in ("reward", "accuracy", "chain_length", "mixed_groups", "clipped_text")]
+    losses = ["loss", "grad_norm", "learning_rate", "policy", "kl", *(f"term_{number}" for number in range(10))]
+    lines = []
+    for step in range(1, 301):
+        lines.append({"step": step, "epoch": 0.0, **dict.fromkeys([*losses, *rollout], step / 300)})
+        if step % 100 == 0:  # a row of its own
+            lines.append({"step": step, "epoch": 0.0, "held_out/accuracy": step / 1000, "held_out/chain_length": 4})
+    for stage, logged in (("0-sft", lines[:1]), ("1-rl", lines)):
+        (tmp_path / "run" / "stages" / stage).mkdir(parents=True)
+        (tmp_path / "run" / "stages" / stage / "log.jsonl").write_text("\n".join(map(json.dumps, logged)))
+    script = """
+        showRun(0);
+        const kinds = (stage) => [...stage.querySelectorAll("h5")].map((title) =>
+          [title.textContent, [...title.nextElementSibling.querySelectorAll("strong")].map((one) => one.textContent)]);
+        const curves = [...sheet.querySelectorAll(".curve")];
+        const held = curves.find((one) => one.textContent.startsWith("accuracy 0.1 to 0.3"));
+        return { stages: [...sheet.querySelectorAll("h4")].map((one) => one.textContent),
+          kinds: [...sheet.querySelectorAll("section")].map(kinds),
+          drawn: [...sheet.querySelectorAll(".curve path")].every((one) => one.getAttribute("d").startsWith("M")),
+          held: held.querySelector("path").getAttribute("d").split("L").length };
+        """
+    found = drive(written(tmp_path), script)
+    assert found["stages"] == ["Stage 0-sft", "Stage 1-rl"]
+    kinds = dict(found["kinds"][1])
+    assert list(kinds) == ["Loss and updates", "Rollouts of reinforcement learning", "Held-out questions"]
+    assert len(kinds["Loss and updates"]) == len(losses)
+    assert kinds["Rollouts of reinforcement learning"] == [
+        "reward", "accuracy", "chain length", "mixed groups", "clipped text",
+    ]  # fmt: skip
+    assert (found["held"], found["drawn"]) == (3, True), "the three held-out points are not thinned out"
 
 
 @browser
@@ -428,10 +563,53 @@ def test_published_numbers_come_on_demand_one_task_at_a_time(board: Path) -> Non
 
 def test_the_page_needs_nothing_from_outside_and_is_the_same_again(board: Path) -> None:
     page = written(board).read_text(encoding="utf-8")
-    assert not re.findall(r'(?:src|href)="(?!data:,")[^"]*"|url\(|@import', page)
+    outside = re.findall(r'<(\w+)[^>]*\s(?:src|href)="(?!data:,")([^"]*)"|(url\(|@import)', page)
+    assert {tag for tag, *_ in outside} == {"a"}, "what leads out is a link, and nothing is fetched"
+    assert all(address.startswith("https://arxiv.org/abs/") for _, address, _ in outside)
     assert "throw 1</script>" not in page  # texts of records cannot leave their place
     assert "&lt;/script&gt;&lt;b&gt;&amp;" in page
     assert page == written(board).read_text(encoding="utf-8")
+
+
+SYNTH = Path(__file__).parents[2] / "results" / "synth"
+MEASURED = [SYNTH / "sim_cot", min((SYNTH / "latent_sft").iterdir())]  # with tables of every kind
+
+
+@browser
+def test_tables_of_measures_fit_their_box_too_and_their_columns_are_chosen(tmp_path: Path) -> None:
+    leaderboard(MEASURED, ["html"], tmp_path)
+    script = """
+        const tables = [...panels[0].querySelectorAll("table.sortable")];
+        const over = tables.map((table) => table.parentNode.scrollWidth - table.parentNode.clientWidth);
+        const heads = (table) => headsOf(table).filter((head) => !head.hidden).map((head) => head.textContent.trim());
+        const wide = tables.find((table) => headsOf(table).length > 15 && !table.classList.contains("main"));
+        const press = (name) => {
+          const labels = [...choosers.get(wide).querySelectorAll("label")];
+          labels.find((one) => one.textContent.trim() === name).querySelector("input").click();
+        };
+        const before = heads(wide);
+        for (const name of before.slice(2)) press(name);
+        press("ratio");
+        const chosen = heads(wide), said = choosers.get(wide).querySelector("summary").textContent;
+        choosers.get(wide).querySelector("button").click();
+        return { over, before, chosen, said, all: headsOf(wide).length, after: heads(wide) };
+        """
+    found = drive(tmp_path / "leaderboard.html", script, "--window-size=1440,900")
+    assert len(found["over"]) >= 5
+    assert max(found["over"]) <= 0
+    assert 4 < len(found["before"]) < found["all"]
+    assert found["chosen"] == ["method", "variant", "ratio"]
+    assert found["said"] == f"Columns, 3 of {found['all']}"
+    assert found["after"] == found["before"]
+
+
+def test_every_column_head_explains_itself() -> None:
+    page = leaderboard(MEASURED, ["html"]).text_by_format["html"]
+    heads = re.findall(r'<th scope="col"([^>]*)><button type="button">([^<]*)', page)
+    assert {"ECR@5", "N_eff", "needed first", "change", "peak MiB", "segment loss", "tokens"} <= {
+        name for _, name in heads
+    }
+    assert [name for attributes, name in heads if "data-tip" not in attributes] == []
 
 
 def test_a_lone_surrogate_anywhere_is_shown_as_an_escape(make: Any, record: Any, tmp_path: Path) -> None:
@@ -534,6 +712,31 @@ def test_twenty_runs_with_long_texts_stay_under_two_megabytes(make: Any, record:
     page = written(tmp_path)
     assert page.stat().st_size < 2_000_000
     assert all(len(run["records"]) > 3 for run in data(page.read_text(encoding="utf-8"))["runs"])
+
+
+@pytest.mark.slow
+def test_a_hundred_runs_with_long_prompts_and_logs_stay_under_two_megabytes(
+    make: Any, record: Any, tmp_path: Path
+) -> None:
+    log = "\n".join(json.dumps({"step": step, **{f"rl/{i}": step % 97 / 97 for i in range(25)}}) for step in range(70))
+    for number in range(100):
+        records = [record(f"q{i}", i % 2 > 0, text="ä" * 3000) for i in range(9)]
+        prompt = {"before": f"{number}" + "b" * 9000, "after": "a" * 9000}
+        run = make(
+            records, run=f"r{number}/run/eval/x", setting=str(number), variant=f"train.lr={number}", prompt=prompt
+        )
+        path = run.folder / MANIFEST
+        path.write_text(path.read_text().replace(f'"r{number}/run/eval/x"', '"run"'))
+        stage = run.folder.parents[1] / "stages" / "0-rl"
+        stage.mkdir(parents=True)
+        (stage / "log.jsonl").write_text(log)
+    page = written(tmp_path)
+    assert page.stat().st_size < 2_000_000
+    found = data(page.read_text(encoding="utf-8"))
+    for run in found["runs"]:
+        assert len(run["records"]) > 1
+        assert run["curves"]
+        assert found["pool"][run["facts"]["prompt"]]["before"].endswith("more characters)")
 
 
 def test_a_section_without_decoded_answers_has_no_picture(make: Any, record: Any, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 from latbench.evaluation.metrics import Summary, summarise
 from latbench.evaluation.statistics import Interval, mean_interval, wilson_interval
 from latbench.measures.measure_files import Measures
-from latbench.report.cells import Row, cells, comparable, rows
-from latbench.report.columns import COLUMNS, DASH, IDENTITY, Column, interval_text, mean, number_text
+from latbench.report.cells import Row, cells, comparable, ranked, ranks, rows
+from latbench.report.columns import COLUMNS, DASH, IDENTITY, Column, interval_text, mean, number_text, rank_text
 from latbench.report.csv import to_csv
 from latbench.report.latex import to_latex
 from latbench.report.markdown import to_markdown
@@ -295,3 +295,27 @@ def test_names_of_csv_columns_are_told_once() -> None:
 def test_what_rounds_to_zero_has_no_sign() -> None:
     assert [number_text(value, ".1f") for value in (-0.0, -0.04, -0.06, None)] == ["0.0", "0.0", "-0.1", "–"]
     assert interval_text(Interval(-0.001, -0.2, 0.1)) == "0.0 [-0.2, 0.1]"
+
+
+def test_ranks_share_places_and_say_which_the_intervals_allow(run: Any) -> None:
+    accuracies = [
+        Interval(0.9, 0.85, 0.95),
+        Interval(0.5, 0.4, 0.6),
+        Interval(0.5, 0.45, 0.55),
+        Interval(0.42, 0.1, 0.44),
+    ]
+    assert ranks(accuracies) == [Interval(1, 1, 1), Interval(2, 2, 4), Interval(2, 2, 3), Interval(4, 3, 4)]
+    assert [rank_text(rank) for rank in ranks(accuracies)] == ["1", "2 [2, 4]", "2 [2, 3]", "4 [3, 4]"]
+    summaries = [run("a", 4), run("b", 1, setting="s2"), run("c", 1, setting="s3", method="cot"), run("d", 0, n=5)]
+    found = {row.manifest.run: row.rank for row in ranked(rows(summaries))}
+    assert {name: rank and rank.value for name, rank in found.items()} == {"a": 1, "b": 2, "c": 2, "d": 1}, "d alone"
+    (line, *_) = csv.DictReader(io.StringIO(to_csv(ranked(rows(summaries)))))
+    assert list(line)[-1] == "rank", "a new column goes to the end"
+    assert rows(summaries)[0].rank is None
+    assert "rank" not in table_lines(markdown(rows(summaries)))[0]
+
+
+def test_a_mean_over_seeds_in_another_order_shares_the_place() -> None:
+    one, other = (sum(values) / 3 for values in ((0.1, 0.2, 0.3), (0.3, 0.2, 0.1)))
+    assert one != other
+    assert {rank.value for rank in ranks([Interval(value, 0, 1) for value in (one, other)])} == {1}

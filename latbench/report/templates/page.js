@@ -1,7 +1,8 @@
 "use strict";
 // What all parts of the page share. The tables and pictures are there without any script.
 const data = JSON.parse(document.getElementById("data").textContent);
-const panels = [...document.querySelectorAll(".panel")];
+const panels = [...document.querySelectorAll(".panel")]; // of the tabs
+const boards = panels.filter((panel) => panel.dataset.section); // those of a task, which come first
 
 function element(tag, attributes, ...children) {
   const made = document.createElement(tag);
@@ -21,10 +22,11 @@ const figure = (run, name) => run.values[data.columns.indexOf(name)];
 const label = (run) => `${figure(run, "method")} ${figure(run, "variant")}`.trim();
 const runNumber = (name) => data.runs.findIndex((run) => run.name === name);
 
-// a place on the page is the address's fragment: a tab, a run, or a record of a run
+// a place on the page is the address's fragment: a tab, a run, or a record of a run, with the run beside it
 const address = (...parts) => `#${parts.map(encodeURIComponent).join("/")}`;
 const runAddress = (number) => address("run", data.runs[number].name);
-const recordAddress = (number, record) => address("record", data.runs[number].name, record.id, String(record.sample));
+const recordAddress = (number, record, other) =>
+  address("record", data.runs[number].name, record.id, String(record.sample), ...(other ? [other.name] : []));
 
 function download(name, type, text) {
   const link = element("a", { href: URL.createObjectURL(new Blob([text], { type })), download: name });

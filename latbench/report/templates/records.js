@@ -50,9 +50,33 @@ function part(title, text) {
 
 const verdict = (record) => element("span", { class: `verdict ${record.status}` }, record.status.replace("_", " "));
 
-function recordParts(number, record) {
+// what the model read: the texts around the question, which are those of the evaluation, and the question
+function promptParts(run, question) {
+  const prompt = data.pool[run.facts.prompt];
+  if (prompt.first !== undefined) {
+    return [element("p", { class: "hint" }, "Of the first question, since prompts of this evaluation differ in more than the question:"),
+      element("p", { class: "text" }, prompt.first)];
+  }
+  if (prompt.before === undefined) {
+    return [element("p", { class: "hint" }, `It was not stored with this evaluation; its layout is ${figure(run, "layout")}.`)];
+  }
+  const around = (text) => (text ? element("mark", { class: "fed" }, text) : "");
+  return [element("p", { class: "text" }, around(prompt.before), question || "(the question, which is not on this page)", around(prompt.after))];
+}
+
+let isPromptOpen = false; // as the reader left it, from record to record
+
+function promptOf(run, record, question) {
+  const shown = element("details", { class: "prompt", ...(isPromptOpen ? { open: "" } : {}) },
+    element("summary", {}, `Prompt as it was fed, ${record.fed} tokens`), ...promptParts(run, question));
+  shown.addEventListener("toggle", () => { isPromptOpen = shown.open; });
+  return shown;
+}
+
+function recordParts(number, record, question) {
   const made = [element("header", {}, element("strong", {}, label(data.runs[number])), verdict(record),
     element("span", { class: "hint" }, `${record.latents} latent steps, ${record.tokens} reasoning tokens, stopped by ${record.stop}`))];
+  made.push(promptOf(data.runs[number], record, question));
   if (record.steps && record.steps.length) {
     const more = record.latents - record.steps.length;
     made.push(element("h4", {}, "Latent steps: the largest entries of what was mixed, or of what the LM head reads"),
@@ -95,18 +119,19 @@ function browser(root, index) {
     current = record;
     for (const one of list.children) one.removeAttribute("aria-current");
     press.setAttribute("aria-current", "true");
-    if (isAsked) history.replaceState(null, "", recordAddress(runChoice.value, record));
+    if (isAsked) history.replaceState(null, "", recordAddress(runChoice.value, record, other()));
     const [text, steps] = question(record);
     const beside = otherOf(record);
     const missing = other() && !beside
       ? element("div", { class: "answer" }, element("p", { class: "hint" }, `${label(other())}: this record is not on the page${data.files ? "; load all records" : ""}.`)) : null;
     detail.replaceChildren(
       element("header", {}, element("strong", {}, record.sample ? `${record.id}, sample ${record.sample}` : record.id),
-        element("a", { href: runAddress(runChoice.value) }, "about this run")),
+        element("a", { href: runAddress(runChoice.value) }, "about this run"),
+        element("a", { href: recordAddress(runChoice.value, record, other()) }, "link to this record")),
       ...part("Question", text || "The task's data were not at hand when this page was made."), ...part("Gold steps", steps),
       ...part("Gold answer", record.gold),
-      element("div", { class: "answers" }, element("div", { class: "answer" }, ...recordParts(runChoice.value, record)),
-        beside ? element("div", { class: "answer" }, ...recordParts(otherChoice.value, beside)) : missing));
+      element("div", { class: "answers" }, element("div", { class: "answer" }, ...recordParts(runChoice.value, record, text)),
+        beside ? element("div", { class: "answer" }, ...recordParts(otherChoice.value, beside, text)) : missing));
   }
 
   function fits(record) {
@@ -174,7 +199,12 @@ function browser(root, index) {
     element("div", { class: "tools" }, named("Run", runChoice), named("beside", otherChoice), named("Verdict", verdictChoice), named("Search", search), more, note),
     element("div", { class: "split" }, list, detail));
   choose();
-  root.show = (number, wanted) => { runChoice.value = number; choose(wanted); root.scrollIntoView(); };
+  root.show = (number, wanted, beside) => {
+    runChoice.value = number;
+    otherChoice.value = numbers.includes(beside) ? beside : "";
+    choose(wanted);
+    root.scrollIntoView();
+  };
 }
 
 for (const root of document.querySelectorAll(".browser")) browser(root, Number(root.dataset.section));

@@ -11,6 +11,13 @@ function closeSheet() {
 sheet.addEventListener("close", closeSheet); // by Escape
 sheet.addEventListener("click", (event) => { if (event.target === sheet) closeSheet(); });
 
+const papersOf = (run) => (Object.hasOwn(data.papers, figure(run, "method")) ? data.papers[figure(run, "method")] : []);
+
+function paperLinks(run) {
+  const links = papersOf(run).map((number) => element("a", { href: `https://arxiv.org/abs/${number}` }, `arXiv:${number}`));
+  return links.length ? element("span", { class: "papers" }, ...links) : null;
+}
+
 const known = (value) => value !== null && value !== undefined && value !== "";
 const written = (value) => (typeof value === "object" ? JSON.stringify(value) : String(value));
 
@@ -46,7 +53,7 @@ function runDetails(number) {
   const costs = Object.entries(facts.costs).flatMap(([of, found]) => Object.entries(found).map(([name, value]) => [`${of}: ${name}`, value]));
   return element("div", { class: "run" },
     ...facts.caveats.map((sentence) => element("p", { class: "caveat" }, sentence)),
-    pairs([["command", element("code", {}, facts.command)], ["commit", commit], ["created", facts.created],
+    pairs([["papers", paperLinks(run)], ["command", element("code", {}, facts.command)], ["commit", commit], ["created", facts.created],
       ["questions", `sha256 ${facts.questions}`], ["records", records]]),
     element("p", {}, element("a", { href: recordAddress(number, run.records[0] || { id: "", sample: 0 }) }, "Read its answers")),
     folded("Figures", pairs(data.columns.map((name, place) => [name, run.values[place]]))),
@@ -54,7 +61,7 @@ function runDetails(number) {
     folded("Data", dataOf(run)),
     folded("Versions and hardware", pairs([...flat(data.pool[facts.versions]), ...flat(data.pool[facts.hardware])])),
     costs.length ? folded("Costs and diagnostics", pairs(costs)) : null,
-    run.curves.length ? folded("Training curves", ...run.curves.map(stageCurves)) : null);
+    run.curves.length ? folded("Training curves", ...allCurves(run)) : null);
 }
 
 // training curves
@@ -62,7 +69,7 @@ function runDetails(number) {
 const SVG = "http://www.w3.org/2000/svg";
 
 function curve(name, steps, values) {
-  const points = steps.map((step, place) => [step, values[place]]).filter(([, value]) => value !== null);
+  const points = steps.map((step, place) => [step, values[place]]);
   const lowest = Math.min(...points.map(([, value]) => value)), highest = Math.max(...points.map(([, value]) => value));
   const last = steps[steps.length - 1];
   const x = (step) => 4 + 232 * (step - steps[0]) / (last - steps[0] || 1);
@@ -71,13 +78,33 @@ function curve(name, steps, values) {
   picture.setAttribute("viewBox", "0 0 240 90");
   const line = document.createElementNS(SVG, "path");
   line.setAttribute("d", points.map(([step, value], place) => `${place ? "L" : "M"}${x(step).toFixed(1)},${y(value).toFixed(1)}`).join(""));
-  picture.append(line);
+  const end = document.createElementNS(SVG, "circle");
+  const [lastStep, lastValue] = points[points.length - 1];
+  for (const [attribute, value] of [["cx", x(lastStep)], ["cy", y(lastValue)], ["r", 2.5]]) end.setAttribute(attribute, value);
+  picture.append(line, end);
   return element("figure", { class: "curve" }, element("figcaption", {}, element("strong", {}, name), ` ${lowest} to ${highest}, steps ${steps[0]} to ${last}`), picture);
 }
 
-function stageCurves({ stage, steps, series }) {
-  return element("section", {}, element("h4", {}, `Stage ${stage}`),
-    element("div", { class: "curves" }, ...Object.entries(series).map(([name, values]) => curve(name, steps, values))));
+// a figure named `kind/name`, such as one of rollouts or of held-out questions, stands below the title of its kind
+const KINDS = { "": "Loss and updates", rl: "Rollouts of reinforcement learning", held_out: "Held-out questions" };
+
+function stageCurves(groups) {
+  const kinds = new Map();
+  for (const { steps, series } of groups) {
+    for (const [name, values] of Object.entries(series)) {
+      const [kind, rest] = name.includes("/") ? name.split(/\/(.*)/) : ["", name];
+      kinds.set(kind, [...(kinds.get(kind) || []), curve(rest.replaceAll("_", " "), steps, values)]);
+    }
+  }
+  return element("section", {}, element("h4", {}, `Stage ${groups[0].stage}`),
+    ...[...kinds].flatMap(([kind, made]) => [
+      kinds.size > 1 ? element("h5", {}, Object.hasOwn(KINDS, kind) ? KINDS[kind] : kind) : "", element("div", { class: "curves" }, ...made)]));
+}
+
+function allCurves(run) {
+  const stages = new Map();
+  for (const group of run.curves) stages.set(group.stage, [...(stages.get(group.stage) || []), group]);
+  return [...stages.values()].map(stageCurves);
 }
 
 // the sheet of a line of a table: its seeds, and one of them in full
@@ -112,7 +139,11 @@ function showRun(number) {
 
 // every number leads to its run
 
-for (const panel of panels) {
+for (const cell of document.querySelectorAll("td[data-run]")) {
+  cell.replaceChildren(element("a", { href: runAddress(cell.dataset.run) }, cell.textContent));
+}
+
+for (const panel of boards) {
   for (const line of panel.querySelectorAll("tr[data-cell]")) {
     const runs = data.sections[panel.dataset.section].lines[line.dataset.cell];
     for (const cell of line.querySelectorAll("td.n")) {

@@ -8,6 +8,8 @@ function openTab(index) {
     tab.tabIndex = place === index ? 0 : -1;
     panels[place].hidden = place !== index;
   });
+  const list = tabs[index] && tabs[index].parentNode; // on a phone not all tabs are in view
+  if (list) list.scrollLeft = tabs[index].offsetLeft - list.offsetLeft - 8;
   if (panels[index]) fitColumns(panels[index]);
 }
 
@@ -27,13 +29,17 @@ tabs.forEach((tab, index) => {
   });
 });
 
-for (const panel of panels) {
+for (const panel of boards) {
   foldable(panel);
-  panel.querySelector(".main-tools").append(sorter(panel), chooser(panel), ...downloads(panel));
+  const main = panel.querySelector("table.main");
+  panel.querySelector(".main-tools").append(sorter(panel), chooser(main), ...downloads(panel));
+}
+for (const panel of panels) {
+  for (const table of panel.querySelectorAll("table.sortable:not(.main)")) table.parentNode.before(element("div", { class: "tools" }, chooser(table)));
 }
 
-function follow() { // the address names a tab, a run or a record of a run
-  const [kind, name, id, sample] = location.hash.slice(1).split("/").map(decodeURIComponent);
+function follow() { // the address names a tab, a run, or a record of a run and the run beside it
+  const [kind, name, id, sample, other] = location.hash.slice(1).split("/").map(decodeURIComponent);
   const tab = panels.findIndex((panel) => panel.dataset.key === kind);
   if (tab >= 0) openTab(tab);
   const number = ["run", "record"].includes(kind) ? runNumber(name) : -1;
@@ -44,7 +50,7 @@ function follow() { // the address names a tab, a run or a record of a run
     showRun(number);
   } else {
     if (sheet.open) sheet.close();
-    panels[place].querySelector(".browser").show(number, { id, sample: Number(sample || 0) });
+    panels[place].querySelector(".browser").show(number, { id, sample: Number(sample || 0) }, runNumber(other));
   }
   return true;
 }
@@ -55,8 +61,8 @@ window.addEventListener("resize", () => {
   clearTimeout(resized);
   resized = setTimeout(() => panels.filter((panel) => !panel.hidden).forEach(fitColumns), 100);
 });
-if (panels.length) { // at first the tab with the most lines
+if (boards.length) { // at first the tab with the most lines
   const size = (panel) => panel.querySelectorAll("tbody tr").length;
-  openTab(panels.indexOf(panels.reduce((largest, panel) => (size(panel) > size(largest) ? panel : largest))));
+  openTab(boards.indexOf(boards.reduce((largest, panel) => (size(panel) > size(largest) ? panel : largest))));
   follow();
 }

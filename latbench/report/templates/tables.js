@@ -124,7 +124,7 @@ function nearby(point) {
   return [point, ...shown.filter((one) => one !== point && isNear(one))];
 }
 
-for (const panel of panels) {
+for (const panel of boards) {
   for (const point of panel.querySelectorAll(".point")) {
     explain(point, () => nearby(point).map((one) => element("p", {}, one.getAttribute("aria-label"))));
     const open = () => { location.hash = runAddress(data.sections[panel.dataset.section].lines[point.dataset.cell][0]); };
@@ -145,36 +145,48 @@ function showColumns(table, wanted) {
 }
 
 const KEPT = 4; // columns that are never left out: two names, and two figures at least
+const chosenColumns = new WeakMap(); // table -> the columns that the reader has chosen
 
-function fitColumns(panel) {
-  const table = panel.querySelector("table.main"), box = table.parentNode;
-  if (panel.chosen) return showColumns(table, panel.chosen);
-  const heads = headsOf(table);
-  const wanted = heads.map((_, column) => column)
-    .filter((column) => "front" in heads[column].dataset && (column < 2 || !isEmpty(table, column)));
+function shownAtFirst(table) { // in tables of measures every column counts, and a zero is a finding
+  const heads = headsOf(table), columns = heads.map((_, column) => column);
+  if (!table.classList.contains("main")) return columns;
+  return columns.filter((column) => "front" in heads[column].dataset && (column < 2 || !isEmpty(table, column)));
+}
+
+function fitTable(table) {
+  const box = table.parentNode, heads = headsOf(table);
+  const wanted = [...(chosenColumns.get(table) || shownAtFirst(table))];
   showColumns(table, new Set(wanted));
   const isCard = getComputedStyle(table.tHead).display === "none";
-  while (!isCard && box.scrollWidth > box.clientWidth && wanted.length > KEPT) {
+  while (!chosenColumns.has(table) && !isCard && box.scrollWidth > box.clientWidth && wanted.length > KEPT) {
     wanted.pop();
     showColumns(table, new Set(wanted));
   }
-  for (const box_ of panel.querySelectorAll(".columns input")) box_.checked = !heads[box_.value].hidden;
+  const choices = choosers.get(table);
+  for (const input of choices.querySelectorAll("input")) input.checked = !heads[input.value].hidden;
+  choices.querySelector("summary").textContent = `Columns, ${heads.filter((head) => !head.hidden).length} of ${heads.length}`;
 }
 
-function chooser(panel) {
-  const table = panel.querySelector("table.main");
+function fitColumns(panel) {
+  for (const table of panel.querySelectorAll("table.sortable")) fitTable(table);
+}
+
+const choosers = new WeakMap(); // table -> its list of columns
+
+function chooser(table) {
   const boxes = headsOf(table).map((header, column) => {
     const box = element("input", { type: "checkbox", value: column });
     box.addEventListener("change", () => {
-      panel.chosen = new Set([...list.querySelectorAll("input")].filter((one) => one.checked).map((one) => Number(one.value)));
-      fitColumns(panel);
+      chosenColumns.set(table, [...list.querySelectorAll("input")].filter((one) => one.checked).map((one) => Number(one.value)));
+      fitTable(table);
     });
-    return column < 2 ? null : element("label", { title: header.dataset.tip || "" }, box, ` ${header.textContent.trim()}`);
+    return element("label", { title: header.dataset.tip || "", ...(column < 2 ? { hidden: "" } : {}) }, box, ` ${header.textContent.trim()}`);
   });
-  const fixed = headsOf(table).slice(0, 2).map((_, column) => element("input", { type: "checkbox", value: column, checked: "", hidden: "" }));
-  const list = element("div", { class: "choices" }, ...fixed, ...boxes,
-    button("as many as fit", () => { panel.chosen = null; fitColumns(panel); }));
-  return element("details", { class: "columns" }, element("summary", {}, "Columns"), list);
+  const list = element("div", { class: "choices" }, ...boxes,
+    button("as many as fit", () => { chosenColumns.delete(table); fitTable(table); }));
+  const made = element("details", { class: "columns" }, element("summary", {}, "Columns"), list);
+  choosers.set(table, made);
+  return made;
 }
 
 function sorter(panel) { // on a phone, where there are no heads to press

@@ -4,8 +4,9 @@
 
 A pretrained model is trained for a few steps of `cot` on worded problems, once. Predicted from small models of its
 width; counted in the run: operations by latbench's meter and by torch's counter, which looks at the kernels that run;
-weights, gradients and moments as they lie in memory; what autograd keeps for the backward pass; and the growth of the
-process, sampled, from before the model was loaded.
+weights, gradients and moments as they lie in memory; what autograd keeps for the backward pass over the widest
+micro-batch, whose padded length is predicted with; and the growth of the process, sampled, from before the model was
+loaded.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from training_estimate import Estimate, Size, Watch
 from transformers import AutoConfig
 
 from latbench import registry
-from latbench.config import RunConfig, parse
+from latbench.config import TINY, RunConfig, parse
 from latbench.method import Method
 from latbench.model.backbone import Backbone
 from latbench.runs.train import training_examples
@@ -39,10 +40,15 @@ WIDTHS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_va
 LORA = "model.lora={rank: 16, alpha: 32, targets: [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]}"
 
 
-def config_of(options: argparse.Namespace) -> RunConfig:
-    """A few steps of `cot` on worded problems, all of whose rows are used once."""
+def config_of(options: argparse.Namespace, model: str) -> RunConfig:
+    """A few steps of `cot` on worded problems, all of whose rows are used once.
+
+    Args:
+        options: of the command.
+        model: that is trained.
+    """
     settings = [
-        f"model.id={options.model}", "model.chat_template=false", "model.device=cpu",
+        f"model.id={model}", *(["model.chat_template=false"] if model != TINY else []), "model.device=cpu",
         f"train.precision={options.precision}", f"train.batch_size={options.batch}", "train.epochs=1",
         f"train.num_examples={options.steps * options.batch}", "task.min_ops=2", "task.max_ops=3",
         *([LORA] if options.lora else []),
@@ -135,21 +141,24 @@ def main() -> None:
     parser.add_argument("--lora", action="store_true", help="train adapters of rank 16")
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
     options = parser.parse_args()
-    config = config_of(options)
+    config = config_of(options, options.model)
     examples, _ = training_examples(registry.get_task_entry("synth_words").cls(config.task), config)
+    trained(config_of(options, TINY), examples)  # loads all libraries
     taken, method = trained(config, examples)
     size = size_of(config, method, examples)
     del method
     found = Estimate(config, size)
     (stage,) = found.passes
     cost = found.at(stage)
+    added = found.at(stage, length=0).positions  # markers, answer and EOS
+    widest = taken["largest_positions"] / options.batch - added
     predicted = {
         "flops": cost.flops * taken["passes"],
         "flops_torch": cost.flops * taken["passes"],
         "weights": cost.weights,
         "gradients": cost.trained,
         "moments": 2 * cost.trained,
-        "activations": found.kept(stage, options.batch),
+        "activations": found.kept(stage, options.batch, length=widest),
     }
     predicted["process"] = sum(predicted[part] for part in ("weights", "gradients", "moments", "activations"))
     names = {

@@ -302,7 +302,7 @@ def evaluate(
         settings: values by dotted key: `generate.*`, `task.*`.
         shards: parts that each evaluation is divided into, each answered by a job; None: this process answers.
         jobs: processes at once on this machine; None: one per GPU, or one.
-        executor: local: this machine; ray: a Ray cluster.
+        executor: `local` is this machine, `ray` a Ray cluster.
         address: HOST:PORT of the head of the Ray cluster; None: the one that this machine is in, else a new one.
         gpus_per_job: on Ray; None: one where there are any.
         cpus_per_job: on Ray; None: one.
@@ -476,7 +476,7 @@ def sweep(
         dry_run: do nothing, and return what would be trained and evaluated, and what it costs.
         shards: parts that each evaluation is divided into, each answered by a job; None: one job for a whole run.
         jobs: processes at once on this machine; None: one per GPU, or one.
-        executor: local: this machine; ray: a Ray cluster.
+        executor: `local` is this machine, `ray` a Ray cluster.
         address: HOST:PORT of the head of the Ray cluster; None: the one that this machine is in, else a new one.
         gpus_per_job: on Ray; None: one where there are any.
         cpus_per_job: on Ray; None: one.

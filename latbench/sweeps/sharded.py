@@ -33,7 +33,7 @@ def eval_command(
 
     Args:
         target: who answers, see `target_options`.
-        tasks: as `latbench eval` names them; none: the run's own.
+        tasks: as `latbench eval` names them; an empty list asks the run's own.
         split: of the tasks.
         limit: the first so many questions of each; None: all.
         changes: settings by dotted key.

@@ -131,7 +131,7 @@ class Watch:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._known:
             self._storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # itself, it would keep alive the graph that keeps it
 
     def _count(self, _model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = kwargs.get("inputs_embeds")

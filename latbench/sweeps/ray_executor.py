@@ -28,6 +28,9 @@ from latbench.util.signals import handling
 POLL = 0.5  # seconds between two looks at the running jobs
 PATIENCE = 180.0  # seconds in which a node must say what it has
 GRACE = 120.0  # seconds that training has for its last whole step after Ctrl-C
+ANSWER = 5.0  # seconds in which the head of a cluster must answer
+SETTINGS = 4  # type of the frame that either side of HTTP/2 begins with (RFC 9113, section 3.4)
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, SETTINGS, 0, 0, 0, 0, 0])
 RETRIES = 3  # times that a job is begun again because its node died
 FORWARDED = ("HF_", "LATBENCH_", "TOKENIZERS_", "WANDB_")  # variables of the driver that nodes without them get
 
@@ -343,14 +346,25 @@ def _connect(address: str | None) -> None:
     if address is not None:
         host, _, port = address.rpartition(":")
         try:
-            with socket.create_connection((host, int(port)), timeout=5):
-                pass
-        except (OSError, ValueError):
+            if not _speaks_grpc(host, int(port)):
+                raise ValueError(absent)
+        except (OSError, ValueError, OverflowError):
             raise ValueError(absent) from None
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, OSError, ValueError) as error:
         raise ValueError(absent if address is not None else f"Ray cannot start here: {_first(error)}") from None
+
+
+def _speaks_grpc(host: str, port: int) -> bool:
+    """Whether a server answers as HTTP/2 has it, on which gRPC is built: Ray waits for minutes at any other server.
+
+    Raises: OSError: nothing answers there.
+    """
+    with socket.create_connection((host, port), timeout=ANSWER) as connection:
+        connection.sendall(HELLO)
+        head = connection.recv(9)  # of a frame: length, type, flags, stream (RFC 9113, section 4.1)
+    return len(head) == 9 and head[3] == SETTINGS
 
 
 def _refuse_node(facts: NodeFacts) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import shutil
 import signal
@@ -233,9 +234,13 @@ def test_an_address_without_a_cluster_is_one_sentence(tmp_path: Path, capsys: py
     file = tmp_path / "sweep.yaml"
     file.write_text("methods: [cot]\n")
     command = ["sweep", str(file), "--runs-dir", str(tmp_path / "runs")]
-    for address in ("127.0.0.1:1", "nonsense"):
-        assert main([*command, "--executor", "ray", "--address", address]) == 2
-        assert capsys.readouterr().err.startswith(f"error: no Ray cluster answers at {address}; start one there with")
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as other:
+        in_background(other.serve_forever)
+        for address in ("127.0.0.1:1", "127.0.0.1:99999", "nonsense", f"127.0.0.1:{other.server_port}"):
+            assert main([*command, "--executor", "ray", "--address", address]) == 2
+            sentence = f"error: no Ray cluster answers at {address}; start one there with"
+            assert capsys.readouterr().err.splitlines()[-1].startswith(sentence)
+        other.shutdown()
     assert main([*command, "--address", "127.0.0.1:1"]) == 2
     assert "add --executor ray" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()

@@ -134,9 +134,9 @@ class Watch:
         return tensor.detach()  # itself, it would keep alive the graph that keeps it
 
     def _count(self, _model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = kwargs.get("inputs_embeds")
-        given = kwargs.get("input_ids", args[0] if args else None) if given is None else given
-        self._positions += given.shape[0] * given.shape[1]
+        given = [*args, kwargs.get("inputs_embeds"), kwargs.get("input_ids")]
+        batch, seq = next(tensor for tensor in given if tensor is not None).shape[:2]
+        self._positions += batch * seq
 
     def _count_product(self, layer: nn.Linear, _inputs: Any, output: torch.Tensor) -> None:
         self._again += 2 * layer.weight.numel() * (output.numel() // output.shape[-1])
@@ -195,7 +195,7 @@ def measured(config: RunConfig, size: Size, point: tuple[int, int, int]) -> dict
     with torch.autocast("cpu", torch.bfloat16, enabled=half, cache_enabled=True):
         stages = estimate_training(method, [row(size, length)], config.train)
     watch.close()
-    found = {}
+    found: dict[str, tuple[float, Cost]] = {}
     for stage in stages:
         assert stage.flops is not None
         found[stage.name] = stage.passes, Cost(flops=stage.flops / stage.passes, **watch.seen[stage.name][-1])
@@ -260,7 +260,7 @@ class Estimate:
         """
         layers = self._size.layers
         fixed, one = (self.at(stage, layers=1, length=length).kept for length in (0, None))
-        inputs = self.at(stage).positions * self._size.fields["hidden_size"] * FLOAT32 * layers
+        inputs = self.at(stage).positions * int(self._size.fields["hidden_size"]) * FLOAT32 * layers
         return fixed + rows * (one - fixed + inputs)
 
 

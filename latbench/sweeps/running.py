@@ -160,8 +160,8 @@ def _evaluations(member: Member, sweep: SweepConfig, jobs: Sequence[EvalJob]) ->
     for changes in member.decodings:
         tasks = [task for task in member.tasks if member.job(sweep, task, changes).folder in folders]
         if tasks:
-            how = {"split": sweep.split, "limit": sweep.limit, "changes": changes}
-            commands.append(eval_command([str(member.run.folder)], tasks, **how))
+            who = [str(member.run.folder)]
+            commands.append(eval_command(who, tasks, split=sweep.split, limit=sweep.limit, changes=changes))
     return commands
 
 

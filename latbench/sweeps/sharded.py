@@ -76,7 +76,8 @@ def num_shards(evaluations: Sequence[EvalJob], wanted: int) -> int:
         evaluations: of one run.
         wanted: number of shards.
     """
-    return min(wanted, max(-(-len(job.examples) // job.settings.generate.chunk) for job in evaluations))
+    chunks = (-(-len(job.examples) // job.settings.generate.chunk) for job in evaluations)
+    return min(wanted, max(chunks, default=1))
 
 
 def shard_jobs(evaluations: Sequence[EvalJob], commands: Sequence[tuple[str, ...]], count: int) -> tuple[Job, ...]:

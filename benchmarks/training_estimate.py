@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, PreTrainedModel, Qwen2Config
+from transformers.initialization import no_init_weights
 
 from latbench import registry
 from latbench.config import RunConfig, parse
@@ -36,6 +37,7 @@ VOCAB = 1024  # of the smallest of the small models
 PEAK = {"A100": 312e12, "H100": 989e12}  # bfloat16 operations per second, dense, of the makers' data sheets
 UTILISATION = 0.35  # share of it that training reaches; an assumption
 FLOAT32 = 4  # bytes: of a weight, its gradient, and each of two moments
+FRESH = 1 << 23  # numbers from which on a tensor is memory that the system has just cleared
 POINTS = ((1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (2, 1, 2), (1, 2, 2), (1, 1, 3), (2, 1, 3))
 
 
@@ -62,7 +64,7 @@ class Size:
     method cuts into groups is a multiple of a group."""
 
 
-# Sizes: config.json of each model. Tokens are assumptions: 60 + 30 of GSM8K with equations as steps, 100 + 2,000 of
+# Sizes: config.json of each model. Tokens are assumptions: 60 + 30 of GSM8K with equations as steps, 125 + 2,000 of
 # chains below 4k.
 SIZES = {
     "llama1b-gsm8k": Size(
@@ -73,7 +75,7 @@ SIZES = {
     "qwen7b-math": Size(
         kind=Qwen2Config,
         fields={"hidden_size": 3584, "intermediate_size": 18944, "num_attention_heads": 28, "num_key_value_heads": 4},
-        layers=28, vocab=152064, tied=False, question=100, chain=2000, unit=(4, 80),
+        layers=28, vocab=152064, tied=False, question=125, chain=2000, unit=(1, 16),
     ),
 }  # fmt: skip
 # Rows of the training split: 385,620 of gsm8k_aug; those of openr1_math as its paper counts them are not at hand, so
@@ -164,12 +166,16 @@ class Watch:
 
 
 def small_backbone(size: Size, config: RunConfig, layers: int, vocab: int) -> Backbone:
-    """A model of the real width with few layers and a small vocabulary, and fresh weights."""
+    """A model of the real width with few layers and a small vocabulary; no cost depends on what its weights are."""
     shape = size.kind(
         **size.fields, num_hidden_layers=layers, vocab_size=vocab * VOCAB, tie_word_embeddings=size.tied,
         max_position_embeddings=8192,
     )  # fmt: skip
-    model = AutoModelForCausalLM.from_config(shape, dtype=torch.float32, attn_implementation="sdpa")
+    with no_init_weights():
+        model = AutoModelForCausalLM.from_config(shape, dtype=torch.float32, attn_implementation="sdpa")
+    for parameter in model.parameters():
+        if parameter.numel() < FRESH:
+            torch.nn.init.constant_(parameter, 0.01)
     return Backbone(model, tiny_tokenizer(), replace(config.model, gradient_checkpointing=False), name="estimate")
 
 

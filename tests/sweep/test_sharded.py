@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,8 +26,8 @@ from latbench.sweeps.running import run_sweep
 from latbench.sweeps.sharded import eval_command, evaluate_in_shards, num_shards, shard_jobs, target_options
 from latbench.sweeps.sweep import SweepConfig, members
 
-CHUNKS = {"generate.chunk": 4}  # the twenty questions are five chunks
-BASE = {
+CHUNKS: dict[str, Any] = {"generate.chunk": 4}  # the twenty questions are five chunks
+BASE: dict[str, Any] = {
     "task": {"num_train": 40, "num_test": 6},
     "train": {"max_steps": 1, "batch_size": 4},
     "generate": {"max_new_tokens": 4, "chunk": 2},
@@ -176,7 +177,7 @@ def test_the_command_answers_in_jobs(
 def test_python_answers_in_jobs(run: Run, whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = Elsewhere(tmp_path / "nodes", failing={f"{run.folder.name}.2-of-2"})
     monkeypatch.setattr(places, "LocalExecutor", lambda _: nodes)
-    ask = {"settings": CHUNKS, "shards": 2, "runs_dir": run.folder.parent}
+    ask: dict[str, Any] = {"settings": CHUNKS, "shards": 2, "runs_dir": run.folder.parent}
     with pytest.raises(RuntimeError, match=rf"{run.folder.name}.2-of-2 has failed: error: no more \(log: "):
         latbench.evaluate(run.folder.name, "synth", **ask)
     nodes.failing.clear()
@@ -195,7 +196,8 @@ def test_python_answers_in_jobs(run: Run, whole: bytes, tmp_path: Path, monkeypa
 def test_python_sweeps_take_what_the_command_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = Elsewhere(tmp_path / "nodes")
     monkeypatch.setattr(places, "LocalExecutor", lambda slots: nodes if len(slots) == 3 else None)
-    content, where = {"methods": ["cot"], "base": BASE}, {"runs_dir": tmp_path / "runs"}
+    content = {"methods": ["cot"], "base": BASE}
+    where: dict[str, Any] = {"runs_dir": tmp_path / "runs"}
     planned = latbench.sweep(content, dry_run=True, limit=4, **where)
     assert (len(planned.runs), planned.num_evaluations, planned.num_answers) == (1, 1, 4)
     assert not where["runs_dir"].exists()
@@ -210,7 +212,7 @@ def test_python_sweeps_take_what_the_command_takes(tmp_path: Path, monkeypatch: 
         "jobs": r"\Ajobs must be >= 1, got 0\Z",
     }.items():
         with pytest.raises(ValueError, match=sentence):
-            latbench.sweep(content, **{wrong: 0}, **where)
+            latbench.sweep(content, **(where | {wrong: 0}))
     with pytest.raises(ValueError, match=r"\Ajobs is for this machine; a Ray cluster runs as many as gpus_per_job and"):
         latbench.sweep(content, executor="ray", jobs=2, **where)
 

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from latbench.method import Method
     from latbench.report.leaderboard import LeaderboardResult
     from latbench.submission import Checked
-    from latbench.sweeps.sweep import SweepReport
+    from latbench.sweeps.dry_run import PlannedSweep
+    from latbench.sweeps.running import SweepReport
 
 __all__ = [
     "Result",
@@ -51,6 +52,7 @@ __all__ = [
 ]
 RUNS = "runs"
 FormatName = Literal["md", "csv", "latex", "html"]
+ExecutorName = Literal["local", "ray"]
 
 
 class Run(runs.Run):
@@ -271,6 +273,12 @@ def evaluate(
     samples: int | None = None,
     seed: int | None = None,
     settings: Mapping[str, Any] | None = None,
+    shards: int | None = None,
+    jobs: int | None = None,
+    executor: ExecutorName = "local",
+    address: str | None = None,
+    gpus_per_job: float | None = None,
+    cpus_per_job: float | None = None,
     device: str | None = None,
     runs_dir: Path | str = RUNS,
     data_dir: Path | str | None = None,
@@ -292,15 +300,27 @@ def evaluate(
         samples: answers per question.
         seed: of the draws.
         settings: values by dotted key: `generate.*`, `task.*`.
+        shards: parts that each evaluation is divided into, each answered by a job; None: this process answers.
+        jobs: processes at once on this machine; None: one per GPU, or one.
+        executor: `local` is this machine, `ray` a Ray cluster.
+        address: HOST:PORT of the head of the Ray cluster; None: the one that this machine is in, else a new one.
+        gpus_per_job: on Ray; None: one where there are any.
+        cpus_per_job: on Ray; None: one.
         device: where the model is put.
         runs_dir: folder of all runs.
         data_dir: folder of data files, from now on; None: what LATBENCH_DATA_DIR names.
         trust_remote_code: run Python files that lie beside the model; of this call alone.
     Returns: the result of one task, or a list with that of each of several.
-    Raises: ValueError: no such run or task, or a setting that training has fixed.
+    Raises: ValueError: no such run or task, or a setting that training has fixed. RuntimeError: the job of a shard has
+        failed; the others are kept.
     """
+    from latbench.sweeps.places import Place, chosen
+    from latbench.sweeps.sharded import eval_command, evaluate_in_shards, target_options
+
     use_data_dir(data_dir)
-    changes = _changes(settings, samples=samples, seed=seed) | _own_data(columns, kind, prompt)
+    place = Place(executor=executor, jobs=jobs, address=address, gpus_per_job=gpus_per_job, cpus_per_job=cpus_per_job)
+    in_jobs = chosen(shards, place)
+    given = changes = _changes(settings, samples=samples, seed=seed) | _own_data(columns, kind, prompt)
     if isinstance(run, runs.Run):
         if model is not None or method is not None:
             raise ValueError("run is a trained run, and model with method an untrained one; give one of the two")
@@ -316,10 +336,20 @@ def evaluate(
             runs_dir=Path(runs_dir),
             trust_remote_code=trust_remote_code,
         )
-    names = [tasks] if isinstance(tasks, str) else tasks or [target.config.task_name]
-    named = [registry.from_file("task", name) for name in names]
-    folders = evaluate_all([EvalJob.of(target, name, split=split, limit=limit, changes=changes) for name in named])
-    results = [Result.read(folder) for folder in folders]
+    asked = [tasks] if isinstance(tasks, str) else list(tasks or [])
+    named = [registry.from_file("task", name) for name in asked] or [target.config.task_name]
+    evaluations = [EvalJob.of(target, name, split=split, limit=limit, changes=changes) for name in named]
+    if shards is None or in_jobs is None:
+        evaluate_all(evaluations)
+    else:
+        put_on = target.device if device is None else device
+        options = {"model": model, "method": method, "preset": preset, "device": put_on}
+        who = target_options(target, **options, trust_remote_code=trust_remote_code or target.trust_remote_code)
+        command = eval_command(who, asked, split=split, limit=limit, changes=given)
+        runs_on = in_jobs.open([target.config], evaluations)
+        for result in evaluate_in_shards(evaluations, command, shards, runs_on, lambda result: None):
+            raise RuntimeError(f"{result.job.name} has failed: {result.last_line} (log: {result.job.log})")
+    results = [Result.read(evaluation.folder) for evaluation in evaluations]
     return results[0] if tasks is None or isinstance(tasks, str) else results
 
 
@@ -412,38 +442,70 @@ def check(folders: Path | str | Sequence[Path | str] = RUNS) -> Checked:
     return submission.check(_paths(folders))
 
 
-@speaks_python
+@overload
+def sweep(sweep: Path | str | Mapping[str, Any], *, dry_run: Literal[False] = False, **how: Any) -> SweepReport: ...
+
+
+@overload
+def sweep(sweep: Path | str | Mapping[str, Any], *, dry_run: Literal[True], **how: Any) -> PlannedSweep: ...
+
+
+@speaks_python  # type: ignore[misc]  # `how` of the signatures above stands for the keywords here
 def sweep(
     sweep: Path | str | Mapping[str, Any],
     *,
     resume: bool = False,
+    limit: int | None = None,
+    dry_run: bool = False,
+    shards: int | None = None,
     jobs: int | None = None,
+    executor: ExecutorName = "local",
+    address: str | None = None,
+    gpus_per_job: float | None = None,
+    cpus_per_job: float | None = None,
     runs_dir: Path | str = RUNS,
     data_dir: Path | str | None = None,
     trust_remote_code: bool = False,
-) -> SweepReport:
+) -> Any:
     """Train and evaluate a grid of runs; what is complete is skipped, a failed run stops no other.
 
     Args:
         sweep: YAML file, or its content: methods, tasks, seeds, settings, base ...
         resume: continue what is unfinished.
-        jobs: processes at once; None: one per GPU, or one.
+        limit: the first so many questions of each evaluation, in place of what the sweep says.
+        dry_run: do nothing, and return what would be trained and evaluated, and what it costs.
+        shards: parts that each evaluation is divided into, each answered by a job; None: one job for a whole run.
+        jobs: processes at once on this machine; None: one per GPU, or one.
+        executor: `local` is this machine, `ray` a Ray cluster.
+        address: HOST:PORT of the head of the Ray cluster; None: the one that this machine is in, else a new one.
+        gpus_per_job: on Ray; None: one where there are any.
+        cpus_per_job: on Ray; None: one.
         runs_dir: folder of all runs.
         data_dir: folder of data files, from now on; None: what LATBENCH_DATA_DIR names.
         trust_remote_code: run Python files that lie beside the models.
-    Returns: the runs that were complete before, and the results of the others with those that failed.
-    Raises: ValueError: invalid configurations, data that are not at hand, or unfinished runs while `resume` is off.
+    Returns: the runs that were complete before, and the results of the others with those that failed; of a dry run
+        runs, passes, operations, evaluations and answers.
+    Raises: ValueError: invalid configurations, data that are not at hand, unfinished runs while `resume` is off, or a
+        cluster that is not there or cannot run the jobs.
     """
-    from latbench.sweeps.executor import LocalExecutor, slots
-    from latbench.sweeps.sweep import read_sweep, run_sweep, sweep_of
+    from latbench.sweeps.dry_run import plan_sweep
+    from latbench.sweeps.places import Place, check_shards
+    from latbench.sweeps.running import run_sweep
+    from latbench.sweeps.sweep import members, read_sweep, sweep_of, with_limit
 
     use_data_dir(data_dir)
+    place = Place(executor=executor, jobs=jobs, address=address, gpus_per_job=gpus_per_job, cpus_per_job=cpus_per_job)
+    content = with_limit(sweep_of(sweep) if isinstance(sweep, Mapping) else read_sweep(Path(sweep)), limit)
+    check_shards(shards)
+    if dry_run:
+        return plan_sweep(content, runs_dir=Path(runs_dir), trust_remote_code=trust_remote_code)
     return run_sweep(
-        sweep_of(sweep) if isinstance(sweep, Mapping) else read_sweep(Path(sweep)),
-        LocalExecutor(slots(jobs)),
+        content,
+        place.for_sweep(content, members(content, Path(runs_dir))),
         runs_dir=Path(runs_dir),
         resume=resume,
         on_end=lambda result: None,
+        shards=shards or 1,
         trust_remote_code=trust_remote_code,
     )
 

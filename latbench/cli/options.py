@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,6 +46,31 @@ ShardOption = Annotated[
     str | None,
     typer.Option("--shard", metavar="I/N", help="Answer the I-th of N parts; the last one to end joins them all."),
 ]
+
+
+class Where(StrEnum):
+    """What runs jobs."""
+
+    local = "local"
+    ray = "ray"
+
+
+ShardsOption = Annotated[
+    int | None,
+    typer.Option("--shards", min=1, help="Divide each evaluation into so many parts, each answered by a job."),
+]
+JobsOption = Annotated[
+    int | None, typer.Option("--jobs", min=1, help="Processes at once; one per GPU, or one, by default.")
+]
+ExecutorOption = Annotated[Where, typer.Option("--executor", help="This machine, or a Ray cluster.")]
+AddressOption = Annotated[
+    str | None,
+    typer.Option("--address", metavar="HOST:PORT", help="Head of the Ray cluster; the one this machine is in."),
+]
+GpusOption = Annotated[
+    float | None, typer.Option("--gpus-per-job", min=0, help="On Ray; one where there are any, by default.")
+]
+CpusOption = Annotated[float | None, typer.Option("--cpus-per-job", min=0, help="On Ray; one by default.")]
 TrustOption = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python files that lie beside the model, in this call alone.")
 ]

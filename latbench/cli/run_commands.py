@@ -19,9 +19,14 @@ from latbench.cli.console import (
 )
 from latbench.cli.options import (
     RUNS,
+    AddressOption,
     ColumnsOption,
+    CpusOption,
     DataOption,
     DeviceOption,
+    ExecutorOption,
+    GpusOption,
+    JobsOption,
     JsonOption,
     KindOption,
     LimitOption,
@@ -36,12 +41,14 @@ from latbench.cli.options import (
     SeedOption,
     SetOption,
     ShardOption,
+    ShardsOption,
     TaskOption,
     TrustOption,
+    Where,
     eval_changes,
     own_data_options,
 )
-from latbench.cli.sharding import OpenParts, chosen_shard
+from latbench.cli.sharding import OpenParts, chosen_place, chosen_shard, evaluate_in_jobs
 from latbench.config import tree
 from latbench.data.folder import use_data_dir
 
@@ -138,6 +145,12 @@ def evaluate(
     settings: SetOption = None,
     seed: SeedOption = None,
     shard: ShardOption = None,
+    shards: ShardsOption = None,
+    jobs_at_once: JobsOption = None,
+    executor: ExecutorOption = Where.local,
+    address: AddressOption = None,
+    gpus: GpusOption = None,
+    cpus: CpusOption = None,
     device: DeviceOption = None,
     trust: TrustOption = False,
     runs_dir: RunsOption = RUNS,
@@ -146,7 +159,8 @@ def evaluate(
 ) -> None:
     """Evaluate a run, or a method over a model as it comes; repeats continue where they stopped.
 
-    Under `accelerate launch` each process answers a shard, and the main one joins them.
+    Under `accelerate launch` each process answers a shard, and the main one joins them; `--shards N` starts a job for
+    each shard, on this machine or on a Ray cluster.
     """
     from latbench.cli import eval_table
     from latbench.evaluation.evaluate import evaluate_all, is_answered
@@ -155,18 +169,28 @@ def evaluate(
     from latbench.evaluation.metrics import caveats, summarise
     from latbench.evaluation.records import read_evaluation
     from latbench.evaluation.target import evaluation_target
+    from latbench.sweeps.places import Place
+    from latbench.sweeps.sharded import eval_command, target_options
 
     use_data_dir(data_dir)
     part = chosen_shard(shard)
-    changes = eval_changes(settings, samples) | ({} if seed is None else {"seed": seed})
-    changes |= own_data_options(columns, kind, prompt)
-    names = [registry.from_file("task", name.strip()) for name in tasks.split(",")] if tasks else []
+    place = Place(executor=executor.value, jobs=jobs_at_once, address=address, gpus_per_job=gpus, cpus_per_job=cpus)
+    jobs_place = chosen_place(shards, part, place)
+    given = eval_changes(settings, samples) | ({} if seed is None else {"seed": seed})
+    given |= own_data_options(columns, kind, prompt)
+    named = [name.strip() for name in tasks.split(",")] if tasks else []
+    names = [registry.from_file("task", name) for name in named]
     target, changes = evaluation_target(
-        run, model, method, changes, preset=preset, device=device, runs_dir=runs_dir, trust_remote_code=trust
+        run, model, method, given, preset=preset, device=device, runs_dir=runs_dir, trust_remote_code=trust
     )
     names = names or [target.config.task_name]
     jobs = [EvalJob.of(target, name, split=split, limit=limit, changes=changes) for name in names]
-    evaluate_all(jobs, part)
+    if shards is None or jobs_place is None:
+        evaluate_all(jobs, part)
+    else:
+        who = target_options(target, model=model, method=method, preset=preset, device=device, trust_remote_code=trust)
+        command = eval_command(who, named, split=split, limit=limit, changes=given)
+        evaluate_in_jobs(jobs, command, shards, jobs_place)
     answered = [job for job in jobs if part is None or is_answered(job)]
     summaries = [summarise(read_evaluation(job.folder)) for job in answered]
     left = [OpenParts.of(job.folder, part, lost_parts(job)) for job in jobs if part and job not in answered]

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from latbench.evaluation.fed_prompt import fed_prompt
 from latbench.evaluation.job import EvalJob
-from latbench.evaluation.join import join_parts, lost_parts
+from latbench.evaluation.join import join_whole, lost_parts
 from latbench.evaluation.on_file import OnFile
 from latbench.evaluation.plan import check_samples
 from latbench.evaluation.records import Record, append_records, write_manifest
-from latbench.evaluation.shards import Shard, owned, parts_in, refuse_lost, shards_of
+from latbench.evaluation.shards import Shard, owned, parts_in, refuse_lost, refuse_other_division, shards_of
 from latbench.runs.lock import is_main_process, wait_for_all
 from latbench.runs.train import keep
 from latbench.task import Example
@@ -35,7 +35,7 @@ def evaluate_all(jobs: Sequence[EvalJob], shard: Shard | None = None) -> list[Pa
     Raises: ValueError, OSError: as `evaluate`.
     """
     for job in jobs:
-        _refuse(job, shard)
+        refuse(job, shard)
     return [evaluate(job, shard) for job in jobs]
 
 
@@ -54,7 +54,7 @@ def evaluate(job: EvalJob, shard: Shard | None = None) -> Path:
         writes the folder, the records there are of another setting, or a part is lost. OSError: the folder cannot be
         written.
     """
-    _refuse(job, shard, load=False)
+    refuse(job, shard, load=False)
     if shard is None:
         with owned(job.folder, None):
             refuse_lost(job.folder, lost_parts(job), "eval")
@@ -64,8 +64,8 @@ def evaluate(job: EvalJob, shard: Shard | None = None) -> Path:
         with owned(job.folder, shard):
             _answer(job, OnFile.of(job, shard))
     wait_for_all()
-    if is_main_process() and shards_of(job.folder) and not lost_parts(job):
-        join_parts(job)
+    if is_main_process():
+        join_whole(job)
     wait_for_all()
     return job.folder
 
@@ -85,10 +85,12 @@ def _answer(job: EvalJob, there: OnFile) -> None:
     _run_chunks(job, method, there)
 
 
-def _refuse(job: EvalJob, shard: Shard | None, *, load: bool = True) -> None:
+def refuse(job: EvalJob, shard: Shard | None, *, load: bool = True) -> None:
     """Refuse what `evaluate` would refuse, as far as it is known before any lock is held.
 
     Args:
+        job: the evaluation.
+        shard: of it; None: all of it.
         load: look at the method too, where there is something left to answer.
     Raises: ValueError: it is refused.
     """
@@ -103,6 +105,8 @@ def _refuse(job: EvalJob, shard: Shard | None, *, load: bool = True) -> None:
             f"{job.folder} holds an evaluation that was begun without shards; finish it without --shard, or remove the "
             "folder to evaluate anew"
         )
+    if shard is not None:
+        refuse_other_division(job.folder, shard.count)
     lost_parts(job)
     there = whole if shard is None else OnFile.of(job, shard)
     if load and not there.is_complete and (shard is not None or not parts_in(job.folder)):

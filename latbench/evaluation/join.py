@@ -33,6 +33,15 @@ def _is_complete(job: EvalJob, shard: Shard) -> bool:
         return False  # another process has just joined the parts
 
 
+def join_whole(job: EvalJob) -> None:
+    """Join the parts of an evaluation where all of them are there and complete; else do nothing.
+
+    Raises: ValueError: the parts are of several divisions, of another evaluation, or of different software.
+    """
+    if shards_of(job.folder) and not lost_parts(job):
+        join_parts(job)
+
+
 def join_parts(job: EvalJob) -> None:
     """Write the evaluation that its parts make, and remove the parts; nothing where another process has done so.
 

@@ -103,16 +103,23 @@ def shards_of(whole: Path) -> list[Shard]:
     if not parts:
         return []
     for shard in parts:
-        _refuse_other_division(whole, parts, shard.count)
+        refuse_other_division(whole, shard.count)
     return parts[0].all
 
 
-def _refuse_other_division(whole: Path, parts: Sequence[Shard], count: int) -> None:
-    other = next((shard for shard in parts if shard.count != count), None)
+def refuse_other_division(whole: Path, count: int) -> None:
+    """Refuse parts of another number of shards than is wanted.
+
+    Args:
+        whole: folder of what is sharded.
+        count: number of shards that are wanted.
+    Raises: ValueError: a part of another number of shards lies there.
+    """
+    other = next((shard for shard in parts_in(whole) if shard.count != count), None)
     if other is not None:
         raise ValueError(
-            f"{whole / SHARDS} holds part {other}, which does not join with parts of {count}; "
-            f"use --shard I/{other.count}, or remove that folder to answer anew"
+            f"{whole / SHARDS} holds part {other}, which does not join with parts of {count}; go on with {other.count} "
+            f"shards (--shard I/{other.count} or --shards {other.count}), or remove that folder to answer anew"
         )
 
 
@@ -132,9 +139,9 @@ def owned(whole: Path, shard: Shard | None) -> Iterator[Path]:
                 _refuse_held(other.folder(whole))
             yield whole
         return
-    _refuse_other_division(whole, parts_in(whole), shard.count)
+    refuse_other_division(whole, shard.count)
     with locked(shard.folder(whole), every_process=True):  # held before the others are looked at, as they do in turn
-        _refuse_other_division(whole, parts_in(whole), shard.count)
+        refuse_other_division(whole, shard.count)
         _refuse_held(whole)
         yield shard.folder(whole)
 

@@ -77,6 +77,20 @@ def _train_in(
         return run
 
 
+def device_map_problem(config: RunConfig) -> str | None:
+    """Why a run cannot be trained on a map of devices, as a sentence; None where its configuration names none.
+
+    Args:
+        config: of the run.
+    """
+    if config.model.device_map is None:
+        return None
+    return (
+        f"model.device_map is {config.model.device_map!r}, which is for inference; leave it out, and train a model "
+        "larger than one device through `accelerate launch` with FSDP2, see docs/scaling.md"
+    )
+
+
 def base_run(config: RunConfig, *, runs_dir: Path | str = "runs", trust_remote_code: bool = False) -> Run:
     """A run without training: a method over a model as it comes, for training-free methods and untrained rows.
 
@@ -164,11 +178,8 @@ def _train(run: Run, resume: bool) -> dict[str, Any]:
 
     config, folder = run.config, run.folder
     resolve_device(config.model.device)  # refuses an absent one before anything is read
-    if config.model.device_map is not None:
-        raise ValueError(
-            f"model.device_map is {config.model.device_map!r}, which is for inference; leave it out, and train a model "
-            "larger than one device through `accelerate launch` with FSDP or DeepSpeed"
-        )
+    if (problem := device_map_problem(config)) is not None:
+        raise ValueError(problem)
     task = registry.get_task_entry(config.task_name).cls(config.task)
     examples, data = training_examples(task, config)
     start = None

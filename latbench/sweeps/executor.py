@@ -8,8 +8,9 @@ import shlex
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -32,7 +33,11 @@ class Job:
     root: Path | None = None
     """Folder in which everything lies that the commands read and write, if they may run on another machine."""
     paths: tuple[str, ...] = ()
-    """What they read and write in it: files and folders, the first of which is the run's."""
+    """What they read and write in it: files and folders, which are brought back from another machine."""
+    reads: tuple[str, ...] = ()
+    """What they only read in it: files and folders, which are sent to another machine."""
+    then: tuple[Job, ...] = ()
+    """Jobs that begin once this one has ended well; where it fails, they never do."""
 
     @property
     def progress(self) -> Path:
@@ -58,12 +63,29 @@ class Executor(Protocol):
     """Where jobs run."""
 
     def run(self, jobs: Sequence[Job], on_end: Callable[[JobResult], None]) -> list[JobResult]:
-        """Run all jobs; a failed one stops no other.
+        """Run all jobs and those that follow them; a failed one stops no other but its followers.
 
         Args:
-            on_end: called as each job ends.
-        Returns: results in the order of the jobs.
+            on_end: called as each job ends, perhaps from several threads at once.
+        Returns: results of all that were begun, in the order of `every`.
         """
+
+
+def every(jobs: Sequence[Job]) -> Iterator[Job]:
+    """Jobs in order, each with those that follow it."""
+    for job in jobs:
+        yield job
+        yield from every(job.then)
+
+
+def in_order(jobs: Sequence[Job], results: Mapping[str, JobResult]) -> list[JobResult]:
+    """The results of the jobs that were begun, in the order of `every`.
+
+    Args:
+        jobs: that were to be run.
+        results: by the name of a job.
+    """
+    return [results[job.name] for job in every(jobs) if job.name in results]
 
 
 class LocalExecutor:
@@ -85,13 +107,21 @@ class LocalExecutor:
     def run(self, jobs: Sequence[Job], on_end: Callable[[JobResult], None]) -> list[JobResult]:
         """See Executor. However this process ends, the running ones end with it, which leaves resumable runs."""
         terminated = handling(signal.SIGTERM, signal.default_int_handler)  # schedulers send it
+        waiting, running = deque(jobs), set[Future[JobResult]]()
+        results: dict[str, JobResult] = {}
         with terminated, ThreadPoolExecutor(self._num_slots) as pool:
-            futures = [pool.submit(self._run, job, on_end) for job in jobs]
             try:
-                return [future.result() for future in futures]
+                while waiting or running:
+                    while waiting and len(running) < self._num_slots:
+                        running.add(pool.submit(self._run, waiting.popleft(), on_end))
+                    ended, running = wait(running, return_when=FIRST_COMPLETED)
+                    for result in (future.result() for future in ended):
+                        results[result.job.name] = result
+                        waiting.extendleft([] if result.failed else reversed(result.job.then))
             except KeyboardInterrupt:
                 self._stop()
                 raise
+        return in_order(jobs, results)
 
     def _run(self, job: Job, on_end: Callable[[JobResult], None]) -> JobResult:
         slot = self._slots.get()

@@ -20,7 +20,7 @@ from typing import Any
 
 from latbench.data import DATA_DIR
 from latbench.runs.run import TRAIN
-from latbench.sweeps.executor import Job, JobResult, last_line
+from latbench.sweeps.executor import Job, JobResult, in_order, last_line
 from latbench.sweeps.ray_worker import BLOCK, JobActor, JobSpec, NodeFacts, look, software
 from latbench.util.files import put_in_place, remove_at_once, temporary
 from latbench.util.signals import handling
@@ -28,6 +28,9 @@ from latbench.util.signals import handling
 POLL = 0.5  # seconds between two looks at the running jobs
 PATIENCE = 180.0  # seconds in which a node must say what it has
 GRACE = 120.0  # seconds that training has for its last whole step after Ctrl-C
+ANSWER = 5.0  # seconds in which the head of a cluster must answer
+SETTINGS = 4  # type of the frame that either side of HTTP/2 begins with (RFC 9113, section 3.4)
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, SETTINGS, 0, 0, 0, 0, 0])
 RETRIES = 3  # times that a job is begun again because its node died
 FORWARDED = ("HF_", "LATBENCH_", "TOKENIZERS_", "WANDB_")  # variables of the driver that nodes without them get
 
@@ -41,7 +44,7 @@ class RayExecutor:
         *,
         num_gpus: float | None = None,
         num_cpus: float = 1,
-        folders: Sequence[str] = (),
+        needed: Sequence[str] = (),
         shared: bool | None = None,
     ) -> None:
         """Connect to the cluster and look at its nodes.
@@ -50,15 +53,15 @@ class RayExecutor:
             address: HOST:PORT of the head; None: the cluster that this machine is in, else a new one of it alone.
             num_gpus: that each job has; None: one where any node has one.
             num_cpus: that each job has.
-            folders: of models, which every node must have.
+            needed: folders of models and files of own data, which every node must have.
             shared: whether the nodes see the driver's folder of runs; None: it is found out.
-        Raises: ValueError: no cluster there, no node is large enough, or a node lacks a folder or has other versions.
+        Raises: ValueError: no cluster there, no node is large enough, or a node lacks files or has other versions.
             ModuleNotFoundError: ray is not installed.
         """
         import ray
 
         self._ray = ray
-        self._folders, self._shared = tuple(folders), shared
+        self._needed, self._shared = tuple(needed), shared
         self._nodes: dict[str, NodeFacts] = {}
         self._gone: list[str] = []
         _connect(address)
@@ -89,11 +92,12 @@ class RayExecutor:
                             del running[name]
                             results[name] = result
                             on_end(result)
+                            waiting[:0] = () if result.failed else result.job.then
                     time.sleep(POLL)
             except BaseException:
                 self._stop(list(running.values()))
                 raise
-        return [results[job.name] for job in jobs]
+        return in_order(jobs, results)
 
     def _startable(self, waiting: Sequence[Job], running: Sequence[Job]) -> Iterator[Job]:
         """The next jobs: as many as there is room for, and none that would train what a running one trains."""
@@ -126,7 +130,7 @@ class RayExecutor:
                 )
 
     def _look_at_nodes(self, token: Path) -> None:
-        """Ask each node that was not asked yet. Raises: ValueError: it lacks a folder, or has other versions."""
+        """Ask each node that was not asked yet. Raises: ValueError: it lacks files, or has other versions."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         remote = self._ray.remote(num_cpus=0, max_retries=0)(look)
@@ -136,7 +140,7 @@ class RayExecutor:
             if node["NodeID"] not in self._nodes:
                 place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 asked[node["NodeID"]] = remote.options(scheduling_strategy=place).remote(
-                    str(token), data_dir, self._folders
+                    str(token), data_dir, self._needed
                 )
         for name, answer in asked.items():
             try:
@@ -271,7 +275,7 @@ class _Running:
         """Send what the driver has of the job's files."""
         if self._spec.shared:
             return
-        for name in self.job.paths:
+        for name in (*self.job.reads, *self.job.paths):
             path = self._root / name
             for file in [path] if path.is_file() else sorted(path.rglob("*")):
                 if file.is_file() and not file.name.startswith("."):
@@ -280,7 +284,7 @@ class _Running:
         self._here = self._ray.get(self._actor.files.remote())
 
     def _fetch(self) -> None:
-        """Bring back the job's folders, each whole: gathered beside, then renamed into place."""
+        """Bring back the folders that the job writes, each whole: gathered beside, then renamed into place."""
         if self._spec.shared:
             return
         there: dict[str, tuple[int, int]] = self._ray.get(self._actor.files.remote())
@@ -288,10 +292,11 @@ class _Running:
             inside = {file: facts for file, facts in there.items() if file.startswith(f"{name}/")}
             if not inside or all(self._here.get(file) == facts for file, facts in inside.items()):
                 continue
-            beside = self._root / "logs" / f".incoming-{name}"
+            beside = self._root / "logs" / f".incoming-{name.replace('/', '-')}"
             remove_at_once(beside)
             for file, facts in inside.items():
                 self._fetch_file(file, facts, beside / Path(file).relative_to(name))
+            (self._root / name).parent.mkdir(parents=True, exist_ok=True)
             put_in_place(beside, self._root / name)
             self._here |= inside
 
@@ -341,9 +346,9 @@ def _connect(address: str | None) -> None:
     if address is not None:
         host, _, port = address.rpartition(":")
         try:
-            with socket.create_connection((host, int(port)), timeout=5):
-                pass
-        except (OSError, ValueError):
+            if not _speaks_grpc(host, int(port)):
+                raise ValueError(absent)
+        except (OSError, ValueError, OverflowError):
             raise ValueError(absent) from None
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
@@ -351,10 +356,22 @@ def _connect(address: str | None) -> None:
         raise ValueError(absent if address is not None else f"Ray cannot start here: {_first(error)}") from None
 
 
+def _speaks_grpc(host: str, port: int) -> bool:
+    """Whether a server answers as HTTP/2 has it, on which gRPC is built: Ray waits for minutes at any other server.
+
+    Raises: OSError: nothing answers there.
+    """
+    with socket.create_connection((host, port), timeout=ANSWER) as connection:
+        connection.sendall(HELLO)
+        head = connection.recv(9)  # of a frame: length, type, flags, stream (RFC 9113, section 4.1)
+    return len(head) == 9 and head[3] == SETTINGS
+
+
 def _refuse_node(facts: NodeFacts) -> None:
-    """Raises: ValueError: the node lacks a folder, or has other versions than the driver."""
+    """Raises: ValueError: the node lacks a folder or file, or has other versions than the driver."""
     if facts.absent:
-        what = "data folder" if facts.absent[0] == facts.data_dir else "folder"
+        what = "file" if Path(facts.absent[0]).is_file() else "folder"
+        what = "data folder" if facts.absent[0] == facts.data_dir else what
         more = f", or set {DATA_DIR} on that node before `ray start`" if what == "data folder" else ""
         raise ValueError(f"node {facts.host} has no {what} {facts.absent[0]}; copy it there{more}")
     for name, version in software().items():

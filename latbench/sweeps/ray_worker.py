@@ -41,29 +41,34 @@ class NodeFacts:
     data_dir: str | None
     """Its folder of data files; None where the driver has none."""
     absent: list[str]
-    """Folders that it should have and has not."""
+    """Folders and files that it should have and has not."""
     software: dict[str, str]
     """Versions of what can change a result, and latbench's commit."""
 
 
-def look(token: str, data_dir: str | None, folders: Sequence[str]) -> NodeFacts:
+def look(token: str, data_dir: str | None, needed: Sequence[str]) -> NodeFacts:
     """Look at the node that this runs on.
 
     Args:
         token: path of a file that the driver has written into its folder of runs.
         data_dir: the driver's folder of data files; a node may have another, in its own LATBENCH_DATA_DIR.
-        folders: of models, which must be there under the same path.
+        needed: folders of models and files of own data, which must be there under the same path; a file may lie in
+            the folder of data files instead.
     """
     own_data = data_dir and os.environ.get(DATA_DIR, data_dir)
-    needed = [*([own_data] if own_data else []), *folders]
+    everything = [*([own_data] if own_data else []), *needed]
     return NodeFacts(
         host=socket.gethostname(),
         machine=machine(),
         has_token=Path(token).exists(),
         data_dir=own_data,
-        absent=[folder for folder in needed if not Path(folder).is_dir()],
+        absent=[path for path in everything if not _is_there(path, own_data)],
         software=software(),
     )
+
+
+def _is_there(path: str, data_dir: str | None) -> bool:
+    return Path(path).exists() or (data_dir is not None and (Path(data_dir) / Path(path).name).is_file())
 
 
 def software() -> dict[str, str]:

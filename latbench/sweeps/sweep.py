@@ -14,10 +14,8 @@ limit: 100                        default: all questions
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,12 +25,10 @@ from pydantic.dataclasses import dataclass as config_dataclass
 
 from latbench.config import ConfigError, Positive, RunConfig, parse, stable_hash, tree
 from latbench.evaluation.job import EvalJob
-from latbench.evaluation.plan import EvalConfig, decoding_changes, plan, questions
+from latbench.evaluation.plan import decoding_changes
 from latbench.evaluation.records import MANIFEST, read_manifest
-from latbench.runs.run import CONFIG, TRAIN, Run, load_run
-from latbench.sweeps.executor import Executor, Job, JobResult
+from latbench.runs.run import TRAIN, Run, load_run
 from latbench.task import STRICT
-from latbench.util.files import write_whole
 
 Names = Annotated[list[str], Field(min_length=1)]
 
@@ -63,19 +59,6 @@ class SweepConfig:
     """The first so many questions of each; null: all."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SweepReport:
-    """What a sweep did: runs that were complete before, and results of the others."""
-
-    skipped: list[str] = field(default_factory=list)
-    results: list[JobResult] = field(default_factory=list)
-
-    @property
-    def failed(self) -> list[JobResult]:
-        """Results of the jobs that failed."""
-        return [result for result in self.results if result.failed]
-
-
 def read_sweep(path: Path) -> SweepConfig:
     """The sweep in a YAML file. Raises: ConfigError: every error, one sentence each; ValueError: no such file."""
     return sweep_of(tree.read_yaml(path))
@@ -88,6 +71,21 @@ def sweep_of(given: Mapping[str, Any]) -> SweepConfig:
         raise ConfigError(errors)
     assert isinstance(config, SweepConfig)
     return config
+
+
+def with_limit(sweep: SweepConfig, limit: int | None) -> SweepConfig:
+    """A sweep whose evaluations ask the first so many questions.
+
+    Args:
+        sweep: its content.
+        limit: number of questions; None: what the sweep says.
+    Raises: ConfigError: the limit is below one.
+    """
+    if limit is None:
+        return sweep
+    if limit < 1:
+        raise ConfigError([f"sweep.limit must be >= 1, got {limit}"])
+    return replace(sweep, limit=limit)
 
 
 def run_configs(sweep: SweepConfig) -> list[RunConfig]:
@@ -128,11 +126,18 @@ class Member:
 
     def jobs(self, sweep: SweepConfig) -> list[EvalJob]:
         """All its evaluations. Raises: ValueError: unknown task, or values out of range."""
-        return [
-            EvalJob.of(self.run, task, split=sweep.split, limit=sweep.limit, changes=changes)
-            for changes in self.decodings
-            for task in self.tasks
-        ]
+        return [self.job(sweep, task, changes) for changes in self.decodings for task in self.tasks]
+
+    def job(self, sweep: SweepConfig, task: str, changes: Mapping[str, Any]) -> EvalJob:
+        """One of its evaluations.
+
+        Args:
+            sweep: that asks for it.
+            task: one of `tasks`.
+            changes: one of `decodings`.
+        Raises: ValueError: unknown task, or values out of range.
+        """
+        return EvalJob.of(self.run, task, split=sweep.split, limit=sweep.limit, changes=changes)
 
     def again(self) -> Member:
         """The same, with the run as it is on file by now."""
@@ -172,58 +177,6 @@ def members(sweep: SweepConfig, runs_dir: Path) -> list[Member]:
     return found
 
 
-def run_sweep(
-    sweep: SweepConfig,
-    executor: Executor,
-    *,
-    runs_dir: Path,
-    resume: bool,
-    on_end: Callable[[JobResult], None],
-    trust_remote_code: bool = False,
-) -> SweepReport:
-    """Train and evaluate every run that is not complete.
-
-    Args:
-        trust_remote_code: let the jobs run Python files that lie beside their models.
-    Raises: ValueError: invalid configurations or evaluations, data that are not at hand, or unfinished runs there while
-        `resume` is off.
-    """
-    all_members = members(sweep, runs_dir)
-    left = open_members(all_members, sweep)
-    _refuse_absent_data(left, sweep)
-    begun = [member.run.folder.name for member in left if (member.run.folder / CONFIG).exists()]
-    if begun and not resume:
-        raise ValueError(f"{len(begun)} runs of the sweep are begun but not complete (first {begun[0]}); pass --resume")
-    trust = ("--trust-remote-code",) if trust_remote_code else ()
-    jobs = [_job(member, sweep, runs_dir, trust) for member in left]
-    complete = [member.run.folder.name for member in all_members if member not in left]
-    return SweepReport(skipped=complete, results=executor.run(jobs, on_end))
-
-
-def _refuse_absent_data(members: Sequence[Member], sweep: SweepConfig) -> None:
-    """Read all data once. Raises: ConfigError: every split that is not at hand, one sentence each."""
-    splits: dict[str, EvalConfig] = {}
-    for member in members:
-        asked = [replace(job.settings, limit=None) for job in member.jobs(sweep)]
-        if not member.run.is_complete:
-            asked += _trained_on(member.run.config)
-        splits |= {stable_hash([of.task_name, asdict(of.task), of.split]): of for of in asked}
-    errors = []
-    for settings in splits.values():
-        try:
-            questions(settings)
-        except ValueError as error:
-            errors.append(str(error))
-    if errors:
-        raise ConfigError(list(dict.fromkeys(errors)))
-
-
-def _trained_on(config: RunConfig) -> list[EvalConfig]:
-    """The training data of a run and of those that it starts from, as questions."""
-    own = plan(config, config.task_name, split=config.train.split)
-    return [own, *(_trained_on(config.start) if config.start else [])]
-
-
 def open_members(members: Sequence[Member], sweep: SweepConfig) -> list[Member]:
     """Those whose training or one of whose evaluations has not ended.
 
@@ -232,40 +185,3 @@ def open_members(members: Sequence[Member], sweep: SweepConfig) -> list[Member]:
         sweep: its content.
     """
     return [member for member in members if not member.run.is_complete or member.open_jobs(sweep)]
-
-
-def _job(member: Member, sweep: SweepConfig, runs_dir: Path, trust: tuple[str, ...]) -> Job:
-    """The job of one member; its configuration is written where the job reads it.
-
-    Args:
-        trust: an option for each of its commands.
-    """
-    name = member.run.folder.name
-    config = runs_dir / "logs" / f"{name}.yaml"
-    config.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(config, tree.dump_yaml(member.run.config.to_tree()))
-    latbench = (sys.executable, "-m", "latbench")
-    asked = [str(member.run.folder), "--tasks", ",".join(member.tasks), "--split", sweep.split]
-    if sweep.limit is not None:
-        asked += ["--limit", str(sweep.limit)]
-    evaluations = [
-        (*latbench, "eval", *asked, *trust, *(f"--set={key}={json.dumps(value)}" for key, value in changes.items()))
-        for changes in member.decodings
-    ]
-    train = (*latbench, "train", "--config", str(config), "--runs-dir", str(runs_dir), "--resume", *trust)
-    return Job(
-        name=name,
-        commands=(train, *evaluations),
-        log=runs_dir / "logs" / f"{name}.log",
-        root=runs_dir,
-        paths=(name, *starts_of(member.run.config), str(config.relative_to(runs_dir))),
-    )
-
-
-def starts_of(config: RunConfig) -> list[str]:
-    """Names of the runs that a run starts from, directly or not.
-
-    Args:
-        config: of the run.
-    """
-    return [] if config.start is None else [config.start.run_id, *starts_of(config.start)]

@@ -79,7 +79,10 @@ def _estimate(method: Method[Any], plan: StagePlan, config: TrainConfig, *, rows
 
 
 def _flops(method: Method[Any], stage: Stage, examples: Sequence[Example]) -> int:
-    """Of the loss of some examples in one micro-batch, forward and backward; the backward pass is not run."""
+    """Of the loss of some examples in one micro-batch, forward and backward.
+
+    The backward pass is run with gradient checkpointing alone, which repeats forward passes in it.
+    """
     with TemporaryDirectory() as folder:
         method.prepare(stage, examples, Path(folder))
         set_trainable(method, stage)
@@ -87,7 +90,10 @@ def _flops(method: Method[Any], stage: Stage, examples: Sequence[Example]) -> in
         meter = FlopMeter(method)
         try:
             with torch.enable_grad():
-                method(method.batch(examples, stage).to(method.backbone.device), stage)
+                losses = method(method.batch(examples, stage).to(method.backbone.device), stage)
+                if method.backbone.config.gradient_checkpointing:
+                    trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
+                    torch.autograd.grad(losses.objective(), trained, allow_unused=True)
         finally:
             meter.close()
             method.eval()

@@ -37,8 +37,9 @@ def refuse_unsupported(*, on_cpu: bool, keeps_moments: bool, decodes: bool) -> N
     """
     if _is_set(DEEPSPEED):
         raise ValueError(
-            "Accelerate is configured for DeepSpeed, with which nothing is trained here; use FSDP2, which shards what "
-            "ZeRO-3 does (docs/scaling.md has its configuration file)"
+            "Accelerate is configured for DeepSpeed, whose engine keeps weights and moments in files of its own, from "
+            "which no resume point and no checkpoint is made here; set distributed_type: FSDP and fsdp_version: 2, "
+            "which shards what ZeRO-3 does (docs/scaling.md has the whole file)"
         )
     if not is_asked_for():
         return

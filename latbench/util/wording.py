@@ -24,6 +24,7 @@ _WORDS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"--set ([\w.]+)=(\S+?)(?=[;,. ]|$)", r'settings={"\1": \2}'),
     (r"--set takes KEY=VALUE such as ([\w.]+)=(\S+?)(?=[;,. ]|$)", r'settings={"KEY": VALUE} such as {"\1": \2}'),
     (r"--set (?=[\w.]+:)", ""),
+    (r"add --executor ray", 'add executor="ray"'),
     (rf"(?<!\S)--({_FLAGS})(?![\w-])", lambda found: f"{_name(found)}=True"),
     (r"(?<![\w-])(?<!launch )--([a-z][a-z-]*)", lambda found: _name(found)),
     (r"\bRUN names", "run names"),

@@ -143,7 +143,10 @@ def test_two_owners_of_one_shard_are_refused(run: Run) -> None:
 def test_shards_of_another_number_are_refused(run: Run) -> None:
     job = job_of(run)
     evaluate(job, Shard(1, 2))
-    sentence = r"shards holds part 1/2, which does not join with parts of 3; use --shard I/2, or remove that folder"
+    sentence = (
+        r"shards holds part 1/2, which does not join with parts of 3; go on with 2 shards "
+        r"\(--shard I/2 or --shards 2\), or remove that folder"
+    )
     with pytest.raises(ValueError, match=sentence):
         evaluate(job, Shard(2, 3))
     shutil.copytree(Shard(1, 2).folder(job.folder), Shard(2, 3).folder(job.folder))

@@ -23,7 +23,8 @@ from latbench.measures.trace import NoLatentStepsError, trace
 from latbench.report.leaderboard import leaderboard
 from latbench.runs.run import CHECKPOINT, TRAIN, Run, load_run
 from latbench.runs.train import base_run, train
-from latbench.sweeps.sweep import SweepConfig, run_sweep
+from latbench.sweeps.running import run_sweep
+from latbench.sweeps.sweep import SweepConfig
 from latbench.training import checkpoint
 from tests.made_runs import SMALL
 from tests.runs.test_start import equal

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.server
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -16,9 +18,14 @@ import pytest
 from latbench.cli import main
 from latbench.config import tree
 from latbench.data import DATA_DIR
-from latbench.runs.run import TRAIN, run_folders
+from latbench.evaluation.evaluate import evaluate
+from latbench.evaluation.job import EvalJob
+from latbench.evaluation.records import RECORDS, SHARDS
+from latbench.runs.run import TRAIN, Run, load_run, run_folders
 from latbench.sweeps.executor import Job, JobResult
-from latbench.sweeps.sweep import SweepConfig, run_sweep
+from latbench.sweeps.running import run_sweep
+from latbench.sweeps.sharded import eval_command, evaluate_in_shards, target_options
+from latbench.sweeps.sweep import SweepConfig
 from latbench.util.signals import handling
 
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
@@ -104,6 +111,59 @@ def test_a_sweep_survives_the_death_of_a_node(cluster: Any, tmp_path: Path) -> N
     assert left == [], "no progress, token or half of a folder"
 
 
+def test_a_node_that_dies_in_the_middle_costs_its_shard_alone(cluster: Any, trained: Run, tmp_path: Path) -> None:
+    """Three shards on three nodes, whose files travel: no disk is shared."""
+    changes = {"task.num_test": 36, "generate.chunk": 1, "generate.max_new_tokens": 150}
+    run = load_run(shutil.copytree(trained.folder, tmp_path / "runs" / trained.folder.name))
+    alone = load_run(shutil.copytree(trained.folder, tmp_path / "alone" / trained.folder.name))
+    whole = (evaluate(EvalJob.of(alone, "synth", changes=changes)) / RECORDS).read_bytes()
+    cluster.remove_node(cluster.list_all_nodes()[-1])
+    (disk := tmp_path / "disk").mkdir()
+    last = cluster.add_node(num_cpus=1, env_vars={"TMPDIR": str(disk)})
+    answered: list[int] = []
+
+    def kill() -> None:  # once it has a few of the twelve answers of its shard
+        while (number := sum(path.read_bytes().count(b"\n") for path in disk.rglob(RECORDS))) < 3:
+            time.sleep(0.01)
+        cluster.remove_node(last, allow_graceful=False)
+        answered.append(number)
+
+    killer = in_background(kill)
+    job = EvalJob.of(run, "synth", changes=changes)
+    command = eval_command(target_options(run), ["synth"], split="test", limit=None, changes=changes)
+    ended: list[str] = []
+    failed = evaluate_in_shards(
+        [job], command, 3, executor(cluster, shared=False), lambda result: ended.append(result.job.name)
+    )
+    killer.join()
+    cluster.add_node(num_cpus=1)
+    assert not failed, [result.last_line for result in failed]
+    assert 3 <= answered[0] < 12, "the node died in the middle of its shard"
+    assert sorted(ended) == [f"{run.folder.name}.{number}-of-3" for number in (1, 2, 3)]
+    logs = sorted((run.folder.parent / "logs").iterdir())
+    assert [path.suffix for path in logs] == [".log"] * 3, "no progress, token or half of a folder"
+    texts = [path.read_text() for path in logs]
+    assert sorted(text.count("lost: the node of this job has died") for text in texts) == [0, 0, 1]
+    assert sorted(text.count("$ ") for text in texts) == [1, 1, 2], "its shard alone was begun again"
+    assert (job.folder / RECORDS).read_bytes() == whole
+    assert not (job.folder / SHARDS).exists()
+
+
+def test_the_command_answers_shards_on_a_cluster(
+    cluster: Any, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nodes that see the folder work in it; the process that ends last joins the parts."""
+    executor(cluster)  # connects
+    ask = ["eval", str(run.folder), "--set", "generate.chunk=8", "--shards", "2", "--executor", "ray"]
+    assert main([*ask, "--address", cluster.address, "--gpus-per-job", "2"]) == 2
+    assert "each job asks for 2 GPUs, but no node of the cluster has more than 0; lower" in capsys.readouterr().err
+    assert not (run.folder / "eval").exists()
+    assert main([*ask, "--address", cluster.address]) == 0
+    assert f"{run.folder.name}.2-of-2: done" in capsys.readouterr().err
+    (records,) = run.folder.glob(f"eval/*/{RECORDS}")
+    assert len(records.read_bytes().splitlines()) == 20
+
+
 def test_a_shared_folder_is_worked_in_and_nothing_is_copied(cluster: Any, tmp_path: Path) -> None:
     code = "import os, sys; print(os.getcwd(), file=open(sys.argv[1] + '/a/here', 'w')); print('done on', 3)"
     (tmp_path / "a").mkdir()
@@ -174,9 +234,13 @@ def test_an_address_without_a_cluster_is_one_sentence(tmp_path: Path, capsys: py
     file = tmp_path / "sweep.yaml"
     file.write_text("methods: [cot]\n")
     command = ["sweep", str(file), "--runs-dir", str(tmp_path / "runs")]
-    for address in ("127.0.0.1:1", "nonsense"):
-        assert main([*command, "--executor", "ray", "--address", address]) == 2
-        assert capsys.readouterr().err.startswith(f"error: no Ray cluster answers at {address}; start one there with")
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as other:
+        in_background(other.serve_forever)
+        for address in ("127.0.0.1:1", "127.0.0.1:99999", "nonsense", f"127.0.0.1:{other.server_port}"):
+            assert main([*command, "--executor", "ray", "--address", address]) == 2
+            sentence = f"error: no Ray cluster answers at {address}; start one there with"
+            assert capsys.readouterr().err.splitlines()[-1].startswith(sentence)
+        other.shutdown()
     assert main([*command, "--address", "127.0.0.1:1"]) == 2
     assert "add --executor ray" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()

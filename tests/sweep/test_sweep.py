@@ -23,7 +23,8 @@ from latbench.runs.lock import locked
 from latbench.runs.run import CONFIG, load_run
 from latbench.sweeps.child import under
 from latbench.sweeps.executor import Job, JobResult, LocalExecutor
-from latbench.sweeps.sweep import SweepConfig, members, read_sweep, run_configs, run_sweep
+from latbench.sweeps.running import run_sweep
+from latbench.sweeps.sweep import SweepConfig, members, read_sweep, run_configs
 from latbench.util.progress import Reached, read_reached
 from latbench.util.signals import handling
 

@@ -86,7 +86,7 @@ def test_stages_follow_each_other_with_whole_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("variables", "settings", "sentence"),
     [
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, [], "Accelerate is configured for DeepSpeed, with which nothing"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, [], "Accelerate is configured for DeepSpeed, whose engine"),
         ({"ACCELERATE_USE_FSDP": "true"}, [], "Accelerate is configured for FSDP 1; set fsdp_version: 2"),
         (
             {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"},

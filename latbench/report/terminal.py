@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -111,3 +111,25 @@ def to_rich(table: Table, width: int) -> RenderableType:
     for line in kept.lines:
         made.add_row(*map(Text, line))
     return made
+
+
+def names_and_texts(texts: Mapping[str, str], width: int) -> RenderableType:
+    """What rich prints of names and what is said of each; long names stand on a line of their own.
+
+    Args:
+        texts: by name.
+        width: of the terminal, in characters.
+    """
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    longest = max(map(len, texts), default=0)
+    if longest <= width // 3:
+        grid = RichTable.grid(padding=(0, PADDING, 0, 0))
+        for name, text in texts.items():
+            grid.add_row(Text(name, style="bold"), Text(plain(text)))
+        return grid
+    pairs = texts.items()
+    return Group(*(part for name, text in pairs for part in (Text(name, style="bold"), Padding(plain(text), (0, 4)))))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -31,8 +31,10 @@ def to_terminal(sections: Sequence[Section], width: int, *, with_legend: bool = 
 
     parts: list[RenderableType] = []
     for section in sections:
-        parts += [Text(section.title, style="bold"), Text(section.facts + "\n", style="dim")]
-        parts += [to_rich(section.tables[0], width), Text("")]
+        table = section.tables[0]
+        common = "".join(f" {name.capitalize()} of all: {text}." for name, text in _common(table).values())
+        parts += [Text(section.title, style="bold"), Text(section.facts + common + "\n", style="dim")]
+        parts += [to_rich(table, width), Text("")]
     if not sections:
         parts.append(Text(NOTHING))
     if with_legend:
@@ -41,7 +43,7 @@ def to_terminal(sections: Sequence[Section], width: int, *, with_legend: bool = 
 
 
 def fitting(table: Table, width: int) -> Table:
-    """The columns that fit: those of interest that are not zero or empty throughout, from left to right.
+    """The columns that fit: those of interest that are not zero, empty or the same words throughout, from left to right.
 
     Where they do not all fit, figures after the first (the accuracy) do without their intervals, then the last go.
 
@@ -49,7 +51,12 @@ def fitting(table: Table, width: int) -> Table:
         table: of a section.
         width: of the terminal, in characters.
     """
-    shown = [place for place, head in enumerate(table.heads) if head.is_front and not _is_empty(table, place)]
+    left_out = _common(table)
+    shown = [
+        place
+        for place, head in enumerate(table.heads)
+        if head.is_front and place not in left_out and not _is_empty(table, place)
+    ]
     kept = _only(table, shown)
     if _width(kept, width) > width:
         first = next(place for place, head in enumerate(kept.heads) if not head.is_text)
@@ -71,6 +78,36 @@ def _only(table: Table, places: Sequence[int]) -> Table:
 def _is_empty(table: Table, place: int) -> bool:
     texts = {line[place] for line in table.lines}
     return texts <= {DASH} or (not table.heads[place].is_text and texts <= {DASH, "0.0"})
+
+
+def _common(table: Table) -> dict[int, tuple[str, str]]:
+    """By place, the columns of words, names excepted, that say one thing of all of several lines: heading and words."""
+    first = next((place for place, head in enumerate(table.heads) if not head.is_text), len(table.heads))
+    found = {place: {line[place] for line in table.lines} for place in range(first, len(table.heads))}
+    return {
+        place: (table.heads[place].name, *texts)
+        for place, texts in found.items()
+        if table.heads[place].is_text and table.heads[place].is_front and len(table.lines) > 1 == len(texts)
+        if texts != {DASH} and texts != {""}
+    }
+
+
+def broken(text: str, width: int) -> str:
+    """The text with a space after a `.`, `_` or `=` in each word that is wider than a column, where a line may end.
+
+    Args:
+        text: of one cell.
+        width: of the column, in characters.
+    """
+    return " ".join(part for word in text.split(" ") for part in _parts(word, width))
+
+
+def _parts(word: str, width: int) -> Iterator[str]:
+    while len(word) > width:
+        cut = 1 + max(word.rfind(sign, 0, width) for sign in "._=,/")
+        yield word[: cut or width]
+        word = word[cut or width :]
+    yield word
 
 
 def _width(table: Table, width: int) -> int:
@@ -108,8 +145,9 @@ def to_rich(table: Table, width: int) -> RenderableType:
             no_wrap=not head.is_text,
             overflow="fold",
         )
+    most = [_most(kept, place, width) or width for place in range(len(kept.heads))]
     for line in kept.lines:
-        made.add_row(*map(Text, line))
+        made.add_row(*(Text(broken(text, room)) for text, room in zip(line, most, strict=True)))
     return made
 
 

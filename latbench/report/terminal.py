@@ -7,16 +7,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from latbench.report.columns import DASH, legend
-from latbench.report.table import Table
+from latbench.report.table import Head, Table
 from latbench.report.task_sections import NOTHING, Section
 from latbench.util.text import plain
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-PADDING = 2  # between two columns
+PADDING = 2  # between two columns, one of which rich draws as their border
 NAMES, WORDS = 4, 8  # a name may have a fourth of the width, other words an eighth
 KEPT = 3  # columns that are never left out
+LAST_TO_GO = ("#L", "compression")  # of the others
 
 
 def to_terminal(sections: Sequence[Section], width: int, *, with_legend: bool = False) -> list[RenderableType]:
@@ -45,7 +46,8 @@ def to_terminal(sections: Sequence[Section], width: int, *, with_legend: bool = 
 def fitting(table: Table, width: int) -> Table:
     """The columns that fit: those of interest that are not zero, empty or the same words throughout, from left to right.
 
-    Where they do not all fit, figures after the first (the accuracy) do without their intervals, then the last go.
+    Where they do not all fit, figures after the first (the accuracy) do without their intervals, then the last go, #L
+    and compression after all others.
 
     Args:
         table: of a section.
@@ -62,8 +64,21 @@ def fitting(table: Table, width: int) -> Table:
         first = next(place for place, head in enumerate(kept.heads) if not head.is_text)
         kept = replace(kept, lines=tuple(_without_intervals(line, first + 1) for line in kept.lines))
     while len(kept.heads) > KEPT and _width(kept, width) > width:
-        kept = _only(kept, range(len(kept.heads) - 1))
+        later = range(KEPT, len(kept.heads))
+        last = max(later, key=lambda place: (kept.heads[place].name not in LAST_TO_GO, place))
+        kept = _only(kept, [place for place in range(len(kept.heads)) if place != last])
     return kept
+
+
+def upright(table: Table) -> Table:
+    """The table turned over: a line for each column, a column for each line, whose name is its first word.
+
+    Args:
+        table: of few lines.
+    """
+    heads = (Head("", is_text=True), *(Head(line[0]) for line in table.lines))
+    columns = list(zip(*table.lines, strict=True))[1:]
+    return Table(heads=heads, lines=tuple(zip(table.headings[1:], *zip(*columns, strict=True), strict=True)))
 
 
 def _without_intervals(line: Sequence[str], start: int) -> tuple[str, ...]:
@@ -85,7 +100,7 @@ def _common(table: Table) -> dict[int, tuple[str, str]]:
     first = next((place for place, head in enumerate(table.heads) if not head.is_text), len(table.heads))
     found = {place: {line[place] for line in table.lines} for place in range(first, len(table.heads))}
     return {
-        place: (table.heads[place].name, *texts)
+        place: (table.heads[place].name, table.lines[0][place])
         for place, texts in found.items()
         if table.heads[place].is_text and table.heads[place].is_front and len(table.lines) > 1 == len(texts)
         if texts != {DASH} and texts != {""}
@@ -135,7 +150,7 @@ def to_rich(table: Table, width: int) -> RenderableType:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    made = RichTable(box=SIMPLE_HEAD, pad_edge=False, padding=(0, PADDING, 0, 0), show_edge=False)
+    made = RichTable(box=SIMPLE_HEAD, pad_edge=False, padding=(0, PADDING - 1, 0, 0), show_edge=False)
     kept = fitting(table, width)
     for place, head in enumerate(kept.heads):
         made.add_column(

@@ -283,7 +283,8 @@ class OwnData(Task[OwnDataConfig]):
         name = self._column("solution" if "solution" in config.columns else "answer")
         if reason := gold_fault(answer, config.kind):
             raise ValueError(
-                f"field {name!r} {reason}; say how answers are compared with --kind number, math, text or choice (task.kind)"
+                f"field {name!r} {reason}; say how answers are compared with --kind number, math, text or choice "
+                "(task.kind)"
             )
         if config.labels and answer not in config.labels:
             raise ValueError(f"field {name!r} is {answer!r}, none of task.labels: {', '.join(config.labels)}")

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from measured_runs import call
 
 import latbench
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.stored import job_on_file
 from latbench.runs.run import Run
+from tests.measured_runs import call
 
 Say = Callable[..., tuple[int, str, str]]
 WORDS = ("--columns", "question=q,steps=work,answer=a", "--kind", "math", "--prompt", "mod 10: {question}")

@@ -44,7 +44,7 @@ def to_terminal(sections: Sequence[Section], width: int, *, with_legend: bool = 
 
 
 def fitting(table: Table, width: int) -> Table:
-    """The columns that fit, from left to right: those of interest that are not zero, empty or the same words throughout.
+    """The columns of interest that fit, from left to right; none that is zero, empty or the same words throughout.
 
     Where they do not all fit, figures after the first (the accuracy) do without their intervals, then the last go, #L
     and compression after all others.

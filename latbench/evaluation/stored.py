@@ -108,8 +108,7 @@ def job_on_file(
     is_said = any(key.startswith("task.") for key in changes or {})
     if data is None or is_said or data == _data_of(run.config.task):
         return job
-    found = [(path, task) for path, task in _asked_of(run) if _data_of(task) == data]
-    ways = {repr(task_identity(task)): (path, task) for path, task in found}
+    ways = {repr(task_identity(asked)): (path, asked) for path, asked in _asked_of(run) if _data_of(asked) == data}
     if not ways or repr(task_identity(wanted.task)) in ways:
         return job
     if len(ways) > 1:
@@ -117,8 +116,10 @@ def job_on_file(
         raise ValueError(
             f"{run.folder} was evaluated on {wanted.task_name} in {len(ways)} ways; name one of these as RUN: {folders}"
         )
-    ((_, task),) = ways.values()
-    return EvalJob(run, replace(wanted, task=replace(task, path=wanted.task.path)))  # it may have been moved since
+    ((_, found),) = ways.values()
+    assert isinstance(wanted.task, OwnDataConfig), "it has data"
+    assert isinstance(found, OwnDataConfig), "likewise"
+    return EvalJob(run, replace(wanted, task=replace(found, path=wanted.task.path)))  # it may have been moved since
 
 
 def _asked_of(run: Run) -> list[tuple[Path, TaskConfig]]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from latbench import registry
-from latbench.config import ConfigError, parse, tree
-from latbench.config.own_data import with_own_data
+from latbench.config import ConfigError, own_data, parse, tree
 from latbench.data.folder import use_data_dir
+from latbench.evaluation import stored
 from latbench.evaluation.evaluate import evaluate_all
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import Evaluation, read_evaluation
@@ -37,20 +37,24 @@ if TYPE_CHECKING:
 __all__ = [
     "Result",
     "Run",
+    "available",
     "check",
     "compare",
     "cost",
     "evaluate",
+    "export",
     "get_method",
     "get_task",
     "import_release",
     "leaderboard",
     "load_run",
     "rerun",
+    "serve",
     "sweep",
     "train",
 ]
 RUNS = "runs"
+Rows = list[dict[str, Any]]
 FormatName = Literal["md", "csv", "latex", "html"]
 ExecutorName = Literal["local", "ray"]
 
@@ -77,12 +81,13 @@ class Run(runs.Run):
         return evaluate(self, tasks, **how)
 
     @speaks_python
-    def trace(self, task: str | None = None, **asked: Any) -> StoredTrace:
+    def trace(self, task: str | Evaluation | None = None, **asked: Any) -> StoredTrace:
         """Store each latent step of the run's answers beside its records, and read what is stored.
 
         Args:
-            task: as in `latbench.evaluate`; None: the run's own.
-            asked: `split`, `limit`, `samples` and `settings`, as in `latbench.evaluate`.
+            task: one, as in `latbench.evaluate`, or a result of this run, asked as it was; None: the run's own. Own
+                data are asked as in the evaluation of them on file, unless `columns`, `kind` or `prompt` is given.
+            asked: `columns`, `kind`, `prompt`, `split`, `limit`, `samples` and `settings`, as in `latbench.evaluate`.
         Raises: ValueError: the run takes no latent steps, or as `latbench.evaluate`.
         """
         from latbench.measures.latents import StoredTrace
@@ -96,16 +101,22 @@ class Run(runs.Run):
 
     @speaks_python
     def inspect(
-        self, question: str | None = None, task: str | None = None, *, index: int = 0, top: int = 5, **asked: Any
+        self,
+        question: str | None = None,
+        task: str | Evaluation | None = None,
+        *,
+        index: int = 0,
+        top: int = 5,
+        **asked: Any,
     ) -> Inspection:
         """One answer with its latent steps as their top tokens; from its trace where that is stored.
 
         Args:
             question: any question; None: the one at `index` of the split.
-            task: as in `latbench.evaluate`; None: the run's own.
+            task: as in `trace`.
             index: of the question in the split, from 0.
             top: tokens per latent step.
-            asked: `split`, `limit`, `samples` and `settings`, as in `latbench.evaluate`.
+            asked: as in `trace`.
         """
         from latbench.measures.inspect import inspect
 
@@ -113,14 +124,14 @@ class Run(runs.Run):
 
     @speaks_python
     def reliance(
-        self, task: str | None = None, *, interventions: Sequence[str] | None = None, **asked: Any
+        self, task: str | Evaluation | None = None, *, interventions: Sequence[str] | None = None, **asked: Any
     ) -> RelianceFile:
         """How far the run relies on its latent steps: the same questions again with replaced latents.
 
         Args:
-            task: as in `latbench.evaluate`; None: the run's own.
+            task: as in `trace`.
             interventions: zeros, noise, other, cut<k>; None: these with k to 8.
-            asked: `split`, `limit`, `samples` and `settings`, as in `latbench.evaluate`.
+            asked: as in `trace`.
         """
         from latbench.measures.reliance import DEFAULT, reliance
 
@@ -131,9 +142,9 @@ class Run(runs.Run):
     @speaks_python
     def parallelism(
         self,
-        task: str | None = None,
+        task: str | Evaluation | None = None,
         *,
-        paths_file: Path | None = None,
+        paths_file: Path | str | None = None,
         max_paths: int = 16,
         threshold: float = 0.1,
         **asked: Any,
@@ -141,28 +152,52 @@ class Run(runs.Run):
         """How much of explicit chains the run's latent steps hold, from its stored trace.
 
         Args:
-            task: as in `latbench.evaluate`; None: the run's own.
-            paths_file: file of `latbench paths`; None: the paths that the task knows.
+            task: as in `trace`.
+            paths_file: file that `paths` of a run of `cot` wrote; None: the paths that the task knows.
             max_paths: most paths of a question, the gold chain among them.
             threshold: probability from which a quantity counts, of known graphs.
-            asked: `split`, `limit`, `samples` and `settings`, as in `latbench.evaluate`.
+            asked: as in `trace`.
         """
         from latbench.measures.parallelism import parallelism
 
-        job = self._job(task, **asked)
-        return parallelism(job, paths_file=paths_file, max_paths=max_paths, threshold=threshold)[1]
+        job, file = self._job(task, **asked), None if paths_file is None else Path(paths_file)
+        return parallelism(job, paths_file=file, max_paths=max_paths, threshold=threshold)[1]
+
+    @speaks_python
+    def paths(self, task: str | Evaluation | None = None, **asked: Any) -> Path:
+        """Sample distinct correct chains of each question from a run of `cot`.
+
+        Args:
+            task: as in `trace`.
+            asked: as in `trace`; 16 samples at temperature 1 unless told otherwise.
+        Returns: the file, for the `paths_file` of `parallelism`.
+        Raises: ValueError: the run writes no reasoning out, or as `latbench.evaluate`.
+        """
+        from latbench.measures.paths import SAMPLING, sample_paths
+
+        return sample_paths(self._job(task, usual=SAMPLING, **asked))[0]
 
     def _job(
         self,
-        task: str | None = None,
+        task: str | Evaluation | None = None,
         *,
-        split: str = "test",
+        columns: Mapping[str, str] | None = None,
+        kind: str | None = None,
+        prompt: str | None = None,
+        split: str | None = None,
         limit: int | None = None,
         samples: int | None = None,
         settings: Mapping[str, Any] | None = None,
+        usual: Mapping[str, Any] | None = None,
     ) -> EvalJob:
+        said = _changes(settings, samples=samples) | own_data.changes(columns, kind, prompt)
+        changes = {**(usual or {}), **said}
+        if isinstance(task, Evaluation):
+            if stored.run_of(task.folder) is None or task.manifest.run != self.folder.resolve().name:
+                raise ValueError(f"{task.folder} is no evaluation of {self.folder}; give a result of this run")
+            return stored.job_in(task.folder, self, split=split, limit=limit, changes=changes)
         named = None if task is None else registry.from_file("task", task)
-        return EvalJob.of(self, named, split=split, limit=limit, changes=_changes(settings, samples=samples))
+        return stored.job_on_file(self, named, split=split or "test", limit=limit, changes=changes)
 
 
 @speaks_python
@@ -212,7 +247,7 @@ def train(
     }
     named |= {"task.name": task and registry.from_file("task", task), "seed": seed}
     chosen = {key: value for key, value in named.items() if value is not None}
-    chosen |= _own_data(columns, kind, prompt) | dict(settings or {})
+    chosen |= own_data.changes(columns, kind, prompt) | dict(settings or {})
     given = tree.spelled(chosen, Path(config) if config is not None else None)
     run = train_run(parse(given, preset=preset), runs_dir=runs_dir, resume=resume, trust_remote_code=trust_remote_code)
     return Run.of(run)
@@ -225,7 +260,12 @@ def import_release(
     format: str | None = None,
     base: Path | str | None = None,
     revision: str | None = None,
+    task: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    kind: str | None = None,
+    prompt: str | None = None,
     settings: Mapping[str, Any] | None = None,
+    out: Path | str | None = None,
     runs_dir: Path | str = RUNS,
 ) -> Run:
     """Make a run of a released checkpoint; what is imported already is returned as it is.
@@ -235,14 +275,23 @@ def import_release(
         revision: a commit of the latter, None: the newest.
         format: name of an importer; None: the one that recognises the source.
         base: the base model, folder or id, where the release has adapters alone; None: the one it names.
+        task: the run's own, as in `train`; None: gsm8k.
+        columns: of own data: names of its columns by field.
+        kind: of own data: how answers are compared.
+        prompt: of own data: a template.
         settings: values by dotted key, in place of what the importer says.
+        out: folder of the run; None: its name in `runs_dir`.
+        runs_dir: folder of all runs.
     Raises: ValueError: not at hand, of no known format, not whole, or something is missing that only the user can say.
     """
     from latbench.runs.importing import plan_import
 
     below = None if base is None else str(base)
-    plan = plan_import(str(source), format=format, base=below, revision=revision, settings=settings)
-    return Run.of(train_run(plan.config, runs_dir=runs_dir, resume=True))
+    said = dict(settings or {}) | own_data.changes(columns, kind, prompt)
+    if task is not None:
+        said["task.name"] = registry.from_file("task", task)
+    plan = plan_import(str(source), format=format, base=below, revision=revision, settings=said)
+    return Run.of(train_run(plan.config, runs_dir=runs_dir, folder=None if out is None else Path(out), resume=True))
 
 
 @overload
@@ -320,22 +369,17 @@ def evaluate(
     use_data_dir(data_dir)
     place = Place(executor=executor, jobs=jobs, address=address, gpus_per_job=gpus_per_job, cpus_per_job=cpus_per_job)
     in_jobs = chosen(shards, place)
-    given = changes = _changes(settings, samples=samples, seed=seed) | _own_data(columns, kind, prompt)
-    if isinstance(run, runs.Run):
-        if model is not None or method is not None:
-            raise ValueError("run is a trained run, and model with method an untrained one; give one of the two")
-        target = run
-    else:
-        target, changes = evaluation_target(
-            None if run is None else str(run),
-            model,
-            method,
-            changes,
-            preset=preset,
-            device=device,
-            runs_dir=Path(runs_dir),
-            trust_remote_code=trust_remote_code,
-        )
+    given = _changes(settings, samples=samples, seed=seed) | own_data.changes(columns, kind, prompt)
+    target, changes = _target(
+        run,
+        model,
+        method,
+        given,
+        preset=preset,
+        device=device,
+        runs_dir=Path(runs_dir),
+        trust_remote_code=trust_remote_code,
+    )
     asked = [tasks] if isinstance(tasks, str) else list(tasks or [])
     named = [registry.from_file("task", name) for name in asked] or [target.config.task_name]
     evaluations = [EvalJob.of(target, name, split=split, limit=limit, changes=changes) for name in named]
@@ -360,6 +404,7 @@ def load_run(
     runs_dir: Path | str = RUNS,
     device: str | None = None,
     device_map: str | None = None,
+    data_dir: Path | str | None = None,
     trust_remote_code: bool = False,
 ) -> Run:
     """A run that is on disk; its model is loaded on first use.
@@ -369,9 +414,11 @@ def load_run(
         runs_dir: folder of all runs.
         device: where its model is put; None: where its configuration says.
         device_map: spread its model over several devices instead, see `model.device_map`.
+        data_dir: folder of data files, from now on; None: what LATBENCH_DATA_DIR names.
         trust_remote_code: run Python files that lie beside its model.
     Raises: ValueError: there is none.
     """
+    use_data_dir(data_dir)
     folder = find_run(None if run is None else str(run), Path(runs_dir))
     return Run.of(runs.load_run(folder, device=device, device_map=device_map, trust_remote_code=trust_remote_code))
 
@@ -404,6 +451,7 @@ def leaderboard(
     out: Path | str | None = None,
     *,
     only: str | None = None,
+    plot: Path | str | None = None,
     reported: bool = False,
     all_records: bool = False,
     no_data: bool = False,
@@ -415,6 +463,7 @@ def leaderboard(
         formats: md, csv, latex, html.
         out: folder to write `leaderboard.<ending>` to; None: nothing is written.
         only: regular expression: rows whose "<task> <method> <variant>" it fits.
+        plot: file to draw accuracy against chain length to, .png or .svg; None: no picture.
         reported: with the numbers that papers report, as such.
         all_records: every record, in files beside the page.
         no_data: without questions of data sets on the page, as for one to publish.
@@ -423,23 +472,32 @@ def leaderboard(
     """
     from latbench.evaluation.asked import asked, asked_of_generated
     from latbench.report import leaderboard as report
+    from latbench.report import picture
 
+    if plot is not None:
+        picture.refuse_format(Path(plot))
     where, read = Path(out) if out is not None else None, asked_of_generated if no_data else asked
-    return report.leaderboard(
+    board = report.leaderboard(
         _paths(folders), formats, where, only=only, reported=reported, all_records=all_records, asked=read
     )
+    if plot is not None:
+        picture.plot(board.cells, Path(plot))
+    return board
 
 
 @speaks_python
-def check(folders: Path | str | Sequence[Path | str] = RUNS) -> Checked:
-    """Whether everything in a submission recomputes, as `latbench leaderboard --check` does.
+def check(folders: Path | str | Sequence[Path | str] = RUNS, *, workers: int = 1) -> Checked:
+    """Whether everything in a submission recomputes, as `latbench leaderboard --check --again` finds out.
 
+    Args:
+        folders: are searched for evaluations, at any depth.
+        workers: processes at once.
     Returns: `problems`, `caveats` and the number of evaluations looked at.
     Raises: ValueError: a folder does not exist, or holds no evaluation.
     """
     from latbench import submission
 
-    return submission.check(_paths(folders))
+    return submission.check(_paths(folders), workers=workers)
 
 
 @overload
@@ -512,25 +570,31 @@ def sweep(
 
 @speaks_python
 def rerun(
-    result: Evaluation | Path | str, *, runs_dir: Path | str = RUNS, trust_remote_code: bool = False
+    result: Evaluation | Path | str,
+    *,
+    runs_dir: Path | str = RUNS,
+    data_dir: Path | str | None = None,
+    trust_remote_code: bool = False,
 ) -> Agreement:
     """Repeat a result from its manifest, and say how far the repetition agrees with it.
 
     Args:
         result: a result, or the folder with its manifest and records.
         runs_dir: the repetition goes into a hidden folder in it.
+        data_dir: folder of data files, from now on; None: what LATBENCH_DATA_DIR names.
         trust_remote_code: run Python files that lie beside the model.
     Raises: ValueError: no complete result, or its questions or its model are not at hand.
     """
     from latbench.evaluation.rerun import rerun as repeat
 
+    use_data_dir(data_dir)
     folder = result.folder if isinstance(result, Evaluation) else Path(result)
     return repeat(folder, runs_dir=Path(runs_dir), trust_remote_code=trust_remote_code)
 
 
 @speaks_python
 def cost(
-    given: Sequence[runs.Run | Path | str],
+    given: Sequence[runs.Run | Evaluation | Path | str],
     task: str | None = None,
     *,
     rounds: int = 5,
@@ -540,16 +604,129 @@ def cost(
     """What an answer costs: operations, and time at batch 1 and full batch, runs taking turns.
 
     Args:
-        given: runs, their folders or names; the first is the reference.
+        given: runs, their folders or names, or results of runs, asked as these were; the first is the reference.
         task: as in `evaluate`; None: each run's own.
         rounds: of turns; medians count.
         runs_dir: folder of all runs.
-        asked: `split`, `limit`, `samples` and `settings`, as in `evaluate`.
+        asked: as in `Run.trace`.
     """
     from latbench.measures.answer_cost import cost as measure
 
-    named = [Run.of(run) if isinstance(run, runs.Run) else load_run(run, runs_dir=runs_dir) for run in given]
-    return [found for _, found in measure([run._job(task, **asked) for run in named], rounds=rounds)]
+    def job(one: runs.Run | Evaluation | Path | str) -> EvalJob:
+        if isinstance(one, Evaluation):
+            return load_run(stored.run_of(one.folder) or one.folder)._job(one, **asked)
+        run = Run.of(one) if isinstance(one, runs.Run) else load_run(one, runs_dir=runs_dir)
+        return run._job(task, **asked)
+
+    return [found for _, found in measure([job(one) for one in given], rounds=rounds)]
+
+
+@speaks_python
+def export(
+    run: runs.Run | Path | str,
+    target: Path | str,
+    *,
+    license: str | None = None,
+    private: bool = False,
+    runs_dir: Path | str = RUNS,
+) -> str:
+    """Write a run as a plain Hugging Face model with a model card, which `load_run` takes.
+
+    Args:
+        run: a trained run, its folder, or its name in `runs_dir`.
+        target: a folder that does not exist yet, or `hub:OWNER/NAME`.
+        license: of the weights, as the Hub names it; None: the base model's.
+        private: make the repository a private one.
+        runs_dir: folder of all runs.
+    Returns: the folder, or the address of the repository.
+    Raises: ValueError: nothing was trained, the checkpoint is damaged, or the target is taken.
+    """
+    from latbench.exporting import export as write
+
+    named = run if isinstance(run, runs.Run) else load_run(run, runs_dir=runs_dir)
+    return write(named, str(target), licence=license, private=private)
+
+
+@speaks_python
+def serve(
+    run: runs.Run | Path | str | None = None,
+    *,
+    model: str | None = None,
+    method: str | None = None,
+    preset: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    api_key: str | None = None,
+    max_queue: int = 256,
+    max_tokens: int = 4096,
+    name: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    runs_dir: Path | str = RUNS,
+    data_dir: Path | str | None = None,
+    trust_remote_code: bool = False,
+    on_start: Callable[[str], None] = print,
+) -> None:
+    """Serve a run, or a method over a model as it comes, to any OpenAI client, until Ctrl-C or SIGTERM.
+
+    Args:
+        run: a run, its folder, or its name in `runs_dir`; None: the latest trained one, unless `model` is given.
+        model: a Hugging Face id or path, in place of a run.
+        method: the method over that model.
+        preset: of the method over a model as it comes.
+        host: address to listen at; the default is reached from this machine alone.
+        port: of it; 0: any that is free.
+        api_key: that clients must send; None: none.
+        max_queue: answers that may wait beside those in the batch.
+        max_tokens: most tokens that a request may ask for.
+        name: of the model for clients; None: the run's.
+        settings: values by dotted key, `generate.*` and `seed`: what requests leave open.
+        device: where the model is put.
+        runs_dir: folder of all runs.
+        data_dir: folder of data files, from now on; None: what LATBENCH_DATA_DIR names.
+        trust_remote_code: run Python files that lie beside the model.
+        on_start: is told the address once requests are taken.
+    Raises: ValueError: no such run, a setting that training has fixed, or the address is taken. ModuleNotFoundError:
+        starlette or uvicorn is not installed.
+    """
+    from latbench.evaluation.plan import plan
+    from latbench.serving.server import ServeSettings
+    from latbench.serving.server import serve as serve_run
+
+    use_data_dir(data_dir)
+    target, changes = _target(
+        run,
+        model,
+        method,
+        dict(settings or {}),
+        preset=preset,
+        device=device,
+        runs_dir=Path(runs_dir),
+        trust_remote_code=trust_remote_code,
+    )
+    wanted = plan(target.config, target.config.task_name, changes=changes)
+    how = ServeSettings(host=host, port=port, api_key=api_key, max_queue=max_queue, max_tokens=max_tokens, name=name)
+    serve_run(target, how, generate=wanted.generate, seed=wanted.seed, on_start=on_start)
+
+
+@speaks_python
+def available(what: str, *, runs_dir: Path | str = RUNS, method: str | None = None, task: str | None = None) -> Rows:
+    """What is at hand, a mapping for each: what `latbench list` shows.
+
+    Args:
+        what: methods, tasks, presets, runs or keys.
+        runs_dir: folder of all runs.
+        method: of keys: those that this method reads too.
+        task: of keys: those that this task reads too.
+    Raises: ValueError: there is no such list, method or task.
+    """
+    from latbench import listing
+
+    if what == listing.KEYS:
+        return [asdict(key) for key in listing.keys(method, task)]
+    if method is not None or task is not None:
+        raise ValueError(f"method and task belong to the keys, not to {what!r}")
+    return listing.rows(what, Path(runs_dir))
 
 
 def get_method(name: str) -> type[Method[Any]]:
@@ -566,7 +743,7 @@ def get_task(name: str, **settings: Any) -> Task[Any]:
         settings: `task.*`.
     Raises: ValueError: unknown name, no such file, or settings unknown or out of range.
     """
-    section = with_own_data({"name": registry.from_file("task", name), **settings})
+    section = own_data.with_own_data({"name": registry.from_file("task", name), **settings})
     entry = registry.get_task_entry(str(section.pop("name")))
     config, errors = tree.validate("task", entry.config, section)
     if errors:
@@ -575,15 +752,21 @@ def get_task(name: str, **settings: Any) -> Task[Any]:
     return task
 
 
+def _target(
+    run: runs.Run | Path | str | None, model: str | None, method: str | None, changes: Mapping[str, Any], **how: Any
+) -> tuple[runs.Run, dict[str, Any]]:
+    """Who answers, and the changes of the evaluation itself, as `evaluation_target`."""
+    if not isinstance(run, runs.Run):
+        return evaluation_target(None if run is None else str(run), model, method, changes, **how)
+    if model is not None or method is not None:
+        raise ValueError("run is a trained run, and model with method an untrained one; give one of the two")
+    return run, dict(changes)
+
+
 def _changes(settings: Mapping[str, Any] | None, **named: Any) -> dict[str, Any]:
     """Settings of an evaluation by dotted key, with those that have an argument of their own."""
     keys = {"samples": "generate.samples", "seed": "seed"}
     return dict(settings or {}) | {keys[name]: value for name, value in named.items() if value is not None}
-
-
-def _own_data(columns: Mapping[str, str] | None, kind: str | None, prompt: str | None) -> dict[str, Any]:
-    given = {"task.columns": columns and dict(columns), "task.kind": kind, "task.prompt": prompt}
-    return {key: value for key, value in given.items() if value is not None}
 
 
 def _paths(folders: Path | str | Sequence[Path | str]) -> list[Path]:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import json
+import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from threading import Thread
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pandas
 import pytest
+import typer
 
 import latbench
+from latbench.cli import app
 from latbench.evaluation.records import write_manifest
 from latbench.task import Score
 from latbench.util.wording import in_python
@@ -56,13 +65,68 @@ def test_every_public_name_is_there_and_listed() -> None:
     assert set(latbench.__all__) <= set(dir(latbench))
     for name in latbench.__all__:
         assert getattr(latbench, name)
-        assert not (ROOT / "latbench" / name).exists()  # importing such a package would hide the name
+        for module in (name, f"{name}.py"):  # importing it would hide the name
+            assert not (ROOT / "latbench" / module).exists()
     assert re.fullmatch(r"\d+\.\d+.*", latbench.__version__)
     api = ast.parse((ROOT / "latbench" / "api.py").read_text(encoding="utf-8"))
     (own,) = [
         node.value for node in api.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
     ]
     assert {*ast.literal_eval(own), "__version__"} == set(latbench.__all__)
+
+
+CALLS: Mapping[str, Callable[..., Any]] = {
+    "train": latbench.train,
+    "eval": latbench.evaluate,
+    "rerun": latbench.rerun,
+    "sweep": latbench.sweep,
+    "import": latbench.import_release,
+    "export": latbench.export,
+    "serve": latbench.serve,
+    "leaderboard": latbench.leaderboard,
+    "compare": latbench.compare,
+    "list": latbench.available,
+    "trace": latbench.Run.trace,
+    "inspect": latbench.Run.inspect,
+    "parallelism": latbench.Run.parallelism,
+    "paths": latbench.Run.paths,
+    "reliance": latbench.Run.reliance,
+    "cost": latbench.cost,
+}
+"""What does in Python what a command does."""
+COMMANDS_ALONE = ("quickstart", "new", "lm-eval")
+"""Commands without a function; docs/api.md says what to do in Python."""
+NAMES = {"trust": "trust_remote_code", "file": "sweep", "settings": "settings", "runs": "given", "licence": "license"}
+"""Arguments that are called otherwise in Python."""
+OPTIONS_ALONE = {
+    "as_json": "what a call returns has the numbers",
+    "shard": "a shard is answered by a process of its own",
+    "legend": "a table in a terminal",
+    "markdown": "a page of the documentation",
+    "leaderboard check": "a function of its own, `check`",
+    "leaderboard workers": "of `check`",
+    "leaderboard again": "`check` always looks again",
+    "rerun check": "what `rerun` returns says whether it is `reproduced`",
+}
+"""Options without an argument, of all commands or of one, with the reason."""
+
+
+def test_every_command_has_its_function_and_every_option_its_argument() -> None:
+    group: Any = typer.main.get_command(app)
+    assert set(group.commands) == {*CALLS, *COMMANDS_ALONE}
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    for name in COMMANDS_ALONE:
+        assert f"| `{name}` |" in page
+    shared = {*inspect.signature(latbench.Run._job).parameters, *inspect.signature(latbench.load_run).parameters}
+    missing = []
+    for name, function in CALLS.items():
+        parameters = inspect.signature(function).parameters
+        known = {*parameters, *(shared if {"asked", "self"} & set(parameters) else ())}
+        options = [option.name for option in group.commands[name].params if option.name != "help"]
+        options = [option for option in options if {option, f"{name} {option}"}.isdisjoint(OPTIONS_ALONE)]
+        missing += [f"{name} {option}" for option in options if NAMES.get(option, option) not in known]
+    sweep = {"limit", "dry_run", "executor", "address", "gpus", "cpus"}
+    assert {option for option in missing if option.removeprefix("sweep ") not in sweep} == set()
 
 
 def test_a_run_is_found_as_the_commands_find_it(folder: Path, cot: latbench.Run) -> None:
@@ -155,6 +219,56 @@ def test_a_submission_is_checked(cot: latbench.Run, tmp_path: Path) -> None:
     )
     write_manifest(copy, mine.manifest)
     assert any("seed of 4 records" in problem for problem in latbench.check(copy).problems)
+
+
+def test_what_is_at_hand_is_listed_with_numbers(folder: Path, cot: latbench.Run) -> None:
+    mine = cot.evaluate(limit=4)
+    (row,) = [row for row in latbench.available("runs", runs_dir=folder) if row["name"] == cot.folder.name]
+    assert (row["method"], row["task"], row["model"], row["seed"], row["steps"]) == ("cot", "synth", "tiny", 3, 1)
+    (found,) = [found for found in row["evaluations"] if found["name"] == mine.folder.name]
+    assert (found["n"], found["accuracy"], found["chain_length"]) == (4, mine.accuracy, mine.chain_length)
+    assert any(found["name"] == "cot" and found["description"] for found in latbench.available("methods"))
+    assert {row["preset"] for row in latbench.available("presets") if row["method"] == "cot"} >= {"tiny"}
+    assert any(row["name"] == "task.min_ops" for row in latbench.available("keys", task="synth"))
+    with pytest.raises(ValueError, match="unknown list 'method'; did you mean 'methods'"):
+        latbench.available("method")
+
+
+def test_a_run_is_shared_and_loaded_back(cot: latbench.Run, tmp_path: Path) -> None:
+    written = latbench.export(cot, tmp_path / "shared", license="mit")
+    assert "license: mit" in (tmp_path / "shared" / "README.md").read_text(encoding="utf-8")
+    question = "mod 10: n0=1+2; n0?"
+    assert latbench.load_run(written).generate(question) == cot.generate(question)
+    with pytest.raises(ValueError, match="exists; remove it, or export to another folder"):
+        latbench.export(cot.folder.name, tmp_path / "shared", runs_dir=cot.folder.parent)
+
+
+def test_a_run_is_served_from_python(cot: latbench.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def ask(url: str) -> None:
+        """Once it is up: ask it from another thread, and stop it."""
+
+        def questions() -> None:
+            body = json.dumps({"model": "mine", "prompt": "mod 10: n0=1+2; n0?"}).encode()
+            request = Request(f"{url}/v1/completions", body, {"content-type": "application/json"})
+            with urlopen(request, timeout=60) as reply:
+                asked.append(json.load(reply)["choices"][0]["text"])
+            os.kill(os.getpid(), signal.SIGINT)
+
+        Thread(target=questions, daemon=True).start()
+
+    latbench.serve(cot, port=0, name="mine", on_start=ask)
+    assert asked == [cot.generate("mod 10: n0=1+2; n0?").text]
+    with pytest.raises(ValueError, match=r"model with method an untrained one; give one of the two"):
+        latbench.serve(cot, model="tiny", method="cot")
+
+
+def test_chains_are_sampled(cot: latbench.Run) -> None:
+    file = cot.paths(limit=2, samples=2)
+    assert file.name == "paths.jsonl"
+    header = json.loads(file.read_text(encoding="utf-8").splitlines()[0])
+    assert (header["samples"], header["run"]) == (2, cot.folder.name)
 
 
 def test_latent_steps_are_looked_into(folder: Path) -> None:

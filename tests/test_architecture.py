@@ -32,7 +32,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "latbench.report",
         "latbench.recorded_passes",
         "latbench.submission latbench.sweeps latbench.integrations latbench.results latbench.api latbench.serving "
-        "latbench.export",
+        "latbench.exporting latbench.listing",
         "latbench.cli latbench.__main__ latbench",
     )
 )

@@ -145,7 +145,7 @@ def test_sweep_runs_processes_and_refuses_absent_data(call: Call, monkeypatch: p
     for log in Path("runs/logs").glob("*.log"):  # commands and their results, nothing else
         starts = [line[:2] for line in log.read_text().splitlines()]
         assert starts[:4] == ["$ ", "ru", "ne", "$ "]
-        assert set(starts[4:]) <= {"| ", "|-", "ru"}, "the table of the evaluation, its folder and its caveats"
+        assert set(starts[4:]) <= {"| ", "|-", "ru", "mi"}, "the table of the evaluation, its folder and its caveats"
     Path("sweep.yaml").write_text(f"methods: [cot]\nsettings: [{{{settings}}}]\nlimit: 4\nevaluate: [math500]\n")
     monkeypatch.delenv("LATBENCH_DATA_DIR", raising=False)
     code, _, lines = call("sweep", "sweep.yaml", "--resume", "--json")

@@ -15,7 +15,7 @@ import latbench
 from latbench.cli import main
 from latbench.config import parse
 from latbench.evaluation.metrics import summarise
-from latbench.export import export
+from latbench.exporting import export
 from latbench.report.columns import interval_text
 from latbench.runs.run import Run, load_run
 from latbench.runs.train import base_run

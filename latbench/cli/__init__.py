@@ -27,6 +27,7 @@ from latbench.cli.errors import describe
 
 RESUMED_BY_OPTION = ("train", "sweep")  # the others resume when they are repeated
 INTERRUPTED = 130  # what Typer returns for Ctrl-C
+BAR_AFTER = "2"  # seconds after which libraries that load or download show a bar
 
 app = typer.Typer(
     name="latbench",
@@ -67,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"] or ["--help"]
+    os.environ.setdefault("TQDM_DELAY", BAR_AFTER)
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # also those of transformers
     try:

@@ -25,16 +25,22 @@ VERDICTS: tuple[Status, ...] = (
 
 
 def show(summaries: Sequence[Summary]) -> None:
-    """Print the table: fitted to a terminal, as Markdown where standard output is piped."""
+    """Print the table: fitted to a terminal, as Markdown where standard output is piped.
+
+    Where a terminal is too narrow for all columns, a few evaluations are shown side by side, a figure on each line.
+    """
     made = eval_table(summaries)
     if not sys.stdout.isatty():
         say(markdown_table(made))
     elif is_main_process():
         from rich.console import Console
 
-        from latbench.report.terminal import to_rich
+        from latbench.report.terminal import fitting, to_rich, upright
 
         console = Console()
+        is_whole = fitting(made, console.width).headings == made.headings
+        if not is_whole and fitting(turned := upright(made), console.width).headings == turned.headings:
+            made = turned
         console.print(to_rich(made, console.width))
 
 

@@ -26,7 +26,7 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a run as a plain Hugging Face model with a model card, which every command takes as RUN."""
-    from latbench.export import export as write
+    from latbench.exporting import export as write
 
     written = write(load_run(find_run(run, runs_dir)), target, licence=licence, private=private)
     if as_json:

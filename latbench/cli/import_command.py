@@ -7,8 +7,18 @@ from typing import Annotated
 
 import typer
 
+from latbench import registry
 from latbench.cli.console import note, print_json, say
-from latbench.cli.options import RUNS, JsonOption, RunsOption, SetOption
+from latbench.cli.options import (
+    RUNS,
+    ColumnsOption,
+    JsonOption,
+    KindOption,
+    PromptOption,
+    RunsOption,
+    SetOption,
+    own_data_options,
+)
 from latbench.config import tree
 
 commands = typer.Typer()
@@ -23,7 +33,12 @@ def import_release(
         str | None, typer.Option("--base", help="Its base model, folder or id, where the release has adapters alone.")
     ] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="Commit of a Hugging Face id.")] = None,
-    task: Annotated[str | None, typer.Option("--task", help="The run's own task; gsm8k by default.")] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", help="The run's own task, data file or Hub id; gsm8k by default.")
+    ] = None,
+    columns: ColumnsOption = None,
+    kind: KindOption = None,
+    prompt: PromptOption = None,
     settings: SetOption = None,
     runs_dir: RunsOption = RUNS,
     as_json: JsonOption = False,
@@ -34,7 +49,8 @@ def import_release(
 
     asked = dict(tree.flatten(tree.parse_overrides(settings or [])))
     if task is not None:
-        asked["task.name"] = task
+        asked["task.name"] = registry.from_file("task", task)
+    asked |= own_data_options(columns, kind, prompt)
     plan = plan_import(source, format=format, base=base, revision=revision, settings=asked)
     run = train(plan.config, runs_dir=runs_dir, folder=out, resume=True)
     found = run.report["imported"]

@@ -32,7 +32,7 @@ def trace(asked: Asked, shard: ShardOption = None) -> None:
     from latbench.measures.trace import trace as trace_run
 
     part = chosen_shard(shard)
-    target = asked.target
+    target = asked.job.run
     try:
         folder = trace_run(asked.job, part)
     except NoLatentStepsError as error:
@@ -55,7 +55,7 @@ def trace(asked: Asked, shard: ShardOption = None) -> None:
     say(f"{found.folder}: {found.num_latents} latent steps of {found.header.n} answers")
     if shown is None:
         note("the page shows them once the run is evaluated: `latbench eval`, then this command again")
-    note(f"next: latbench inspect {target.folder}")
+    note(f"next: latbench inspect {target.folder if shown is None else found.folder.parent}")
 
 
 @commands.command(rich_help_panel=PANEL)
@@ -68,16 +68,16 @@ def inspect(
 ) -> None:
     """Show one answer with its latent steps as their top tokens; from its trace where that is stored.
 
-    RUN may also be the folder of an evaluation, such as one of results/, whose model is not at hand.
+    RUN may also be a folder of results/, whose model is not at hand: its latents.json has some answers' latent steps.
     """
     from latbench.evaluation.records import MANIFEST
+    from latbench.evaluation.stored import run_of
     from latbench.measures import inspect as report
-    from latbench.runs.run import CONFIG
 
     if question is not None and index is not None:
         raise ValueError("--question and --index name two questions; give one of them")
     stored = Path(asked.run or "")
-    if (stored / MANIFEST).is_file() and not (stored / CONFIG).is_file():
+    if (stored / MANIFEST).is_file() and run_of(stored) is None:
         found = report.inspect_stored(stored, index=index, text=question, top=top)
     else:
         found = report.inspect(asked.job, index=index or 0, text=question, top=top)
@@ -121,7 +121,7 @@ def paths(asked: Asked) -> None:
     """Sample distinct correct chains of each question from a run of `cot`, for `latbench parallelism --paths`."""
     from latbench.measures.paths import SAMPLING, sample_paths
 
-    path, found = sample_paths(asked.job_of(asked.target, SAMPLING))
+    path, found = sample_paths(asked.job_named(asked.run, SAMPLING))
     counts = [len(chains) for chains in found.by_id.values()]
     if asked.as_json:
         print_json({"file": path, "source": found.source, "questions": len(counts), "paths": sum(counts)})
@@ -165,7 +165,8 @@ def reliance(
 def cost(
     asked: Asked,
     runs: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN...", help="Folders or names; the first is the reference.")
+        list[str] | None,
+        typer.Argument(metavar="RUN...", help="Folders or names, as elsewhere; the first is the reference."),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of turns; medians are shown.")] = 5,
 ) -> None:
@@ -177,7 +178,7 @@ def cost(
     from latbench.report.table import Head
 
     names: Sequence[str | None] = runs or [None]
-    found = measure([asked.job_of(asked.load(name)) for name in names], rounds=rounds)
+    found = measure([asked.job_named(name) for name in names], rounds=rounds)
     if asked.as_json:
         print_json({"costs": [{"file": path, **asdict(one)} for path, one in found]})
         return

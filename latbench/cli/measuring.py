@@ -12,21 +12,25 @@ from typing import TYPE_CHECKING, Any
 from latbench import registry
 from latbench.cli.options import (
     RUNS,
+    ColumnsOption,
     DataOption,
     DeviceOption,
     JsonOption,
+    KindOption,
     LimitOption,
+    MeasuredArgument,
     OneTaskOption,
-    RunArgument,
+    PromptOption,
     RunsOption,
     SamplesOption,
     SetOption,
     SplitOption,
     TrustOption,
     eval_changes,
+    own_data_options,
 )
 from latbench.data.folder import use_data_dir
-from latbench.runs.run import Run, find_run, load_run
+from latbench.runs.run import find_run, load_run
 
 if TYPE_CHECKING:
     from latbench.evaluation.job import EvalJob
@@ -38,7 +42,10 @@ class Asked:
 
     run: str | None
     task: str | None
-    split: str
+    columns: str | None
+    kind: str | None
+    prompt: str | None
+    split: str | None
     limit: int | None
     samples: int | None
     settings: list[str] | None
@@ -49,37 +56,40 @@ class Asked:
     as_json: bool
 
     @cached_property
-    def target(self) -> Run:
-        """The run that the command names. Raises: ValueError: there is none."""
-        return self.load(self.run)
-
-    def load(self, name: str | None) -> Run:
-        """A run by name. Raises: ValueError: there is none."""
-        return load_run(find_run(name, self.runs_dir), device=self.device, trust_remote_code=self.trust)
-
-    @cached_property
     def job(self) -> EvalJob:
-        """The evaluation of the named run that the command looks into."""
-        return self.job_of(self.target)
+        """The evaluation that the command looks into."""
+        return self.job_named(self.run)
 
-    def job_of(self, run: Run, usual: Mapping[str, Any] | None = None) -> EvalJob:
-        """The evaluation of a run that the command looks into.
+    def job_named(self, name: str | None, usual: Mapping[str, Any] | None = None) -> EvalJob:
+        """An evaluation that the command looks into.
 
         Args:
-            run: whose answers they are.
+            name: of a run, or its folder, or the folder of one of its evaluations, whose settings it then has.
             usual: settings by dotted key that the command has unless told otherwise.
+        Raises: ValueError: there is no such run, or the task is named twice.
         """
-        from latbench.evaluation.job import EvalJob
+        from latbench.evaluation import stored
 
-        changes = {**(usual or {}), **eval_changes(self.settings, self.samples)}
+        said = eval_changes(self.settings, self.samples) | own_data_options(self.columns, self.kind, self.prompt)
+        changes = {**(usual or {}), **said}
+        folder = find_run(name, self.runs_dir)
+        within = stored.run_of(folder)
+        run = load_run(within or folder, device=self.device, trust_remote_code=self.trust)
+        if within is not None:
+            if self.task is not None:
+                raise ValueError(f"{folder} is an evaluation, which has its task; leave out --task, or name the run")
+            return stored.job_in(folder, run, split=self.split, limit=self.limit, changes=changes)
         task = self.task and registry.from_file("task", self.task)
-        return EvalJob.of(run, task, split=self.split, limit=self.limit, changes=changes)
+        return stored.job_on_file(run, task, split=self.split or "test", limit=self.limit, changes=changes)
 
 
 def _shared(
-    run: RunArgument = None,
+    run: MeasuredArgument = None,
     task: OneTaskOption = None,
-    split: SplitOption = "test",
+    columns: ColumnsOption = None,
+    kind: KindOption = None,
+    prompt: PromptOption = None,
+    split: SplitOption = None,
     limit: LimitOption = None,
     samples: SamplesOption = None,
     settings: SetOption = None,

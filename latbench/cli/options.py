@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from latbench.config import tree
+from latbench.config import own_data, tree
 
 MethodOption = Annotated[
     str | None, typer.Option("--method", help="Method, of `latbench list methods` or a Python file of your own.")
@@ -77,10 +77,18 @@ TrustOption = Annotated[
 RunArgument = Annotated[
     str | None, typer.Argument(metavar="RUN", help="Folder or name; the latest trained run by default.")
 ]
+MeasuredArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RUN",
+        help="Folder or name, or the folder of one of its evaluations, with its settings; the latest trained run by "
+        "default.",
+    ),
+]
 OneTaskOption = Annotated[
     str | None, typer.Option("--task", help="One task, data file or Hub id; the run's own by default.")
 ]
-SplitOption = Annotated[str, typer.Option("--split", help="Split of the task.")]
+SplitOption = Annotated[str | None, typer.Option("--split", help="Split of the task; test by default.")]
 RUNS = Path("runs")
 
 
@@ -92,8 +100,7 @@ def own_data_options(columns: str | None, kind: str | None, prompt: str | None) 
             f"--columns takes FIELD=COLUMN pairs such as question=problem,answer=solution, got {wrong[0]!r}"
         )
     names = {field.strip(): column.strip() for field, _, column in pairs}
-    options = {"task.columns": names or None, "task.kind": kind, "task.prompt": prompt}
-    return {key: value for key, value in options.items() if value is not None}
+    return own_data.changes(names, kind, prompt)
 
 
 def eval_changes(settings: list[str] | None, samples: int | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from latbench import registry
 from latbench.cli.console import (
     FAILED,
     note,
@@ -21,7 +20,15 @@ from latbench.cli.console import (
     say,
     stale_files,
 )
-from latbench.cli.options import RUNS, JsonOption, RunsOption
+from latbench.cli.options import (
+    RUNS,
+    ColumnsOption,
+    JsonOption,
+    KindOption,
+    PromptOption,
+    RunsOption,
+    own_data_options,
+)
 
 if TYPE_CHECKING:
     from latbench.report.leaderboard import LeaderboardResult
@@ -178,40 +185,47 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """Methods, tasks, presets, runs or configuration keys at hand; without argument, what can be listed."""
-    from latbench.cli.listing import LISTINGS
+    from latbench import listing
 
     if what is None:
-        say("\n".join(f"latbench list {name}" for name in (*LISTINGS, "keys")))
+        say("\n".join(f"latbench list {name}" for name in (*listing.LISTS, listing.KEYS)))
         return
-    if what == "keys":
+    if what == listing.KEYS:
         _list_keys(method, task, markdown, as_json)
         return
     if method is not None or task is not None or markdown:
         raise ValueError(f"--method, --task and --markdown belong to `latbench list keys`, not to `list {what}`")
-    if what not in LISTINGS:
-        raise registry.unknown("list", what, [*LISTINGS, "keys"])
-    found = LISTINGS[what](runs_dir)
     if as_json:
-        print_json({what: found})
+        print_json({what: listing.rows(what, runs_dir)})
+    else:
+        _say_texts(listing.texts(what, runs_dir))
+
+
+def _say_texts(texts: Mapping[str, str]) -> None:
+    """Names and what is said of each: fitted to a terminal, a line for each where standard output is piped."""
+    if sys.stdout.isatty():
+        from latbench.report.terminal import names_and_texts
+
+        console = Console()
+        console.print(names_and_texts(texts, console.width))
         return
-    width = max(map(len, found), default=0)
-    for name, text in found.items():
+    width = max(map(len, texts), default=0)
+    for name, text in texts.items():
         say(f"{name:{width}}  {text}".rstrip())
 
 
 def _list_keys(method: str | None, task: str | None, markdown: bool, as_json: bool) -> None:
     from latbench.cli.keys_page import configuration_page
-    from latbench.config.keys import every_task_keys, imported_keys, method_keys, shared_keys, task_keys
+    from latbench.listing import keys
 
     if markdown:
         say(configuration_page().rstrip("\n"))
         return
-    of_task = task_keys(task) if task else every_task_keys()
-    keys = [*shared_keys(), *of_task, *(method_keys(method) if method else []), *imported_keys()]
+    found = keys(method, task)
     if as_json:
-        print_json({"keys": [asdict(key) for key in keys]})
+        print_json({"keys": [asdict(key) for key in found]})
         return
-    for key in keys:
+    for key in found:
         say(f"{key.name}={key.default}  ({key.type})\n    {key.meaning}".rstrip())
 
 
@@ -221,7 +235,9 @@ def _list_keys(method: str | None, task: str | None, markdown: bool, as_json: bo
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
-def lm_eval(context: typer.Context) -> None:
+def lm_eval(
+    context: typer.Context, columns: ColumnsOption = None, kind: KindOption = None, prompt: PromptOption = None
+) -> None:
     """lm-evaluation-harness with any run: --model latbench --model_args run=RUN, and its own arguments."""
     try:
         from latbench.integrations import lm_eval_adapter
@@ -231,6 +247,6 @@ def lm_eval(context: typer.Context) -> None:
         note("error: lm-evaluation-harness is not installed; run `pip install 'latbench[lm-eval]'`")
         raise typer.Exit(FAILED) from None
     try:
-        lm_eval_adapter.main(context.args)
+        lm_eval_adapter.main(context.args, own_data_options(columns, kind, prompt))
     except SystemExit as end:  # of its own parser
         raise typer.Exit(end.code if isinstance(end.code, int) else FAILED * bool(end.code)) from None

@@ -205,7 +205,7 @@ def evaluate(
     for summary in summaries:
         say(str(summary.folder))
         for caveat in caveats(summary):
-            note(f"{summary.folder}: {caveat.sentence}")
+            note(f"mind: {summary.manifest.task}/{summary.manifest.split}: {caveat.sentence}")
 
 
 @commands.command(rich_help_panel="Runs")

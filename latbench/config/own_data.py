@@ -26,6 +26,18 @@ def is_named(name: object) -> bool:
     )
 
 
+def changes(columns: Mapping[str, str] | None, kind: str | None, prompt: str | None) -> dict[str, Any]:
+    """What is said of own data, by dotted key.
+
+    Args:
+        columns: names of the columns by field; None: nothing is said of them.
+        kind: how answers are compared; None: nothing is said of it.
+        prompt: a template; None: nothing is said of it.
+    """
+    said = {"task.columns": dict(columns) if columns else None, "task.kind": kind, "task.prompt": prompt}
+    return {key: value for key, value in said.items() if value is not None}
+
+
 def with_own_data(section: Mapping[str, Any]) -> tree.Tree:
     """The section `task` as a user gives it, with own data spelled out; a section about another task as it is.
 

@@ -266,6 +266,10 @@ def _sentence(section: str, error: Mapping[str, Any], known: Mapping[str, str]) 
         return unknown_key(key, known)
     if kind in _COMPARISONS:
         return f"{key} must be {_COMPARISONS[kind].format(**context)}{got}"
+    if kind == "literal_error" and error["loc"][-1] == "[key]":  # of a mapping whose keys are fixed
+        own = ".".join([section, *map(str, error["loc"][:-1])])
+        names = re.findall(r"'(\w+)'", context["expected"])
+        return unknown_key(own, {f"{own.rpartition('.')[0]}.{name}": "" for name in names})
     if kind == "literal_error":
         return f"{key} must be one of {context['expected'].replace(' or ', ', ')}{got}"
     if kind == "value_error":

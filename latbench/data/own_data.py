@@ -231,7 +231,7 @@ class OwnData(Task[OwnDataConfig]):
         if name not in raw:
             raise ValueError(
                 f"field {name!r} is missing; the row has {_names(raw)}: say which is the {field} with "
-                f"task.columns.{field}"
+                f"--columns {field}=NAME (task.columns)"
             )
         return raw[name]
 
@@ -283,7 +283,8 @@ class OwnData(Task[OwnDataConfig]):
         name = self._column("solution" if "solution" in config.columns else "answer")
         if reason := gold_fault(answer, config.kind):
             raise ValueError(
-                f"field {name!r} {reason}; say how answers are compared with task.kind: number, math, text or choice"
+                f"field {name!r} {reason}; say how answers are compared with --kind number, math, text or choice "
+                "(task.kind)"
             )
         if config.labels and answer not in config.labels:
             raise ValueError(f"field {name!r} is {answer!r}, none of task.labels: {', '.join(config.labels)}")

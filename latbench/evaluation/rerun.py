@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from latbench.config import RunConfig, stable_hash
+from latbench.config import stable_hash
 from latbench.evaluation.evaluate import evaluate
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.manifest import questions_hash
 from latbench.evaluation.metrics import summarise
-from latbench.evaluation.plan import plan, questions
+from latbench.evaluation.plan import questions
 from latbench.evaluation.records import Evaluation, Manifest, read_evaluation
 from latbench.evaluation.statistics import Interval
+from latbench.evaluation.stored import settings_of
 from latbench.runs import environment
 from latbench.runs.train import base_run, is_untrained, train
 
@@ -69,19 +70,7 @@ def rerun(result: Path, *, runs_dir: Path, trust_remote_code: bool = False) -> A
         raise ValueError(
             f"{result} is incomplete ({len(before.records)} of {manifest.n} records); rerun a whole result"
         )
-    asked = manifest.config.get("eval")
-    if not isinstance(asked, dict):
-        raise ValueError(f"the manifest in {result} does not say what was evaluated; evaluate the run again")
-    config = RunConfig.from_stored({key: value for key, value in manifest.config.items() if key != "eval"})
-    changes = {f"task.{key}": value for key, value in asked["task"].items() if key != "name"}
-    changes |= {f"generate.{key}": value for key, value in asdict(config.generate).items()}
-    settings = plan(
-        config,
-        asked["task"]["name"],
-        split=asked["split"],
-        limit=asked["limit"],
-        changes={"seed": asked["seed"], **changes},
-    )
+    config, settings = settings_of(manifest)
     if questions_hash(questions(settings)[1]) != manifest.questions_sha256:  # before anything is trained
         raise ValueError(
             f"{result} answers other questions than {settings.task_name}/{settings.split} holds now; "

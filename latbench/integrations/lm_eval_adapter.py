@@ -28,6 +28,9 @@ reasoning and answer together), `do_sample`, `temperature` and any key of `gener
 `generation_kwargs` or from --gen_kwargs; the run's own settings where they say nothing. Random draws are keyed by the
 run's seed, the context and the repeat, so that neither batch nor --seed changes them.
 
+Own data among the --tasks (a data file, a Hub id such as org/name or org/name:split, a YAML file that says `path`) are
+asked and checked as `latbench eval` does it, with its options --columns, --kind and --prompt.
+
 With --log_samples each sample of a task that generates has, as `arg_2` of its arguments, one entry for each answer:
 the reasoning text, the numbers of latent steps and tokens, how the answer ended, and the top tokens of each latent
 step.
@@ -70,16 +73,19 @@ KEYS = ("run", "raw", "think", "latents", "model", "batch_size", "device")
 log = logging.getLogger(__name__)
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str], settings: Mapping[str, Any] | None = None) -> None:
     """lm-eval's own command line, with the model `latbench` registered; its help comes after that of our keys.
 
+    Args:
+        arguments: of lm-eval's command line, whose `--tasks` may name own data.
+        settings: of own data, `task.*` by dotted key.
     Raises: SystemExit: its parser's errors, and after its help.
     """
     if {"-h", "--help"} & set(arguments):
         print(f"{cleandoc(__doc__)}\n")
     before = sys.argv
     with TemporaryDirectory() as folder:
-        sys.argv = ["lm-eval", *with_own_data(arguments, Path(folder))]  # the only place it reads them from
+        sys.argv = ["lm-eval", *with_own_data(arguments, Path(folder), settings)]  # the only place it reads them from
         try:
             cli_evaluate()
         finally:

@@ -28,6 +28,7 @@ _WORDS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (rf"(?<!\S)--({_FLAGS})(?![\w-])", lambda found: f"{_name(found)}=True"),
     (r"(?<![\w-])(?<!launch )--([a-z][a-z-]*)", lambda found: _name(found)),
     (r"\bRUN names", "run names"),
+    (r"name one of these as RUN", "give the result in one of these folders as task"),
     (r"to the command that loads the model", "to the call that loads the model"),
 )
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 
 from latbench.data import hub
 from latbench.data.hub import HubSource, hub_reachable, hub_rows
+from tests.data.hub_cache import make_cache
 
 
 def row(value: Mapping[str, Any], index: int) -> dict[str, Any]:
@@ -33,24 +32,11 @@ def _fresh_probe() -> Iterator[None]:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data-set cache that holds commit c0ffee of lab/Toy, in the layout that `load_dataset` leaves behind."""
-    files = {}
-    for split in ("train", "test"):
-        files[split] = str(tmp_path / f"{split}.jsonl")
-        Path(files[split]).write_text(json.dumps({"problem": f"from {split}"}) + "\n")
-    prepared = datasets.load_dataset("json", data_files=files, cache_dir=str(tmp_path / "build"))
-    built = Path(prepared["train"].cache_files[0]["filename"]).parent
-    commit = tmp_path / "cache" / "lab___toy" / "default" / "0.0.0" / "c0ffee"
-    commit.mkdir(parents=True)
-    for split in files:
-        shutil.copy(built / f"json-{split}.arrow", commit / f"toy-{split}.arrow")
-    info = json.loads((built / "dataset_info.json").read_text())
-    info["config_name"] = "default"
-    for split in info["splits"].values():
-        split["dataset_name"] = "toy"
-    (commit / "dataset_info.json").write_text(json.dumps(info))
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    return tmp_path / "cache"
+    """A data-set cache that holds commit c0ffee of lab/Toy."""
+    rows = {split: [{"problem": f"from {split}"}] for split in ("train", "test")}
+    made = make_cache(tmp_path, "lab/Toy", rows, "c0ffee")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", made)
+    return made
 
 
 def test_a_cached_commit_is_read_without_asking_the_hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

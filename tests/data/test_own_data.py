@@ -70,6 +70,8 @@ def test_settings_come_from_the_yaml_file_beside_the_data_and_from_the_call_abov
     assert latbench.get_task(str(path), columns={"steps": "unit"}).load("test")[1].steps == ("m",)
     (tmp_path / "about.yaml").write_text("path: rows.jsonl\nkind: text\n")
     assert latbench.get_task(str(tmp_path / "about.yaml")).config.kind == "text"
+    with pytest.raises(ValueError, match=r"^unknown key 'task.columns.qestion'; did you mean 'task.columns.question'"):
+        latbench.get_task(str(path), columns={"qestion": "problem"})
     (tmp_path / "rows.yaml").write_text("kinds: math\n")
     with pytest.raises(ValueError, match=r"rows\.yaml: unknown key 'task.kinds'; did you mean 'task.kind'"):
         latbench.get_task(str(path))

@@ -167,6 +167,11 @@ def stand_in(word: str, folder: Path) -> str:
             assert main(["train", "--method", "cot"]) == 0
         last_or_first = max if word == "RUN" else min
         return str(last_or_first((folder / "runs").glob("*/train.json"), key=lambda path: path.stat().st_mtime).parent)
+    if word == "run=RUN":
+        return f"run={stand_in('RUN', folder)}"
+    if word == "EVALUATION":
+        made = (folder / "runs").glob("*/eval/*/manifest.json")
+        return str(max(made, key=lambda path: path.stat().st_mtime).parent)
     if word == "ID_OR_PATH":
         return str(small_model("llama", folder / "model")["id"])
     if word == "results":

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from latbench.cli.listing import LISTINGS
 from latbench.cli.quickstart import quickstart, quickstart_configs
 from latbench.config import RunConfig, parse
 from latbench.evaluation.evaluate import evaluate
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.records import MANIFEST, RECORDS, read_manifest
 from latbench.evaluation.rerun import rerun
+from latbench.listing import texts
 from latbench.report.leaderboard import find_evaluations
 from latbench.runs import environment
 from latbench.runs.run import Run
@@ -135,13 +135,13 @@ def test_lists_show_runs_with_their_state(run: Run) -> None:
     unfinished = run.folder.parent / "begun"
     unfinished.mkdir()
     (unfinished / "config.yaml").write_text("")
-    assert LISTINGS["runs"](run.folder.parent) == {"begun": "unfinished", run.folder.name: "trained, synth-test-first2"}
+    assert texts("runs", run.folder.parent) == {"begun": "unfinished", run.folder.name: "trained, synth-test-first2"}
 
 
 def test_lists_name_every_method_task_and_preset(tmp_path: Path) -> None:
-    assert {"cot", "direct"} <= LISTINGS["methods"](tmp_path).keys()
-    assert {"synth", "gsm8k"} <= LISTINGS["tasks"](tmp_path).keys()
-    presets = LISTINGS["presets"](tmp_path)
+    assert {"cot", "direct"} <= texts("methods", tmp_path).keys()
+    assert {"synth", "gsm8k"} <= texts("tasks", tmp_path).keys()
+    presets = texts("presets", tmp_path)
     assert presets["cot: coconut-gpt2"] == "openai-community/gpt2 on gsm8k_aug"
     for name in presets:
         method, preset = name.split(": ")

@@ -253,9 +253,10 @@ def test_the_command_line_is_that_of_lm_eval_after_our_own_keys(capsys: pytest.C
 @pytest.mark.slow  # starts a Python with lm-eval
 def test_one_line_registers_the_model_for_python_and_samples_hold_the_thought(latent: Run, tmp_path: Path) -> None:
     page = (Path(latbench.__file__).parents[1] / "docs" / "lm_eval.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    example, of_own_data = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     line = "import latbench.integrations.lm_eval_adapter"
     assert line in example.splitlines()
+    assert "own_data_task" in of_own_data
     code = f"""
 import json, sys
 {line}

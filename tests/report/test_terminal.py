@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from latbench.cli.eval_table import eval_table
 from latbench.evaluation.metrics import summarise
 from latbench.report.cells import rows
 from latbench.report.task_sections import Section, report_sections
-from latbench.report.terminal import fitting, to_rich, to_terminal
+from latbench.report.terminal import broken, fitting, names_and_texts, to_rich, to_terminal, upright
 
 
 @pytest.fixture
@@ -42,13 +43,39 @@ def test_lines_are_never_wider_than_the_terminal(section: Section, width: int) -
 
 def test_columns_of_interest_come_first_and_empty_ones_not_at_all(section: Section) -> None:
     wide, narrow = (fitting(section.tables[0], width).headings for width in (300, 80))
-    assert wide == ("method", "variant", "accuracy", "caveats", "#L", "latent share", "compression", "train FLOPs")
-    assert len(narrow) < len(wide)
-    assert wide[: len(narrow)] == narrow
-    assert fitting(section.tables[0], 300).lines[0][4] == "4.0 [4.0, 4.0]"
+    assert wide == ("method", "variant", "accuracy", "#L", "latent share", "compression", "train FLOPs")
+    assert narrow == ("method", "variant", "accuracy", "#L", "compression")
+    assert fitting(section.tables[0], 40).headings == wide[:3]
+    assert fitting(section.tables[0], 300).lines[0][3] == "4.0 [4.0, 4.0]"
     (first, _) = fitting(section.tables[0], 80).lines
     assert "[" in first[2], "the accuracy keeps its interval"
     assert not any("[" in text for text in first[3:])
+
+
+def test_words_that_are_the_same_of_all_lines_are_said_once(section: Section) -> None:
+    (place,) = (place for place, head in enumerate(section.tables[0].heads) if head.name == "caveats")
+    (words,) = {line[place] for line in section.tables[0].lines}
+    _, facts, *_ = to_terminal([section], 120)
+    assert str(facts).rstrip().endswith(f" Caveats of all: {words}.")
+    (first, *_) = section.tables[0].lines
+    alone = replace(section, tables=[replace(section.tables[0], lines=(first,))])
+    assert "caveats" in fitting(alone.tables[0], 300).headings
+
+
+def test_a_long_word_ends_a_line_where_it_has_a_sign() -> None:
+    assert broken("generate.thinking_speed=1 seed=2", 20) == "generate.thinking_ speed=1 seed=2"
+    assert broken("generate.latents=1", 12) == "generate. latents=1"
+    assert broken("abcdefgh", 3) == "abc def gh"
+    assert "".join(broken("a.b_c=d e", 2).split()) == "a.b_c=de"
+
+
+def test_names_and_texts_fit_the_terminal() -> None:
+    for texts in ({"cot": "word " * 40, "direct": "x"}, {"name" * 20: "word " * 40}):
+        console = Console(width=60, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+        console.print(names_and_texts(texts, 60))
+        shown = console.export_text()
+        assert max(map(len, shown.splitlines())) <= 60 or len(max(texts, key=len)) > 60
+        assert shown.count("word") == 40
 
 
 def test_a_terminal_gets_a_table_a_pipe_markdown_and_json_rows_with_numbers(
@@ -78,7 +105,10 @@ def test_an_evaluation_ends_with_a_table_that_fits(make: Any, record: Any, width
     assert "timeout" not in made.headings  # nothing ran out of time
     line = dict(zip(made.headings, made.lines[0], strict=True))
     assert (line["task"], line["correct"], line["incorrect"]) == ("synth/test, n=8", "6", "2")
+    turned = upright(made)
+    assert turned.headings == ("", "synth/test, n=8", "synth/test, n=8")
+    assert turned.lines[1] == ("#L", *(line[2] for line in made.lines))
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(to_rich(made, width))
+    console.print(to_rich(made, width), to_rich(turned, width))
     assert "[" in fitting(made, width).lines[0][1], "the accuracy keeps its interval"
     assert max(map(len, console.export_text().splitlines())) <= width

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from latbench.cli import main
-from latbench.cli.listing import runs as list_runs
 from latbench.cli.quickstart import quickstart, quickstart_configs
 from latbench.config import RunConfig, parse
 from latbench.evaluation.evaluate import evaluate
@@ -18,6 +17,7 @@ from latbench.evaluation.job import EvalJob
 from latbench.evaluation.metrics import summarise
 from latbench.evaluation.records import read_evaluation
 from latbench.evaluation.rerun import rerun
+from latbench.listing import texts
 from latbench.measures.latents import StoredTrace
 from latbench.measures.trace import NoLatentStepsError, trace
 from latbench.report.leaderboard import leaderboard
@@ -155,7 +155,7 @@ def test_a_result_is_listed_ranked_traced_and_repeated_with_its_start(run: Run) 
     assert all(0 <= record.num_latents <= 6 for record in evaluation.records)
     assert any(record.num_latents for record in evaluation.records)
     assert summarise(evaluation).train_flops == run.report["costs"]["flops"]
-    assert list_runs(runs_dir)[run.folder.name] == "trained, synth-test-first5"
+    assert texts("runs", runs_dir)[run.folder.name] == "trained, synth-test-first5"
     assert "| soft_thinking" in leaderboard([runs_dir], ("md",), None).text_by_format["md"]
     found = rerun(result, runs_dir=runs_dir)
     assert (found.num_identical, found.differences) == (5, ())

@@ -294,7 +294,8 @@ def estimate(preset: str) -> dict[str, Any]:
                     "activations_checkpointed": found.kept_checkpointed(name, rows),
                 }
             )
-    hours = {gpu: flops / (peak * UTILISATION) / 3600 for gpu, peak in PEAK.items()}
+    executed = flops + (again if config.model.gradient_checkpointing else 0)
+    hours = {gpu: executed / (peak * UTILISATION) / 3600 for gpu, peak in PEAK.items()}
     return {"preset": preset, "passes": passes, "flops": flops, "flops_checkpointed": flops + again,
             "gpu_hours": hours, "memory_bytes": memory}  # fmt: skip
 

@@ -21,6 +21,7 @@ from tokenizers.processors import TemplateProcessing
 
 import latbench
 from latbench import integrations
+from latbench.answers.extract import AnswerKind
 from latbench.cli import main
 from latbench.config import GenerateConfig
 from latbench.integrations.likelihood import after_thinking
@@ -188,13 +189,13 @@ def test_a_prompt_that_is_too_long_gets_no_answer_and_is_counted(explicit: Run) 
         ("B", "The answer is (B).", "choice", 1.0),
     ],
 )
-def test_our_checker_is_a_metric(gold: str, text: str, kind: str, expected: float) -> None:
+def test_our_checker_is_a_metric(gold: str, text: str, kind: AnswerKind, expected: float) -> None:
     assert latbench_correct([gold], [text], kind=kind) == expected
 
 
 def test_an_unknown_kind_of_answers_is_refused() -> None:
     with pytest.raises(ValueError, match=r"unknown kind of answers 'numbr'; did you mean 'number'"):
-        latbench_correct(["9"], ["9"], kind="numbr")
+        latbench_correct(["9"], ["9"], kind="numbr")  # type: ignore[arg-type]
 
 
 def test_what_a_run_cannot_do_is_said_in_one_sentence(explicit: Run, latent: Run, tmp_path: Path) -> None:

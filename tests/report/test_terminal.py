@@ -58,7 +58,7 @@ def test_words_that_are_the_same_of_all_lines_are_said_once(section: Section) ->
     _, facts, *_ = to_terminal([section], 120)
     assert str(facts).rstrip().endswith(f" Caveats of all: {words}.")
     (first, *_) = section.tables[0].lines
-    alone = replace(section, tables=[replace(section.tables[0], lines=(first,))])
+    alone = replace(section, tables=(replace(section.tables[0], lines=(first,)),))
     assert "caveats" in fitting(alone.tables[0], 300).headings
 
 

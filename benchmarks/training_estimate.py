@@ -173,6 +173,7 @@ def small_backbone(size: Size, config: RunConfig, layers: int, vocab: int) -> Ba
     )  # fmt: skip
     with no_init_weights():
         model = AutoModelForCausalLM.from_config(shape, dtype=torch.float32, attn_implementation="sdpa")
+    model.tie_weights()  # a part of the initialisation that is left out
     for parameter in model.parameters():
         if parameter.numel() < FRESH:
             torch.nn.init.constant_(parameter, 0.01)

@@ -19,6 +19,7 @@ from latbench.results import Result
 from latbench.runs import run as runs
 from latbench.runs.run import find_run
 from latbench.runs.train import train as train_run
+from latbench.serving.settings import ServeSettings
 from latbench.task import Task
 from latbench.util.wording import speaks_python
 
@@ -363,12 +364,12 @@ def evaluate(
     Raises: ValueError: no such run or task, or a setting that training has fixed. RuntimeError: the job of a shard has
         failed; the others are kept.
     """
-    from latbench.sweeps.places import Place, chosen
+    from latbench.sweeps.places import Place, check_jobs
     from latbench.sweeps.sharded import eval_command, evaluate_in_shards, target_options
 
     use_data_dir(data_dir)
     place = Place(executor=executor, jobs=jobs, address=address, gpus_per_job=gpus_per_job, cpus_per_job=cpus_per_job)
-    in_jobs = chosen(shards, place)
+    check_jobs(shards, place)
     given = _changes(settings, samples=samples, seed=seed) | own_data.changes(columns, kind, prompt)
     target, changes = _target(
         run,
@@ -383,14 +384,14 @@ def evaluate(
     asked = [tasks] if isinstance(tasks, str) else list(tasks or [])
     named = [registry.from_file("task", name) for name in asked] or [target.config.task_name]
     evaluations = [EvalJob.of(target, name, split=split, limit=limit, changes=changes) for name in named]
-    if shards is None or in_jobs is None:
+    if shards is None:
         evaluate_all(evaluations)
     else:
         put_on = target.device if device is None else device
         options = {"model": model, "method": method, "preset": preset, "device": put_on}
         who = target_options(target, **options, trust_remote_code=trust_remote_code or target.trust_remote_code)
         command = eval_command(who, asked, split=split, limit=limit, changes=given)
-        runs_on = in_jobs.open([target.config], evaluations)
+        runs_on = place.open([target.config], evaluations)
         for result in evaluate_in_shards(evaluations, command, shards, runs_on, lambda result: None):
             raise RuntimeError(f"{result.job.name} has failed: {result.last_line} (log: {result.job.log})")
     results = [Result.read(evaluation.folder) for evaluation in evaluations]
@@ -654,11 +655,11 @@ def serve(
     model: str | None = None,
     method: str | None = None,
     preset: str | None = None,
-    host: str = "127.0.0.1",
-    port: int = 8000,
+    host: str = ServeSettings.host,
+    port: int = ServeSettings.port,
     api_key: str | None = None,
-    max_queue: int = 256,
-    max_tokens: int = 4096,
+    max_queue: int = ServeSettings.max_queue,
+    max_tokens: int = ServeSettings.max_tokens,
     name: str | None = None,
     settings: Mapping[str, Any] | None = None,
     device: str | None = None,
@@ -689,8 +690,6 @@ def serve(
     Raises: ValueError: no such run, a setting that training has fixed, or the address is taken. ModuleNotFoundError:
         starlette or uvicorn is not installed.
     """
-    from latbench.evaluation.plan import plan
-    from latbench.serving.server import ServeSettings
     from latbench.serving.server import serve as serve_run
 
     use_data_dir(data_dir)
@@ -704,9 +703,8 @@ def serve(
         runs_dir=Path(runs_dir),
         trust_remote_code=trust_remote_code,
     )
-    wanted = plan(target.config, target.config.task_name, changes=changes)
     how = ServeSettings(host=host, port=port, api_key=api_key, max_queue=max_queue, max_tokens=max_tokens, name=name)
-    serve_run(target, how, generate=wanted.generate, seed=wanted.seed, on_start=on_start)
+    serve_run(target, how, changes=changes, on_start=on_start)
 
 
 @speaks_python

@@ -48,7 +48,7 @@ from latbench.cli.options import (
     eval_changes,
     own_data_options,
 )
-from latbench.cli.sharding import OpenParts, chosen_place, chosen_shard, evaluate_in_jobs
+from latbench.cli.sharding import OpenParts, check_jobs, chosen_shard, evaluate_in_jobs
 from latbench.config import tree
 from latbench.data.folder import use_data_dir
 
@@ -175,7 +175,7 @@ def evaluate(
     use_data_dir(data_dir)
     part = chosen_shard(shard)
     place = Place(executor=executor.value, jobs=jobs_at_once, address=address, gpus_per_job=gpus, cpus_per_job=cpus)
-    jobs_place = chosen_place(shards, part, place)
+    check_jobs(shards, part, place)
     given = eval_changes(settings, samples) | ({} if seed is None else {"seed": seed})
     given |= own_data_options(columns, kind, prompt)
     named = [name.strip() for name in tasks.split(",")] if tasks else []
@@ -185,12 +185,12 @@ def evaluate(
     )
     names = names or [target.config.task_name]
     jobs = [EvalJob.of(target, name, split=split, limit=limit, changes=changes) for name in names]
-    if shards is None or jobs_place is None:
+    if shards is None:
         evaluate_all(jobs, part)
     else:
         who = target_options(target, model=model, method=method, preset=preset, device=device, trust_remote_code=trust)
         command = eval_command(who, named, split=split, limit=limit, changes=given)
-        evaluate_in_jobs(jobs, command, shards, jobs_place)
+        evaluate_in_jobs(jobs, command, shards, place)
     answered = [job for job in jobs if part is None or is_answered(job)]
     summaries = [summarise(read_evaluation(job.folder)) for job in answered]
     left = [OpenParts.of(job.folder, part, lost_parts(job)) for job in jobs if part and job not in answered]

@@ -21,6 +21,7 @@ from latbench.cli.options import (
     eval_changes,
 )
 from latbench.data.folder import use_data_dir
+from latbench.serving.settings import ServeSettings, is_loopback
 
 commands = typer.Typer()
 
@@ -32,15 +33,19 @@ def serve(
     method: MethodOption = None,
     preset: PresetOption = None,
     host: Annotated[str, typer.Option(help="Address to listen at; the default is reached from this machine alone.")] = (
-        "127.0.0.1"
+        ServeSettings.host
     ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = ServeSettings.port,
     api_key: Annotated[
         str | None,
         typer.Option(envvar="LATBENCH_API_KEY", show_envvar=True, help="Key that clients must send; none by default."),
     ] = None,
-    max_queue: Annotated[int, typer.Option(min=0, help="Answers that may wait beside those in the batch.")] = 256,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens that a request may ask for.")] = 4096,
+    max_queue: Annotated[int, typer.Option(min=0, help="Answers that may wait beside those in the batch.")] = (
+        ServeSettings.max_queue
+    ),
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens that a request may ask for.")] = (
+        ServeSettings.max_tokens
+    ),
     name: Annotated[str | None, typer.Option(help="Name of the model for clients; the run's name by default.")] = None,
     settings: SetOption = None,
     device: DeviceOption = None,
@@ -55,14 +60,12 @@ def serve(
     Ctrl-C stops it gracefully: what was asked is answered, nothing more is taken.
     """
     try:
-        from latbench.serving.server import ServeSettings, is_loopback
         from latbench.serving.server import serve as serve_run
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] not in ("starlette", "uvicorn"):
             raise
         note(f"error: {error.name} is not installed; run `pip install 'latbench[serve]'`")
         raise typer.Exit(FAILED) from None
-    from latbench.evaluation.plan import plan
     from latbench.evaluation.target import evaluation_target
 
     use_data_dir(data_dir)
@@ -76,13 +79,11 @@ def serve(
         runs_dir=runs_dir,
         trust_remote_code=trust,
     )
-    wanted = plan(target.config, target.config.task_name, changes=changes)
     if api_key is None and not is_loopback(host):
         note(f"mind: everybody who reaches {host} can ask this server; --api-key KEY asks for a key")
     serve_run(
         target,
         ServeSettings(host=host, port=port, api_key=api_key, max_queue=max_queue, max_tokens=max_tokens, name=name),
-        generate=wanted.generate,
-        seed=wanted.seed,
+        changes=changes,
         on_start=lambda url: note(f"serving {target.folder} at {url}/v1, chat page at {url}/; Ctrl-C stops it"),
     )

@@ -64,8 +64,8 @@ def chosen_shard(text: str | None) -> Shard | None:
     return shard or of_launcher
 
 
-def chosen_place(shards: int | None, part: Shard | None, place: Place) -> Place | None:
-    """Where the jobs of `--shards` run; None: no jobs are asked for.
+def check_jobs(shards: int | None, part: Shard | None, place: Place) -> None:
+    """Look at what is said of the jobs of `--shards`.
 
     Args:
         shards: number of them.
@@ -73,13 +73,13 @@ def chosen_place(shards: int | None, part: Shard | None, place: Place) -> Place 
         place: what the options of jobs say.
     Raises: ValueError: a shard is named as well, or options of jobs without jobs.
     """
-    from latbench.sweeps.places import chosen
+    from latbench.sweeps import places
 
     if shards is not None and part is not None:
         raise ValueError(
             f"--shards {shards} starts a job for each shard, but this process answers {part} itself; use one of both"
         )
-    return chosen(shards, place)
+    places.check_jobs(shards, place)
 
 
 def evaluate_in_jobs(evaluations: Sequence[EvalJob], command: tuple[str, ...], shards: int, place: Place) -> None:

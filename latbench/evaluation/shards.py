@@ -102,8 +102,7 @@ def shards_of(whole: Path) -> list[Shard]:
     parts = parts_in(whole)
     if not parts:
         return []
-    for shard in parts:
-        refuse_other_division(whole, shard.count)
+    refuse_other_division(whole, parts[0].count)
     return parts[0].all
 
 

@@ -48,7 +48,7 @@ def settings_of(
     asked = plan(
         config,
         stored.task_name,
-        split=split or stored.split,
+        split=split or manifest.config["eval"].get("split", stored.split),
         limit=limit or stored.limit,
         changes=own | dict(changes or {}),
     )

@@ -4,70 +4,41 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Callable
-from dataclasses import dataclass
-from ipaddress import ip_address
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import uvicorn
 
-from latbench.config import GenerateConfig
+from latbench.evaluation.plan import plan
 from latbench.runs.run import CONFIG, Run
 from latbench.serving.app import Served, make_app
 from latbench.serving.engine import Engine
 from latbench.serving.requests import Limits
+from latbench.serving.settings import ServeSettings, is_loopback
 from latbench.util.signals import handling
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
-GRACE = 30.0  # seconds that answers have to be completed after a signal to stop
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServeSettings:
-    """How a run is served."""
-
-    host: str = "127.0.0.1"
-    """Address to listen at."""
-    port: int = 8000
-    """Of it; 0: any that is free."""
-    api_key: str | None = None
-    """That requests must bring; None: none."""
-    max_queue: int = 256
-    """Answers that may wait beside those in the batch."""
-    max_tokens: int = 4096
-    """Most emitted tokens that a request may ask for."""
-    name: str | None = None
-    """Of the model, for clients; None: the run's own."""
-    grace: float = GRACE
-    """Seconds that answers have to be completed after a signal to stop."""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server at that address."""
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def serve(
     run: Run,
     settings: ServeSettings,
     *,
-    generate: GenerateConfig,
-    seed: int,
+    changes: Mapping[str, Any],
     on_start: Callable[[str], None] = lambda url: None,
 ) -> None:
     """Serve a run until a signal stops it.
 
     Args:
-        generate: decoding where a request says nothing of it.
-        seed: of draws, likewise.
+        changes: `generate.*` and `seed` by dotted key, in place of the run's, where a request says nothing of them.
         on_start: told the address once requests are taken.
-    Raises: ValueError: the run cannot be loaded, or the address is taken.
+    Raises: ValueError: a setting that training has fixed, the run cannot be loaded, or the address is taken.
     """
+    wanted = plan(run.config, run.config.task_name, changes=changes)
+    generate = wanted.generate
     listening = _listen(settings)  # before minutes of loading
     url = f"http://{settings.host}:{listening.getsockname()[1]}"
-    engine = Engine(run.method, seed=seed, batch_size=generate.batch_size, max_queue=settings.max_queue)
+    engine = Engine(run.method, seed=wanted.seed, batch_size=generate.batch_size, max_queue=settings.max_queue)
     served = Served(
         limits=Limits(
             model=settings.name or run.folder.resolve().name,

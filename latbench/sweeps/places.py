@@ -86,19 +86,17 @@ def check_shards(shards: int | None) -> None:
         raise ValueError(f"--shards must be >= 1, got {shards}")
 
 
-def chosen(shards: int | None, place: Place) -> Place | None:
-    """Where the jobs of an evaluation in shards run.
+def check_jobs(shards: int | None, place: Place) -> None:
+    """Look at what is said of the jobs of an evaluation in shards.
 
     Args:
         shards: number of them; None: no jobs are asked for.
         place: what is said of jobs.
-    Returns: None where no jobs are asked for.
     Raises: ValueError: it is no number of shards, or more is said of jobs than that there are none.
     """
     check_shards(shards)
     if shards is None and place != Place():
         raise ValueError("--executor, --jobs and the options of Ray belong to an evaluation in jobs; add --shards N")
-    return None if shards is None else place
 
 
 def _own_file(task: TaskConfig) -> str | None:

@@ -118,7 +118,7 @@ def test_a_trace_without_latent_steps_leaves_no_folder(run: Run) -> None:
 def test_a_repetition_that_cannot_be_evaluated_is_not_trained(run: Run, change: dict[str, Any], sentence: str) -> None:
     result = evaluate(EvalJob.of(run, "synth", limit=2))
     manifest = read_manifest(result)
-    write_manifest(result, replace(manifest, split=change["eval"]["split"], config=manifest.config | change))
+    write_manifest(result, replace(manifest, config=manifest.config | change))
     with pytest.raises(ValueError, match=sentence):
         rerun(result, runs_dir=run.folder.parent)
     assert not (run.folder.parent / ".rerun").exists()

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,6 +18,7 @@ from latbench.training.cost import TrainReport
 from latbench.training.stage_trainer import StageTrainer
 
 ROOT = Path(__file__).parents[2]
+MethodT = TypeVar("MethodT", bound=Method[Any, Any])
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -66,7 +67,8 @@ def kill_at_each(
     moments: Sequence[tuple[str, int]],
     folder: Path,
     *,
-    finished: Callable[[Path, bool], dict[str, Any]],
+    fresh: Callable[[], MethodT],
+    train: Callable[..., TrainReport],
     train_until: Callable[[Path, str, int], None],
 ) -> None:
     """Print `equal` where trainings that are killed at every moment, then resumed, end as the undisturbed one does.
@@ -74,10 +76,16 @@ def kill_at_each(
     Args:
         moments: What happens, and at which time it happens the training is killed.
         folder: Each training has a folder in it.
-        finished: Trains to the end in a folder, resuming or not, and returns its `outcome`.
+        fresh: Makes the method, always with the same weights.
+        train: Trains it in a folder to the end, `train(folder, method, resume=...)`.
         train_until: Trains in a folder until `die` at a moment.
     """
-    undisturbed = finished(folder / "undisturbed", False)
+
+    def finished(here: Path, *, resume: bool) -> dict[str, Any]:
+        method = fresh()
+        return outcome(method, here, train(here, method, resume=resume))
+
+    undisturbed = finished(folder / "undisturbed", resume=False)
     for number, (what, count) in enumerate(moments):
         here = folder / str(number)
         child = os.fork()
@@ -87,7 +95,7 @@ def kill_at_each(
         _, status = os.waitpid(child, 0)
         assert os.WIFSIGNALED(status), f"{what} {count}: ended before it was killed"
         assert os.WTERMSIG(status) == signal.SIGKILL
-        resumed = finished(here, True)
+        resumed = finished(here, resume=True)
         for part, expected in undisturbed.items():
             assert resumed[part] == expected, f"{what} {count}: {part} differ from those of the undisturbed run"
     print("equal")

@@ -28,7 +28,7 @@ from latbench.training import stage_trainer
 from latbench.training.cost import TrainReport
 from latbench.training.losses import token_cross_entropy
 from latbench.training.trainer import train_method
-from tests.training.processes import after_saved_states, at, die, kill_at_each, leave_result, outcome
+from tests.training.processes import after_saved_states, at, die, kill_at_each, leave_result
 
 CONFIG = TrainConfig(epochs=4, batch_size=3, accumulation=2, save_every=2, log_every=3, lr=1e-2)
 
@@ -102,12 +102,7 @@ def train(
 def killed(folder: Path) -> None:
     """Print `equal` where runs killed at every listed moment end as the undisturbed one does."""
     moments = [("loss", 5), ("loss", 18), ("save", 2), ("rename", 3), ("stage", 1), ("loss", 30)]
-    kill_at_each(moments, folder, finished=_finished, train_until=_train_until)
-
-
-def _finished(folder: Path, resume: bool) -> dict[str, Any]:
-    method = toy()
-    return outcome(method, folder, train(folder, method, resume=resume))
+    kill_at_each(moments, folder, fresh=toy, train=train, train_until=_train_until)
 
 
 def _train_until(folder: Path, where: str, count: int) -> None:

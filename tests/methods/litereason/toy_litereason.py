@@ -29,7 +29,7 @@ from latbench.training.trainer import train_method
 from methods.litereason import LiteReason, LiteReasonConfig, traces
 from methods.litereason.tagged import TaggedBatch
 from methods.litereason.tags import Tags
-from tests.training.processes import after_saved_states, at, die, kill_at_each, leave_result, outcome
+from tests.training.processes import after_saved_states, at, die, kill_at_each, leave_result
 from tests.training.rl.toy_rl import Parity, examples
 
 WRITTEN = ("ab. Cd\n[2]e</think>", "[1]\nfour</think>", "no tag at all</think>")
@@ -131,12 +131,7 @@ def killed(folder: Path) -> None:
         ("traces", 1), ("traces", 3), ("update", 2), ("update", 6), ("answers", 2), ("answers", 6), ("rl update", 3),
         ("rl update", 9), ("refresh", 1), ("refresh", 4), ("save", 2), ("save", 6),
     ]  # fmt: skip
-    kill_at_each(moments, folder, finished=_finished, train_until=_train_until)
-
-
-def _finished(folder: Path, resume: bool) -> dict[str, Any]:
-    method = talker()
-    return outcome(method, folder, train(folder, method, resume=resume))
+    kill_at_each(moments, folder, fresh=talker, train=train, train_until=_train_until)
 
 
 def _train_until(folder: Path, where: str, count: int) -> None:

@@ -26,7 +26,7 @@ from latbench.task import Example, Fingerprint, Score, Task, TaskConfig
 from latbench.training.cost import TrainReport
 from latbench.training.trainer import train_method
 from methods.cot import Cot, CotConfig
-from tests.training.processes import after_saved_states, at, die, kill_at_each, leave_result, outcome
+from tests.training.processes import after_saved_states, at, die, kill_at_each, leave_result
 
 RL = RLConfig(
     steps=12, lr=1e-2, prompts=4, group_size=4, minibatches=2, passes=2, rollout=RolloutConfig(max_new_tokens=6),
@@ -116,12 +116,7 @@ def killed(folder: Path) -> None:
         ("answers", 1), ("answers", 2), ("answers", 4), ("answers", 6), ("update", 1), ("update", 5), ("update", 7),
         ("update", 12), ("save", 1), ("save", 3),
     ]  # fmt: skip
-    kill_at_each(moments, folder, finished=_finished, train_until=_train_until)
-
-
-def _finished(folder: Path, resume: bool) -> dict[str, Any]:
-    method = talker()
-    return outcome(method, folder, train(folder, method, resume=resume))
+    kill_at_each(moments, folder, fresh=talker, train=train, train_until=_train_until)
 
 
 def _train_until(folder: Path, where: str, count: int) -> None:

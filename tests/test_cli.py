@@ -130,6 +130,19 @@ def test_quickstart_ends_with_a_leaderboard_and_its_files(call: Call) -> None:
         assert (Path("runs") / name).stat().st_size > 0
 
 
+def test_quickstart_trains_in_float32_where_the_cpu_is_slow_at_bfloat16(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("latbench.model.loading.is_slow_in_bfloat16", lambda _device: True)
+    code, out, lines = call(
+        "quickstart", "--steps", "1", "--set=model.device=cpu", *(f"--set={text}" for text in SMALL)
+    )
+    assert code == 0
+    assert any("trained in float32" in line for line in lines)
+    assert "train.precision=float32" in out
+    assert len(list(Path("runs").glob("*/train.json"))) == 3, "latent_sft starts from that cot run"
+
+
 @pytest.mark.slow
 def test_sweep_runs_processes_and_refuses_absent_data(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))

@@ -68,11 +68,16 @@ def quickstart(
 ) -> None:
     """Train and evaluate the embedded default, and print its leaderboard: CPU, offline, minutes."""
     from latbench.cli import quickstart as start
+    from latbench.runs.train import slow_precision
 
     changes = dict(tree.flatten(tree.parse_overrides(settings or [])))
     if steps is not None:
         changes["train.max_steps"] = steps
     configs = start.quickstart_configs(every=every, seeds=range(seeds), settings=changes)
+    if "train.precision" not in changes and any(slow_precision(config) for config in configs):
+        note("this CPU has no units for bfloat16, so the runs are trained in float32; it takes about half an hour")
+        changes["train.precision"] = "float32"
+        configs = start.quickstart_configs(every=every, seeds=range(seeds), settings=changes)
     done = start.quickstart(configs, runs_dir=runs_dir, out=out or runs_dir, limit=limit)
     for notice in done.board.notices:
         note(notice)
@@ -104,6 +109,7 @@ def train(
 ) -> None:
     """Train a method; the embedded tiny backbone and synth unless told otherwise."""
     from latbench.config import parse
+    from latbench.runs.train import slow_precision
     from latbench.runs.train import train as train_run
 
     use_data_dir(data_dir)
@@ -115,6 +121,8 @@ def train(
     named = {key: value for key, value in options.items() if value is not None}
     given = tree.spelled(named | own_data_options(columns, kind, prompt), config)
     chosen = parse(given, preset=preset, overrides=settings or [])
+    if (slow := slow_precision(chosen)) is not None:
+        note(slow)
     run = train_run(chosen, runs_dir=runs_dir, resume=resume, trust_remote_code=trust)
     costs = run.report["costs"]
     for sentence in left_out(run.report):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from latbench.model.weights import fresh_model, load_model
 from latbench.task import Task
 
 GENERATION = "generation_config.json"
+WITHOUT_512_BIT_VECTORS = {"DEFAULT", "NO AVX", "AVX2"}  # PyTorch's names
 ATTENTION_TYPES = {"full_attention", "sliding_attention"}
 
 
@@ -53,6 +55,12 @@ def resolve_device(device: str) -> torch.device:
             f"model.device is {device!r} but this machine has {torch.cuda.device_count()} CUDA devices; use cpu or auto"
         )
     return resolved
+
+
+def is_slow_in_bfloat16(device: torch.device) -> bool:
+    """Whether products in bfloat16 take tens of times as long as in float32: an x86 CPU without 512-bit vectors."""
+    is_x86 = platform.machine() in {"x86_64", "AMD64"}
+    return device.type == "cpu" and is_x86 and torch.backends.cpu.get_cpu_capability() in WITHOUT_512_BIT_VECTORS
 
 
 def task_words(task: str | None) -> tuple[str, ...]:

@@ -91,6 +91,17 @@ def device_map_problem(config: RunConfig) -> str | None:
     )
 
 
+def slow_precision(config: RunConfig) -> str | None:
+    """The sentence where the run, or one it starts from, is trained in a number format that this CPU is slow at."""
+    from latbench.model.loading import is_slow_in_bfloat16, resolve_device
+
+    if config.start is not None and (sentence := slow_precision(config.start)) is not None:
+        return f"start.{sentence}"
+    if config.train.precision != "bfloat16" or not is_slow_in_bfloat16(resolve_device(config.model.device)):
+        return None
+    return "train.precision=bfloat16 is slow on this CPU, which has no units for it; float32 is tens of times as fast"
+
+
 def base_run(config: RunConfig, *, runs_dir: Path | str = "runs", trust_remote_code: bool = False) -> Run:
     """A run without training: a method over a model as it comes, for training-free methods and untrained rows.
 

@@ -1,6 +1,6 @@
 """A sweep: methods x tasks x seeds x settings as a list of runs, each trained and evaluated once.
 
-base: {train: {epochs: 1}}        any configuration tree, may name a preset
+base: {train: {epochs: 1}}        any configuration tree or dotted keys, may name a preset
 methods: [cot, direct]
 tasks: [synth]                    trained on; default: the base's
 seeds: [0, 1, 2]                  default: the base's
@@ -103,7 +103,7 @@ def run_configs(sweep: SweepConfig) -> list[RunConfig]:
         for key, value in {**{name: value for name, value in names.items() if value is not None}, **settings}.items():
             tree.put(upper, key, value)
         try:
-            configs.append(parse(tree.merge(sweep.base, upper)))
+            configs.append(parse(tree.merge(tree.unfold(sweep.base), upper)))
         except ConfigError as error:
             errors.update(dict.fromkeys(str(error).split("\n")))
     if errors:

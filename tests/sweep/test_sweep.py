@@ -65,6 +65,12 @@ def test_the_grid_is_methods_by_tasks_by_settings_by_seeds() -> None:
     assert all(config.train.max_steps == 1 for config in configs)
 
 
+def test_the_base_may_spell_keys_with_dots() -> None:
+    dotted = SweepConfig(methods=["cot"], base={"train": {"lr": 3e-3}, "train.max_steps": 1, "model.words": "synth"})
+    nested = SweepConfig(methods=["cot"], base={"train": {"lr": 3e-3, "max_steps": 1}, "model": {"words": "synth"}})
+    assert run_configs(dotted) == run_configs(nested)
+
+
 def test_points_that_differ_in_decoding_alone_share_one_training(tmp_path: Path) -> None:
     sweep = SweepConfig(methods=["cot"], base=BASE, settings=[{}, {"generate.temperature": 1.0}, {"train.lr": 3e-3}])
     first, second = members(sweep, tmp_path)

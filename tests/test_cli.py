@@ -44,6 +44,7 @@ Call = Callable[..., tuple[int, str, list[str]]]
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """Runs a command in an empty folder. Returns: exit code, standard output, lines of standard error."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("latbench.model.loading.is_slow_in_bfloat16", lambda _device: False)  # on every machine alike
     disable_progress_bar()  # a process of its own has this from `main`, which here comes after the import
 
     def run(*arguments: str) -> tuple[int, str, list[str]]:

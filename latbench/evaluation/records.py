@@ -18,6 +18,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from pydantic_core import from_json
+
 from latbench.task import Fingerprint, Status, StopReason
 from latbench.util.files import read_bounded, write_whole
 
@@ -201,6 +203,14 @@ def parse_record(line: str) -> Record:
     if not is_encodable(record.id):
         raise ValueError("not a record: its id is no text that can be encoded")
     return record
+
+
+def _decode(line: str) -> object:
+    """The value of a JSON text; the fast decoder refuses some that the other takes, such as a lone surrogate."""
+    try:
+        return from_json(line, cache_strings="keys")
+    except ValueError:
+        return _slow_decode(line)
 
 
 def is_encodable(text: str) -> bool:
@@ -398,7 +408,7 @@ _SCHEMAS: Mapping[type, tuple[Mapping[str, tuple[type, ...]], frozenset[str]]] =
     cls: _schema(cls) for cls in (Record, Manifest, Fingerprint)
 }
 _SHOWN = ("task", "split", "method", "variant", "setting", "backbone", "layout", "train_data", "run")
-_decode = json.JSONDecoder().decode
+_slow_decode = json.JSONDecoder().decode
 # names and kinds of rows that were found to fit: nearly all lines of a file are alike
 _ACCEPTED: set[tuple[type, tuple[str, ...], tuple[type, ...]]] = set()
 _MOST_ACCEPTED = 1000

@@ -41,22 +41,15 @@ def quickstart_configs(*, every: bool, seeds: Sequence[int], settings: Mapping[s
 
 def _config(method: str, seed: int, settings: Mapping[str, Any]) -> RunConfig:
     given: dict[str, Any] = {"seed": seed, "method.name": method}
-    config = parse(_tree({**given, **settings}))
+    config = parse(tree.unfold({**given, **settings}))
     training = {key: value for key, value in settings.items() if key.startswith("train.")}
     of_starts = {start + key: value for start in _starts(config) for key, value in training.items()}
-    return parse(_tree({**given, **of_starts, **settings}))
+    return parse(tree.unfold({**given, **of_starts, **settings}))
 
 
 def _starts(config: RunConfig) -> list[str]:
     """`start.`, `start.start.` ... for each run beneath this one."""
     return [] if config.start is None else ["start.", *(f"start.{deeper}" for deeper in _starts(config.start))]
-
-
-def _tree(values: Mapping[str, Any]) -> tree.Tree:
-    given: tree.Tree = {}
-    for key, value in values.items():
-        tree.put(given, key, value)
-    return given
 
 
 def quickstart(configs: Sequence[RunConfig], *, runs_dir: Path, out: Path, limit: int | None = None) -> Quickstart:

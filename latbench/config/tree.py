@@ -138,7 +138,7 @@ def put(tree: Tree, key: str, value: Any) -> None:
 
 
 def unfold(settings: Mapping[str, Any]) -> Tree:
-    """The tree of a mapping whose outermost keys may be dotted, each laid over those before it."""
+    """The tree of values by dotted key, each laid over those before it."""
     tree: Tree = {}
     for key, value in settings.items():
         branch: Tree = {}
@@ -149,12 +149,9 @@ def unfold(settings: Mapping[str, Any]) -> Tree:
 
 def spelled(settings: Mapping[str, Any], file: Path | None = None) -> Tree:
     """The tree of values by dotted key, over that of a YAML file. Raises: ValueError: as `read_yaml`."""
-    upper: Tree = {}
-    for key, value in settings.items():
-        put(upper, key, value)
     lower = unfold(read_yaml(file)) if file is not None else {}
     named = {kind: {"name": lower[kind]} for kind in ("task", "method") if isinstance(lower.get(kind), str)}
-    return merge(lower | named, upper)
+    return merge(lower | named, unfold(settings))
 
 
 def get(tree: Mapping[str, Any], key: str) -> Any:

@@ -61,9 +61,7 @@ def plan(
         changes: values by dotted key that replace the run's own `generate.*`, `task.*` and `seed`.
     Raises: ValueError: unknown task, an override of something that training has fixed, or values out of range.
     """
-    upper: tree.Tree = {}
-    for key, value in (changes or {}).items():
-        tree.put(upper, key, value)
+    upper = tree.unfold(changes or {})
     for key, _ in tree.flatten(upper):
         if key == "task.name":
             raise ValueError("task.name cannot be set in an evaluation; choose its tasks with --tasks")

@@ -210,7 +210,7 @@ def _decode(line: str) -> object:
     try:
         return from_json(line, cache_strings="keys")
     except ValueError:
-        return _slow_decode(line)
+        return json.loads(line)
 
 
 def is_encodable(text: str) -> bool:
@@ -408,7 +408,6 @@ _SCHEMAS: Mapping[type, tuple[Mapping[str, tuple[type, ...]], frozenset[str]]] =
     cls: _schema(cls) for cls in (Record, Manifest, Fingerprint)
 }
 _SHOWN = ("task", "split", "method", "variant", "setting", "backbone", "layout", "train_data", "run")
-_slow_decode = json.JSONDecoder().decode
 # names and kinds of rows that were found to fit: nearly all lines of a file are alike
 _ACCEPTED: set[tuple[type, tuple[str, ...], tuple[type, ...]]] = set()
 _MOST_ACCEPTED = 1000

@@ -82,7 +82,7 @@ def plan_import(
     """
     found = open_source(source, revision)
     importer = _importer(found, format)
-    own = _tree(settings or {})
+    own = tree.unfold(settings or {})
     options = tree.merge(
         {"source": lasting(source), "revision": found.revision, "format": importer.name}, own.pop("imported", {})
     )
@@ -96,7 +96,7 @@ def plan_import(
         raise ValueError(f"{source} does not store {', nor '.join(missing)}; say it with {keys}")
     values = {key: setting.value for key, setting in recipe.settings.items()}
     lower = {"task.name": "gsm8k", "model.id": model_name(source if below is None else below.id), **values}
-    given = tree.merge(tree.merge(_tree(lower), {"method": {"name": recipe.method}}), own)
+    given = tree.merge(tree.merge(tree.unfold(lower), {"method": {"name": recipe.method}}), own)
     imported = replace(
         checked,
         base=None if below is None else lasting(below.id),
@@ -205,13 +205,6 @@ def _importer(source: Release, format: str | None) -> Importer:
     looked = "; ".join(f"{name}: {importer.looks_for}" for name, importer in known.items())
     state = f"of several formats ({', '.join(found)})" if found else "of no known format"
     raise ValueError(f"{source.name} is {state}; choose one with --format. Looked for {looked}")
-
-
-def _tree(settings: Mapping[str, Any]) -> tree.Tree:
-    whole: tree.Tree = {}
-    for key, value in settings.items():
-        tree.put(whole, key, value)
-    return whole
 
 
 def _plain(value: Any) -> Any:

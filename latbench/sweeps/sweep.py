@@ -93,17 +93,16 @@ def run_configs(sweep: SweepConfig) -> list[RunConfig]:
 
     Raises: ConfigError: every error of every run, each sentence once.
     """
+    base = tree.unfold(sweep.base)
     configs: list[RunConfig] = []
     errors: dict[str, None] = {}
     tasks: list[str | None] = [*sweep.tasks] if sweep.tasks else [None]
     seeds: list[int | None] = [*sweep.seeds] if sweep.seeds else [None]
     for method, task, settings, seed in product(sweep.methods, tasks, sweep.settings, seeds):
         names = {"method.name": method, "task.name": task, "seed": seed}
-        upper: tree.Tree = {}
-        for key, value in {**{name: value for name, value in names.items() if value is not None}, **settings}.items():
-            tree.put(upper, key, value)
+        upper = {name: value for name, value in names.items() if value is not None} | settings
         try:
-            configs.append(parse(tree.merge(tree.unfold(sweep.base), upper)))
+            configs.append(parse(tree.merge(base, tree.unfold(upper))))
         except ConfigError as error:
             errors.update(dict.fromkeys(str(error).split("\n")))
     if errors:

@@ -71,6 +71,12 @@ def test_the_base_may_spell_keys_with_dots() -> None:
     assert run_configs(dotted) == run_configs(nested)
 
 
+def test_a_setting_may_be_a_mapping_beside_what_the_grid_says() -> None:
+    dotted = SweepConfig(methods=["colar"], base=BASE, settings=[{"method.max_speed": 3}])
+    nested = SweepConfig(methods=["colar"], base=BASE, settings=[{"method": {"max_speed": 3}}])
+    assert run_configs(dotted) == run_configs(nested)
+
+
 def test_points_that_differ_in_decoding_alone_share_one_training(tmp_path: Path) -> None:
     sweep = SweepConfig(methods=["cot"], base=BASE, settings=[{}, {"generate.temperature": 1.0}, {"train.lr": 3e-3}])
     first, second = members(sweep, tmp_path)

@@ -75,7 +75,7 @@ def quickstart(
         changes["train.max_steps"] = steps
     configs = start.quickstart_configs(every=every, seeds=range(seeds), settings=changes)
     if "train.precision" not in changes and any(slow_precision(config) for config in configs):
-        note("this CPU has no units for bfloat16, so the runs are trained in float32; it takes about half an hour")
+        note("this CPU has no units for bfloat16, so the runs are trained in float32, which takes longer")
         changes["train.precision"] = "float32"
         configs = start.quickstart_configs(every=every, seeds=range(seeds), settings=changes)
     done = start.quickstart(configs, runs_dir=runs_dir, out=out or runs_dir, limit=limit)

@@ -303,7 +303,8 @@ def test_latents_of_rows_learnt_by_heart_read_as_their_steps(tmp_path: Path) -> 
         )
         for i in range(6)
     ]  # fmt: skip
-    config = TrainConfig(epochs=80, batch_size=6, lr=5e-3, schedule="constant", log_every=1)
+    # A rate that sinks to zero: at a constant one the last step of the training decides, which differs between CPUs.
+    config = TrainConfig(epochs=120, batch_size=6, lr=5e-3, schedule="cosine", log_every=1)
     train_method(method, rows, config, folder=tmp_path, seed=0)
     config_ = GenerateConfig(max_new_tokens=6)
     for row, got in zip(rows, method.generate([row.question for row in rows], config_, trace=True), strict=True):

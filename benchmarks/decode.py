@@ -1,6 +1,6 @@
 """Decoding speed, side by side with what a user would pick instead, in one run.
 
-    python benchmarks/decode.py [--run runs/<a cot run>] [--batch-size 1 32 256] [--large]
+    python benchmarks/decode.py [--run runs/<a cot run>] [--batch-size 1 32 256] [--large] [--compiled]
 
 Same lengths: `decode` (ours), transformers' `generate`, and a bare cached loop over the same modules (no bookkeeping at
 all: the least that Python can do), each emitting the same number of tokens from the same questions; and the matrix
@@ -49,11 +49,17 @@ class TopTen(LatentRule):
 
 
 def ours(
-    backbone: Backbone, ids: Sequence[list[int]], rule: StepRule, batch_size: int, tokens: int, latents: int = 0
+    backbone: Backbone,
+    ids: Sequence[list[int]],
+    rule: StepRule,
+    batch_size: int,
+    tokens: int,
+    latents: int = 0,
+    compiled: bool = False,
 ) -> None:
     """Our loop; prompts are raw unless there are latent steps, so that nothing but the token cap ends a row."""
     prompts = [Prompt(id=str(i), text="", raw=latents == 0) for i in range(len(ids))]
-    config = GenerateConfig(batch_size=batch_size, max_new_tokens=tokens, max_latents=latents)
+    config = GenerateConfig(batch_size=batch_size, max_new_tokens=tokens, max_latents=latents, compiled=compiled)
     decode(backbone, ids, prompts, rule, config)
 
 
@@ -106,7 +112,7 @@ def medians(jobs: dict[str, Callable[[], object]]) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def same_lengths(backbone: Backbone, batch_size: int) -> list[object]:
+def same_lengths(backbone: Backbone, batch_size: int, compiled: bool) -> list[object]:
     """One row of the first table: milliseconds per step and ratios."""
     rows = [[2 + (i * 7 + j * 13) % 200 for j in range(40)] for i in range(batch_size)]
     text = StepRule(backbone)
@@ -120,13 +126,18 @@ def same_lengths(backbone: Backbone, batch_size: int) -> list[object]:
             "products": lambda: products(backbone, batch_size, NUM_TOKENS),
             "text": lambda: ours(backbone, rows, text, batch_size, NUM_TOKENS + short),
             "latent": lambda: ours(backbone, rows, TopTen(backbone), batch_size, short - 1, NUM_TOKENS),
+            **(
+                {"compiled": lambda: ours(backbone, rows, text, batch_size, NUM_TOKENS, compiled=True)}
+                if compiled
+                else {}
+            ),
         }
     )
     ms = {name: 1000 * value / NUM_TOKENS for name, value in took.items()}
     return [
         backbone.name, batch_size, f"{ms['ours']:.2f}", f"{ms['generate']:.2f}", f"{ms['bare']:.2f}",
         f"{ms['products']:.2f}", f"{ms['generate'] / ms['ours']:.2f}", f"{ms['bare'] / ms['ours']:.2f}",
-        f"{took['latent'] / took['text']:.2f}",
+        f"{took['latent'] / took['text']:.2f}", f"{took['ours'] / took['compiled']:.2f}" if compiled else "",
     ]  # fmt: skip
 
 
@@ -211,11 +222,16 @@ def main() -> None:
     parser.add_argument("--run", help="a trained cot run, for natural lengths")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 32, 256])
     parser.add_argument("--large", action="store_true", help="also a 30 M model")
+    parser.add_argument("--compiled", action="store_true", help="also our loop with compiled steps")
     parser.add_argument("--num", type=int, default=1000, help="questions for natural lengths")
     arguments = parser.parse_args()
     shapes = [{}, LARGE] if arguments.large else [{}]
     configs = [replace(ModelConfig(), **shape) for shape in shapes]  # type: ignore[arg-type]
-    table = [same_lengths(Backbone.load(config), size) for config in configs for size in arguments.batch_size]
+    table = [
+        same_lengths(Backbone.load(config), size, arguments.compiled)
+        for config in configs
+        for size in arguments.batch_size
+    ]
     header = [
         "model",
         "batch",
@@ -226,6 +242,7 @@ def main() -> None:
         "generate/ours",
         "bare/ours",
         "latent/text",
+        "ours/compiled",
     ]
     print(f"Same lengths, {NUM_TOKENS} tokens, {torch.get_num_threads()} threads, ms per step")
     print(tabulate(table, header))

@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from latbench.config.fields import NonNegativeFloat, Positive
-from latbench.task import STRICT
+from latbench.task import STRICT, YOUNGER
 
 OwnT = TypeVar("OwnT")
 
@@ -35,6 +35,9 @@ class GenerateConfig:
     """Answers per question."""
     until: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
     """Stop strings; the answer ends before the first that occurs in it."""
+    compiled: bool = Field(default=False, json_schema_extra=YOUNGER)
+    """Compile the decoding step for one shape, on CUDA into a graph: minutes at the start, less time at every step of
+    a small batch there; a CPU gains nothing."""
     trace_top_k: Positive = 50
     """Entries of a latent step's distribution that a trace keeps."""
     method: Any = None

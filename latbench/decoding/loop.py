@@ -227,7 +227,7 @@ class Loop:
         self.stopping = any(map(self._until, fits))
         if fits:
             longest = len(self._ids(self.waiting[-1]))
-            self._allocate(min(self.config.batch_size, len(fits)), longest + min(self.config.max_new_tokens, ROOM))
+            self._allocate(min(self.config.batch_size, len(fits)), longest)
             self._share_prefix()
             active = 0
             while active or self.waiting:
@@ -239,11 +239,17 @@ class Loop:
         actions = self.steps.actions(num) if self.steps else [None] * num
         return [self._result(index, *found) for index, found in enumerate(zip(traces, actions, strict=True))]
 
-    def _allocate(self, num: int, capacity: int) -> None:
+    def _allocate(self, num: int, longest: int) -> None:
+        """Make slots for so many rows, whose longest prompt has so many tokens."""
         backbone, device = self.backbone, self.backbone.device
+        config = self.config
+        capacity = longest + min(config.max_new_tokens, ROOM)
+        if config.compiled:  # one shape for most calls: of full batches, and a power of two that all lengths fit into
+            num, most = config.batch_size, longest + config.max_new_tokens + config.max_latents
+            capacity = 1 << min(most, backbone.context).bit_length()
         self.close = torch.tensor(backbone.layout.close, dtype=torch.long, device=device)
         self.eos = torch.tensor(backbone.eos_ids, device=device)
-        self.cache = SlotCache(num, backbone.text_config.num_hidden_layers, capacity)
+        self.cache = SlotCache(num, backbone.text_config.num_hidden_layers, capacity, fixed=config.compiled)
         self.slots = self._fresh_slots(num)
         self.rows = RowState.fresh(torch.zeros_like(self.slots.question), Mode.DONE)
         self.forcing = 0  # rows with forced ids waiting
@@ -277,7 +283,8 @@ class Loop:
         """Give free slots to waiting questions, or shrink the batch when none wait.
 
         A prefill costs about a step, so free slots wait until they have sat out as many steps as there are slots. On a
-        CPU a step of fewer rows costs less; elsewhere the batch shrinks by halves, as its shape would change.
+        CPU a step of fewer rows costs less; elsewhere the batch shrinks by halves, as its shape would change; compiled
+        steps keep their shape.
         """
         num = len(self.slots.stop)
         self.idle += num - active
@@ -290,7 +297,9 @@ class Loop:
             self._compact(active)
 
     def _compact(self, active: int) -> None:
-        """Shrink the batch to the running rows."""
+        """Shrink the batch to the running rows, unless its shape is to stay."""
+        if self.config.compiled:
+            return
         self._retire()
         running = self.slots.stop == RUNNING
         rows = torch.arange(active, device=running.device)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from latbench.config import GenerateConfig
 from latbench.decoding.latent_trace import TraceRecorder, largest
-from latbench.decoding.loop import LENGTH, ROOM, RUNNING, Generation, Loop, Prompt
+from latbench.decoding.loop import LENGTH, RUNNING, Generation, Loop, Prompt
 from latbench.decoding.rule import Mode, RowState, Step, StepRule
 from latbench.model.backbone import Backbone
 
@@ -194,7 +194,7 @@ class Session(Loop):
     def _grow(self, num: int, longest: int) -> None:
         """Have at least so many rows, the first of them for prompts of at most `longest` tokens."""
         if not hasattr(self, "slots"):
-            self._allocate(num, longest + min(self.config.max_new_tokens, ROOM))
+            self._allocate(num, longest)
         more = num - len(self.slots.stop)
         if more > 0:
             fresh = self._fresh_slots(more)

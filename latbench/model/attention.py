@@ -126,7 +126,7 @@ def sdpa_or_flex(
             dense mask without windows.
     """
     if isinstance(attention_mask, BlockMask):
-        _allow_recompiling()
+        allow_recompiling()
         device = query.device.type
         if torch.is_autocast_enabled(device):  # rotary embeddings leave query and key in float32; SDPA casts by itself
             query, key, value = (part.to(torch.get_autocast_dtype(device)) for part in (query, key, value))
@@ -145,10 +145,10 @@ def sdpa_or_flex(
 
 
 @cache
-def _allow_recompiling() -> None:
-    """Let FlexAttention compile for every rule, with and without gradients, for one row and many.
+def allow_recompiling() -> None:
+    """Let FlexAttention compile for every rule, with and without gradients, for one row and many, and steps likewise.
 
-    Torch stops at 8 by default and from then on runs an unfused version that holds all scores in memory.
+    Torch stops at 8 by default; FlexAttention then runs an unfused version that holds all scores in memory.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
 

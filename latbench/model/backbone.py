@@ -37,6 +37,7 @@ from latbench.model.batches import (
     sequence_batch,
 )
 from latbench.model.cache import DecodeCache, GrowingCache, causal_mask
+from latbench.model.compiled import forward_compiled
 from latbench.model.layout import CLOSE_MARKER, LAYOUTS, OPEN_MARKER, Layout
 from latbench.model.loading import (
     add_markers,
@@ -322,6 +323,7 @@ class Backbone(nn.Module):
         spans = cache.spans() if cache is not None and self.takes_blocks and embeds.shape[1] == 1 else None
         output, hidden = self._run(
             select=select,
+            compiled=cache is not None and cache.fixed and embeds.shape[1] == 1,
             inputs_embeds=embeds,
             position_ids=positions,
             attention_mask=self._attention_mask(allowed, positions, keys, embeds.dtype),
@@ -493,13 +495,16 @@ class Backbone(nn.Module):
                 "set it to false for methods that roll out"
             )
 
-    def _run(self, *, select: Tensor | None, **inputs: Any) -> tuple[Any, Tensor]:
+    def _run(self, *, select: Tensor | None, compiled: bool = False, **inputs: Any) -> tuple[Any, Tensor]:
         """The model's own forward, and what entered its output embedding."""
         self._select = select
         try:
-            output = self.model(**inputs)
+            output = forward_compiled(self.model, self.device, **inputs) if compiled else self.model(**inputs)
             assert self._hidden is not None
-            return output, self._hidden.to(output.logits.device)
+            hidden = self._hidden.to(output.logits.device)
+            if compiled:  # the next replay of a graph writes over them
+                output.logits, hidden = output.logits.clone(), hidden.clone()
+            return output, hidden
         finally:
             self._select = self._hidden = None
 

@@ -13,7 +13,7 @@ which `Backbone` cuts where a layer has one.
 
 from __future__ import annotations
 
-import weakref
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
@@ -48,6 +48,11 @@ class DecodeCache(Protocol):
 
     hf: Cache
 
+    @property
+    def fixed(self) -> bool:
+        """Every step has the same shapes."""
+        ...
+
     def reserve(self, positions: Tensor, valid: Tensor, rows: Tensor | None = None) -> Tensor:
         """Say where the coming keys go.
 
@@ -67,6 +72,8 @@ class DecodeCache(Protocol):
 
 class GrowingCache:
     """Shared columns that grow by concatenation; safe for autograd."""
+
+    fixed = False
 
     def __init__(self) -> None:
         self.hf: Cache = DynamicCache()  # without a config: sliding layers keep all columns, the mask cuts the window
@@ -92,6 +99,39 @@ class GrowingCache:
         return 0 if self._key_positions is None else int(self.hf.get_seq_length())
 
 
+@dataclass
+class _Columns:
+    """Which columns of a SlotCache hold something and where the next go: what its layers must know, apart from it.
+
+    A layer that knew the cache would close a cycle, which keeps the slots until the garbage is collected.
+    """
+
+    num_slots: int
+    capacity: int
+    fixed: bool
+    rows: Tensor | None = None  # slots that prompts are being written to; None: all rows go on
+    width: int = 0  # of what attention reads
+    shared: int = 0  # that every prompt begins with
+    lengths: Tensor | None = None  # (slots,) columns in use
+    index: tuple[Tensor, slice, Tensor] | None = None  # (slots, heads, columns) where the coming keys go
+
+    def used(self, device: torch.device) -> Tensor:
+        """(slots,) columns in use."""
+        if self.lengths is None:
+            self.lengths = torch.zeros(self.num_slots, dtype=torch.long, device=device)
+        return self.lengths
+
+    def __len__(self) -> int:
+        """Columns in use by the longest row."""
+        return 0 if self.lengths is None else int(self.lengths.max())
+
+    def target(self, device: torch.device) -> tuple[Tensor, slice, Tensor]:
+        """Where the coming keys go, for a layer on this device."""
+        assert self.index is not None, "reserve comes first"
+        rows, heads, columns = self.index
+        return self.index if rows.device == device else (rows.to(device), heads, columns.to(device))
+
+
 class SlotCache:
     """One slot per row; writes at each row's own columns, in place.
 
@@ -99,55 +139,65 @@ class SlotCache:
         num_slots: rows decoded at once.
         num_layers: of the model.
         capacity: columns to start with.
+        fixed: attention reads all columns at every step, whose shapes then stay the same as long as the capacity does.
     """
 
-    def __init__(self, num_slots: int, num_layers: int, capacity: int = MIN_CAPACITY) -> None:
-        self.num_slots = num_slots
-        self.capacity = max(capacity, MIN_CAPACITY)
-        self.rows: Tensor | None = None
-        self.width = 0
-        self.shared = 0  # columns that every prompt begins with
-        self.layers = [_SlotLayer(self) for _ in range(num_layers)]
+    def __init__(self, num_slots: int, num_layers: int, capacity: int = MIN_CAPACITY, *, fixed: bool = False) -> None:
+        self.columns = _Columns(num_slots, max(capacity, MIN_CAPACITY), fixed)
+        self.layers = [_SlotLayer(self.columns) for _ in range(num_layers)]
         self.hf: Cache = Cache(layers=list(self.layers))
-        self._lengths: Tensor | None = None
         self._longest = 0  # an upper bound of the lengths
-        self._index: tuple[Tensor, slice, Tensor] | None = None  # where the coming keys go
+
+    @property
+    def fixed(self) -> bool:
+        """Every step has the same shapes."""
+        return self.columns.fixed
+
+    @property
+    def shared(self) -> int:
+        """Columns that every prompt begins with."""
+        return self.columns.shared
 
     def reserve(self, positions: Tensor, valid: Tensor, rows: Tensor | None = None) -> Tensor:
         """See DecodeCache. A slot's column equals the position, so a token overwrites what stood there.
 
         Padding writes go to the column after the row's last real token, which the next real token overwrites.
         """
-        lengths = self._used(positions.device) if rows is None else self._used(positions.device)[rows]
+        at, device = self.columns, positions.device
+        lengths = at.used(device) if rows is None else at.used(device)[rows]
         lengths = torch.maximum(torch.where(valid, positions + 1, 0).amax(1), lengths)
         if rows is None:
-            self._lengths = lengths
+            at.lengths = lengths
         else:
-            self._used(positions.device)[rows] = lengths
-        self.rows = rows
-        slots = torch.arange(self.num_slots, device=positions.device) if rows is None else rows
-        self._index = slots[:, None], slice(None), torch.where(valid, positions, lengths[:, None])
+            at.used(device)[rows] = lengths
+        at.rows = rows
+        slots = torch.arange(at.num_slots, device=device) if rows is None else rows
+        at.index = slots[:, None], slice(None), torch.where(valid, positions, lengths[:, None])
         if rows is None and positions.shape[1] == 1:
             self._longest += 1  # at most; asking the device at every step would stall it
-            self.width = self._longest + 1
+            if self._longest >= at.capacity:  # the longest row may have been finished long ago
+                self._longest = int(lengths.max())
+            at.width = self._longest + 1
         else:
-            self.width = int(lengths.max()) + 1
-            self._longest = max(self._longest, self.width - 1)
-        self._grow(self.width)
+            at.width = int(lengths.max()) + 1
+            self._longest = max(self._longest, at.width - 1)
+        self._grow(at.width)
         if rows is not None:  # they see the shared columns and themselves
-            first = torch.arange(self.shared, device=positions.device).expand(len(rows), -1)
+            first = torch.arange(at.shared, device=device).expand(len(rows), -1)
             return torch.cat([first, torch.where(valid, positions, -1)], dim=1)
-        columns = torch.arange(self.width, device=positions.device)
+        if self.fixed:
+            at.width = at.capacity
+        columns = torch.arange(at.width, device=device)
         return torch.where(columns < lengths[:, None], columns, -1)
 
     def spans(self) -> list[RowSpan] | None:
         """See DecodeCache. None where one call over all slots and columns costs no more, as it does on a GPU."""
-        layer = self.layers[0]
-        if self._lengths is None or self._lengths.device.type != "cpu" or layer.keys is None:
+        layer, used = self.layers[0], self.columns.lengths
+        if self.fixed or used is None or used.device.type != "cpu" or layer.keys is None:
             return None
-        lengths = self._lengths.tolist()
+        lengths = used.tolist()
         allowed = CALL_BYTES // layer.column_bytes
-        if self.width * len(lengths) - sum(lengths) <= allowed and min(lengths) < max(lengths):
+        if self.columns.width * len(lengths) - sum(lengths) <= allowed and min(lengths) < max(lengths):
             return None
         bounds, widest, total = [0], 1, 0
         for slot, length in enumerate(lengths):
@@ -156,18 +206,18 @@ class SlotCache:
                 bounds.append(slot)
                 widest, total = max(1, length), length
         parts = [(first, end, lengths[first:end]) for first, end in pairwise([*bounds, len(lengths)])]
-        return [RowSpan(first, end, max(1, *used), even=min(used) == max(1, *used)) for first, end, used in parts]
+        return [RowSpan(first, end, max(1, *part), even=min(part) == max(1, *part)) for first, end, part in parts]
 
     def share(self, slot: int, length: int) -> None:
         """Let every prompt from now on begin with the first columns of this slot."""
-        self.shared = length
+        self.columns.shared = length
         for layer in self.layers:
             layer.share(slot, length)
 
     def begin(self, rows: Tensor) -> None:
         """Empty these slots but for the shared columns; what else they hold is overwritten by the next question."""
-        self._used(rows.device)[rows] = self.shared
-        self._longest = int(self._used(rows.device).max())
+        self.columns.used(rows.device)[rows] = self.shared
+        self._longest = len(self.columns)
         for layer in self.layers:
             layer.begin(rows)
 
@@ -175,7 +225,7 @@ class SlotCache:
         """Give slots the columns of others: (n,) indices each."""
         if not len(target):
             return
-        lengths = self._used(source.device)
+        lengths = self.columns.used(source.device)
         lengths[target] = lengths[source]
         width = int(lengths[source].max())
         for layer in self.layers:
@@ -190,39 +240,28 @@ class SlotCache:
         order = torch.arange(len(rows), device=rows.device)
         moved = (rows != order).nonzero()[:, 0]
         self.copy(rows[moved], moved)
-        self.num_slots = len(rows)
-        self._lengths = self._used(rows.device)[: len(rows)]
-        self._longest = int(self._lengths.max())
+        self.columns.num_slots = len(rows)
+        self.columns.lengths = self.columns.used(rows.device)[: len(rows)]
+        self._longest = len(self.columns)
         for layer in self.layers:
             layer.replace(lambda tensor: tensor[: len(rows)])
 
     def add(self, num: int, device: torch.device) -> None:
         """Append empty slots."""
-        self._lengths = functional.pad(self._used(device), (0, num))
-        self.num_slots += num
+        self.columns.lengths = functional.pad(self.columns.used(device), (0, num))
+        self.columns.num_slots += num
         for layer in self.layers:
             layer.replace(lambda tensor: torch.cat([tensor, tensor.new_zeros(num, *tensor.shape[1:])]))
 
     def __len__(self) -> int:
-        return 0 if self._lengths is None else int(self._lengths.max())
-
-    def index(self, device: torch.device) -> tuple[Tensor, slice, Tensor]:
-        """Where the coming keys go, (slots, heads, columns), for a layer on this device."""
-        assert self._index is not None, "reserve comes first"
-        rows, heads, columns = self._index
-        return self._index if rows.device == device else (rows.to(device), heads, columns.to(device))
-
-    def _used(self, device: torch.device) -> Tensor:
-        """(slots,) columns in use."""
-        if self._lengths is None:
-            self._lengths = torch.zeros(self.num_slots, dtype=torch.long, device=device)
-        return self._lengths
+        return len(self.columns)
 
     def _grow(self, needed: int) -> None:
-        if needed > self.capacity:
-            self.capacity = max(needed, 2 * self.capacity)
+        at = self.columns
+        if needed > at.capacity:
+            at.capacity = max(needed, 2 * at.capacity)
             for layer in self.layers:
-                layer.replace(lambda t: functional.pad(t, (0, 0, 0, self.capacity - t.shape[2])))
+                layer.replace(lambda t: functional.pad(t, (0, 0, 0, at.capacity - t.shape[2])))
 
 
 class _SlotLayer(CacheLayerMixin):
@@ -230,30 +269,37 @@ class _SlotLayer(CacheLayerMixin):
 
     is_sliding = False
 
-    def __init__(self, owner: SlotCache) -> None:
+    def __init__(self, columns: _Columns) -> None:
         super().__init__()
-        self.owner: SlotCache = weakref.proxy(owner)  # a cycle would keep the slots until the garbage is collected
+        self.columns = columns
         self.first: tuple[Tensor, Tensor] | None = None  # of the shared columns
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate the slots; zeros, because a masked column of NaN would still poison the softmax-weighted sum."""
-        shape = (self.owner.num_slots, key_states.shape[1], self.owner.capacity)
+        shape = (self.columns.num_slots, key_states.shape[1], self.columns.capacity)
         self.keys = key_states.new_zeros(*shape, key_states.shape[3])
         self.values = value_states.new_zeros(*shape, value_states.shape[3])
         self.is_initialized = True
+        self._stay()
+
+    def _stay(self) -> None:
+        """Tell a captured graph that it writes to these tensors in place; it is captured anew for others."""
+        if self.columns.fixed:
+            for part in (self.keys, self.values):
+                torch._dynamo.mark_static_address(part, guard=False)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write (batch, heads, seq, head_dim) at the reserved columns; return all that the rows may see."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        owner = self.owner
+        at = self.columns
         assert self.keys is not None
         assert self.values is not None
-        index = owner.index(key_states.device)
+        index = at.target(key_states.device)
         self.keys[index] = key_states.transpose(1, 2)
         self.values[index] = value_states.transpose(1, 2)
-        if owner.rows is None:
-            return self.keys[:, :, : owner.width], self.values[:, :, : owner.width]
+        if at.rows is None:
+            return self.keys[:, :, : at.width], self.values[:, :, : at.width]
         if self.first is None:
             return key_states, value_states
         first = (part.expand(len(key_states), -1, -1, -1) for part in self.first)
@@ -279,8 +325,8 @@ class _SlotLayer(CacheLayerMixin):
         """See SlotCache."""
         if self.first is not None and self.keys is not None and self.values is not None:
             rows = rows.to(self.keys.device)
-            self.keys[rows, :, : self.owner.shared] = self.first[0]
-            self.values[rows, :, : self.owner.shared] = self.first[1]
+            self.keys[rows, :, : self.columns.shared] = self.first[0]
+            self.values[rows, :, : self.columns.shared] = self.first[1]
 
     def copy(self, source: Tensor, target: Tensor, width: int) -> None:
         """See SlotCache."""
@@ -293,14 +339,15 @@ class _SlotLayer(CacheLayerMixin):
         """Apply a function to both tensors."""
         if self.is_initialized:
             self.keys, self.values = change(self.keys), change(self.values)
+            self._stay()
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """(columns, offset); unused because the mask is given, 4-D."""
-        return self.owner.width, 0
+        return self.columns.width, 0
 
     def get_seq_length(self) -> int:
         """Columns in use by the longest row."""
-        return len(self.owner)
+        return len(self.columns)
 
     def get_max_length(self) -> int:
         """Capacity grows."""

@@ -86,7 +86,7 @@ def test_spans_cover_the_slots_in_order_and_waste_little(
     used = [length + 1 for length in lengths]
     if spans is None:
         assert min(used) < max(used)
-        assert slots.width * len(used) - sum(used) <= allowed
+        assert slots.columns.width * len(used) - sum(used) <= allowed
         return
     assert (spans[0].first, spans[-1].end) == (0, len(used))
     assert all(before.end == after.first for before, after in pairwise(spans))

@@ -521,7 +521,8 @@ def test_a_few_rows_are_learnt_by_heart(tmp_path: Path) -> None:
         Example(id=str(i), question=f"n0 = {i} + 3; n0 = ?", steps=(f"<<{i}+3={i + 3}>>",) * 2, answer=str(i + 3))
         for i in range(64)
     ]
-    config = TrainConfig(epochs=60, batch_size=16, lr=3e-3, schedule="constant", log_every=1)
+    # A rate that sinks to zero: at a constant one the last steps decide, which differ between CPUs.
+    config = TrainConfig(epochs=90, batch_size=16, lr=3e-3, schedule="cosine", log_every=1)
     train_method(method, rows, config, folder=tmp_path, seed=0)
     answers = method.generate([row.question for row in rows], GenerateConfig(max_new_tokens=6))
     assert [answer.text.strip() for answer in answers] == [row.answer for row in rows]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -109,16 +110,26 @@ def known_keys() -> frozenset[str]:
 # what runs
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in pages() if any(not found.reason for found in shown(page))])
-def test_the_commands_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In order, in an empty folder, through the entry point of the command line."""
+@pytest.fixture
+def small_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever is asked for is made tiny."""
     whole = latbench.config.parse
 
     def tiny(given: Mapping[str, Any], **options: Any) -> RunConfig:
         return whole(shrunk(whole(given, **options), given), **options)
 
     monkeypatch.setattr(latbench.config, "parse", tiny)
+    yield
+    for module in list(sys.modules.values()):  # what was imported meanwhile would keep it for all later tests
+        if vars(module).get("parse") is tiny:
+            vars(module)["parse"] = whole
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_settings")
+@pytest.mark.parametrize("page", [page for page in pages() if any(not found.reason for found in shown(page))])
+def test_the_commands_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in an empty folder, through the entry point of the command line."""
     monkeypatch.setattr(Task, "rewards", lambda self, pairs: [float(index % 2) for index in range(len(pairs))])
     monkeypatch.chdir(tmp_path)
     (tmp_path / "SWEEP.yaml").write_text(SWEEP, encoding="utf-8")

@@ -36,8 +36,8 @@ class GenerateConfig:
     until: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
     """Stop strings; the answer ends before the first that occurs in it."""
     compiled: bool = Field(default=False, json_schema_extra=YOUNGER)
-    """Compile the decoding step for one shape, on CUDA into a graph: minutes at the start, less time at every step of
-    a small batch there; a CPU gains nothing."""
+    """Compile the decoding step for one shape, on CUDA into a graph: up to minutes at the start, less time at every
+    step of a small model or batch."""
     trace_top_k: Positive = 50
     """Entries of a latent step's distribution that a trace keeps."""
     method: Any = None

@@ -1,8 +1,7 @@
 """The model's forward pass compiled for decoding steps of one shape; on CUDA it is captured as a graph.
 
-A step of a small batch does little work in many kernels, so that a GPU waits for Python; a graph launches them all at
-once. On a CPU there is nothing to wait for: compiled steps take as long as others there, and say whether the shapes
-and the caches are right.
+A step of a small batch does little work in many kernels, so that it waits for Python; a graph launches them all at
+once. On a CPU fewer and larger kernels help a tiny model.
 """
 
 from __future__ import annotations

@@ -118,21 +118,17 @@ def same_lengths(backbone: Backbone, batch_size: int, compiled: bool) -> list[ob
     text = StepRule(backbone)
     short = NUM_TOKENS // 4
     backbone.model.generation_config.eos_token_id = None
-    took = medians(
-        {
-            "ours": lambda: ours(backbone, rows, text, batch_size, NUM_TOKENS),
-            "generate": lambda: generate(backbone, rows, batch_size, NUM_TOKENS, None),
-            "bare": lambda: bare(backbone, rows, NUM_TOKENS),
-            "products": lambda: products(backbone, batch_size, NUM_TOKENS),
-            "text": lambda: ours(backbone, rows, text, batch_size, NUM_TOKENS + short),
-            "latent": lambda: ours(backbone, rows, TopTen(backbone), batch_size, short - 1, NUM_TOKENS),
-            **(
-                {"compiled": lambda: ours(backbone, rows, text, batch_size, NUM_TOKENS, compiled=True)}
-                if compiled
-                else {}
-            ),
-        }
-    )
+    jobs: dict[str, Callable[[], object]] = {
+        "ours": lambda: ours(backbone, rows, text, batch_size, NUM_TOKENS),
+        "generate": lambda: generate(backbone, rows, batch_size, NUM_TOKENS, None),
+        "bare": lambda: bare(backbone, rows, NUM_TOKENS),
+        "products": lambda: products(backbone, batch_size, NUM_TOKENS),
+        "text": lambda: ours(backbone, rows, text, batch_size, NUM_TOKENS + short),
+        "latent": lambda: ours(backbone, rows, TopTen(backbone), batch_size, short - 1, NUM_TOKENS),
+    }
+    if compiled:
+        jobs["compiled"] = lambda: ours(backbone, rows, text, batch_size, NUM_TOKENS, compiled=True)
+    took = medians(jobs)
     ms = {name: 1000 * value / NUM_TOKENS for name, value in took.items()}
     return [
         backbone.name, batch_size, f"{ms['ours']:.2f}", f"{ms['generate']:.2f}", f"{ms['bare']:.2f}",

@@ -4,11 +4,11 @@
         [--prompts 256] [--questions 768] [--steps 0.02 -0.02]
 
 For each variant of the preset's settings: draw rollouts, take the gradient of the surrogate's loss at its first update,
-and move all weights against it by a length, or, for a negative length, along it. The reward is that of further
-questions, with the same draws before and after each move. A surrogate that leads uphill gains with a short step and
-loses with its reverse; one whose gradient has little to do with the reward gains or loses as much either way; and where
-both lose much, the length is too great, whatever the direction. The error is that of the mean over questions of the
-paired differences.
+and move all weights against it by a length, or, for a negative length, along it. The reward is that of questions of
+another pass over the data, with the same draws before and after each move. A surrogate that leads uphill gains with a
+short step and loses with its reverse; one whose gradient has little to do with the reward gains or loses as much either
+way; and where both lose much, the length is too great, whatever the direction. The error is that of the mean over
+questions of the paired differences.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from latbench.training.rl.rollouts import RolloutSource, quiet
 from latbench.training.rl.surrogate import policy_losses
 
 PARTS = 8  # micro-batches of a gradient
-FAR = 50_000  # draws between the questions of the gradient and those of the reward
+FAR = 50_000  # draw that the questions of the reward begin with: on `synth` that of the second pass
 
 
 def gradient(method: Method[Any], source: RolloutSource) -> dict[str, torch.Tensor]:

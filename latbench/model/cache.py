@@ -150,8 +150,8 @@ class SlotCache:
 
     @property
     def fixed(self) -> bool:
-        """Every step has the same shapes."""
-        return self.columns.fixed
+        """Every step has the same shapes, once the slots are allocated: by the first prompt, or else the first step."""
+        return self.columns.fixed and self.layers[0].is_initialized
 
     @property
     def shared(self) -> int:

@@ -53,6 +53,8 @@ def test_compiled_steps_give_the_answers_of_others_and_are_compiled_once(small: 
     ids = [small.prompt(text) for text in QUESTIONS]
     small.eval()
     assert in_session(small) == decode(small, ids, prompts, StepRule(small), CONFIG)
+    short = small, [[5], [6], []], prompts[:3], StepRule(small)  # nothing to prefill: the first step allocates
+    assert decode(*short, COMPILED) == decode(*short, CONFIG)
     assert counters["stats"]["unique_graphs"] == compiled
 
 

@@ -104,7 +104,7 @@ def importers() -> dict[str, Any]:
     """Importers of released checkpoints by name: `IMPORTER` of every file in `methods/importers/`, and of the modules
     of the entry-point group `latbench.importers`."""
     folder = _package_folder("method") / "importers"
-    modules = {p.name: p.module for p in importlib.metadata.entry_points(group="latbench.importers")}
+    modules = dict(_entry_points("latbench.importers", tuple(sys.path)))
     modules |= {p.stem: f"methods.importers.{p.stem}" for p in folder.glob("*.py") if not p.stem.startswith("_")}
     return {name: importlib.import_module(module).IMPORTER for name, module in sorted(modules.items())}
 
@@ -212,8 +212,8 @@ def _modules(kind: Kind) -> dict[str, str]:
         if text:
             _run_file(Path(text))
     found = {entry.name: entry.cls.__module__ for entry in _entries[kind].values()}
-    for point in importlib.metadata.entry_points(group=f"latbench.{kind}s"):
-        found.setdefault(point.name, point.module)
+    for name, module in _entry_points(f"latbench.{kind}s", tuple(sys.path)):
+        found.setdefault(name, module)
     for path in sorted(folder.iterdir()):
         name = path.stem
         is_module = path.suffix == ".py" or (path.is_dir() and (path / "__init__.py").exists())
@@ -221,6 +221,12 @@ def _modules(kind: Kind) -> dict[str, str]:
             for registered in _registered_names(path, kind):
                 found[registered] = f"{kind}s.{name}"
     return found
+
+
+@lru_cache(maxsize=16)
+def _entry_points(group: str, _search_path: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Name and module of the entry points of a group: read once a search path, since every package is opened for it."""
+    return tuple((point.name, point.module) for point in importlib.metadata.entry_points(group=group))
 
 
 def _run_file(path: Path) -> None:

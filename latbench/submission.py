@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
+from itertools import chain
 from math import ceil, isclose
 from multiprocessing import get_context
 from pathlib import Path
@@ -49,6 +50,7 @@ MAX_UNPACKED = 64_000_000  # bytes that these hold
 MAX_TABLE = 64_000_000  # bytes of a leaderboard file
 MAX_TEXT = 10_000  # characters of a setting
 LEAST = 4  # evaluations that are worth a process
+PARTS = 4  # of the evaluations for each process: one is busy with the tables meanwhile
 MAX_KNOWN = 4  # test sets in memory
 MAX_NUMBERS = 100_000_000  # in the parameters of an embedded backbone and its heads, which are built to be checked
 # not `variant`: it names what differs from the preset, which later versions may change
@@ -84,15 +86,13 @@ def check(folders: Sequence[Path], *, workers: int = 1, incremental: bool = Fals
     keys = {folder: key_of(folder) for folder in found} if incremental else {}
     passed = {folder: passed_before(key) for folder, key in keys.items()} if not again else {}
     known = {folder: caveats for folder, caveats in passed.items() if caveats is not None}
-    looked_at = _check_all([folder for folder in found if folder not in known], workers)
+    looked_at, stale = _check_all([folder for folder in found if folder not in known], folders, workers)
     for folder, one in looked_at.items():
         if not one.problems:
             keep_pass(keys.get(folder), one.caveats)
     before = {folder: Checked(caveats=caveats, num_evaluations=1) for folder, caveats in known.items()}
     checked = [(looked_at | before)[folder] for folder in found]
-    problems = [sentence for one in checked for sentence in one.problems]
-    for folder in folders:
-        problems += check_tables(folder)
+    problems = [*(sentence for one in checked for sentence in one.problems), *stale]
     if not problems:  # what one evaluation alone does not show, such as another run of one setting and seed
         problems += leaderboard(folders, ()).notices
     caveats = [sentence for one in checked for sentence in one.caveats]
@@ -101,20 +101,33 @@ def check(folders: Sequence[Path], *, workers: int = 1, incremental: bool = Fals
     )
 
 
-def _check_all(folders: Sequence[Path], workers: int) -> dict[Path, Checked]:
-    """Look at evaluations, in several processes where there are enough of them: a process takes seconds to start."""
+def _check_all(folders: Sequence[Path], tops: Sequence[Path], workers: int) -> tuple[dict[Path, Checked], list[str]]:
+    """Look at evaluations and at the tables of the folders above them, in several processes where there are enough
+    evaluations: a process takes seconds to start."""
     workers = min(workers, ceil(len(folders) / LEAST))
     if workers < 2:
-        return _check_some(folders)
-    size = ceil(len(folders) / workers)  # neighbours share their questions
+        return _check_some(folders, QuestionsReadOnce()), list(chain.from_iterable(map(check_tables, tops)))
+    size = max(LEAST, ceil(len(folders) / (PARTS * workers)))  # neighbours share their questions
     parts = [folders[start : start + size] for start in range(0, len(folders), size)]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        return {folder: one for part in pool.map(_check_some, parts) for folder, one in part.items()}
+        stale = pool.map(check_tables, tops)  # first: the tables may take as long as many evaluations
+        looked_at = {folder: one for part in pool.map(_check_part, parts) for folder, one in part.items()}
+        return looked_at, list(chain.from_iterable(stale))
 
 
-def _check_some(folders: Sequence[Path]) -> dict[Path, Checked]:
-    read = QuestionsReadOnce()
+def _check_part(folders: Sequence[Path]) -> dict[Path, Checked]:
+    """A part of the evaluations, in a process that looks at several."""
+    return _check_some(folders, _read_once())
+
+
+def _check_some(folders: Sequence[Path], read: QuestionsReadOnce) -> dict[Path, Checked]:
     return {folder: check_evaluation(folder, read) for folder in folders}
+
+
+@cache
+def _read_once() -> QuestionsReadOnce:
+    """That of this process."""
+    return QuestionsReadOnce()
 
 
 class QuestionsReadOnce:

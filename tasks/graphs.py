@@ -282,11 +282,11 @@ def canonical(graph: Graph) -> str:
     while len(set(colours)) > num_colours:
         num_colours = len(set(colours))
         signs = [
-            (colour, sorted(colours[p] for p in parents), sorted(colours[c] for c in followers))
+            (colour, tuple(sorted([colours[p] for p in parents])), tuple(sorted([colours[c] for c in followers])))
             for colour, parents, followers in zip(colours, graph.parents, children, strict=True)
         ]
-        ranks = {str(sign): rank for rank, sign in enumerate(sorted(signs))}
-        colours = [ranks[str(sign)] for sign in signs]
+        ranks = {sign: rank for rank, sign in enumerate(sorted(signs))}
+        colours = [ranks[sign] for sign in signs]
     marked = [colours[node] for node in marks]
     return f"{marked} {sorted((colours[parent], colours[child]) for parent, child in graph.edges)}"
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from math import ceil, cos, floor, hypot, inf, log, log10, pi, sin
 from typing import Literal
@@ -227,15 +228,18 @@ def _apart(places: Sequence[Place]) -> list[Place]:
     """Places of marks that do not cover each other: where one is taken, the nearest free one around it."""
     taken: list[Place] = []
     for x, y in places:
-        around = (
-            (round(x + radius * APART * cos(angle), 1), round(y + radius * APART * sin(angle), 1))
-            for radius in range(1, len(places) + 1)
-            for angle in (2 * pi * i / (6 * radius) for i in range(6 * radius))
-        )
-        inside = ((a, b) for a, b in around if LEFT < a < WIDTH - 6 and 6 < b < HEIGHT - BOTTOM + 4)
+        around = ((x + dx, y + dy) for radius in range(1, len(places) + 1) for dx, dy in _ring(radius))
+        inside = ((round(a, 1), round(b, 1)) for a, b in around if LEFT < a < WIDTH - 6 and 6 < b < HEIGHT - BOTTOM + 4)
         candidates = ((x, y), *inside)
         taken.append(next(place for place in candidates if all(_distance(place, other) > APART - 1 for other in taken)))
     return taken
+
+
+@cache
+def _ring(radius: int) -> tuple[Place, ...]:
+    """Places that far from the middle, in units of APART, and that far apart on the circle."""
+    angles = (2 * pi * i / (6 * radius) for i in range(6 * radius))
+    return tuple((radius * APART * cos(angle), radius * APART * sin(angle)) for angle in angles)
 
 
 def _labelled(points: Sequence[Point], every: bool) -> Iterator[Point]:

@@ -29,7 +29,6 @@ from latbench.cli.options import (
     eval_changes,
     own_data_options,
 )
-from latbench.data.folder import use_data_dir
 from latbench.runs.run import find_run, load_run
 
 if TYPE_CHECKING:
@@ -113,6 +112,8 @@ def measuring(command: Callable[..., None]) -> Callable[..., None]:
     first = [] if several else [shared["run"]]
 
     def called(**values: Any) -> None:
+        from latbench.data.folder import use_data_dir
+
         asked = Asked(**{name: values.pop(name, None) for name in shared})
         use_data_dir(asked.data_dir)
         command(asked, **values)

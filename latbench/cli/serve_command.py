@@ -20,7 +20,6 @@ from latbench.cli.options import (
     TrustOption,
     eval_changes,
 )
-from latbench.data.folder import use_data_dir
 from latbench.serving.settings import ServeSettings, is_loopback
 
 commands = typer.Typer()
@@ -66,6 +65,7 @@ def serve(
             raise
         note(f"error: {error.name} is not installed; run `pip install 'latbench[serve]'`")
         raise typer.Exit(FAILED) from None
+    from latbench.data.folder import use_data_dir
     from latbench.evaluation.target import evaluation_target
 
     use_data_dir(data_dir)

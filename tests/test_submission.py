@@ -308,6 +308,8 @@ def test_several_processes_find_what_one_finds(built: Path, tmp_path: Path) -> N
         if number % 2:
             path = folder / RECORDS
             path.write_text(path.read_text().replace('"status": "correct"', '"status": "incorrect"', 1))
+    (tmp_path / "leaderboard.md").write_text("| method | accuracy |\n")
     one, two = check([tmp_path]), check([tmp_path], workers=2)
     assert one == two
+    assert len([text for text in one.problems if "leaderboard.md is not what these records give" in text]) == 1
     assert len([text for text in one.problems if "status" in text]) == 2

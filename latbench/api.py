@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from latbench import registry
 from latbench.config import ConfigError, own_data, parse, tree
-from latbench.data.folder import use_data_dir
 from latbench.evaluation import stored
 from latbench.evaluation.evaluate import evaluate_all
 from latbench.evaluation.job import EvalJob
@@ -21,6 +20,7 @@ from latbench.runs.run import find_run
 from latbench.runs.train import train as train_run
 from latbench.serving.settings import ServeSettings
 from latbench.task import Task
+from latbench.util.data_dir import use_data_dir
 from latbench.util.wording import speaks_python
 
 if TYPE_CHECKING:

@@ -30,6 +30,7 @@ from latbench.cli.options import (
     own_data_options,
 )
 from latbench.runs.run import find_run, load_run
+from latbench.util.data_dir import use_data_dir
 
 if TYPE_CHECKING:
     from latbench.evaluation.job import EvalJob
@@ -112,8 +113,6 @@ def measuring(command: Callable[..., None]) -> Callable[..., None]:
     first = [] if several else [shared["run"]]
 
     def called(**values: Any) -> None:
-        from latbench.data.folder import use_data_dir
-
         asked = Asked(**{name: values.pop(name, None) for name in shared})
         use_data_dir(asked.data_dir)
         command(asked, **values)

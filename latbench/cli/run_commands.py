@@ -50,6 +50,7 @@ from latbench.cli.options import (
 )
 from latbench.cli.sharding import OpenParts, check_jobs, chosen_shard, evaluate_in_jobs
 from latbench.config import tree
+from latbench.util.data_dir import use_data_dir
 
 commands = typer.Typer()
 
@@ -108,7 +109,6 @@ def train(
 ) -> None:
     """Train a method; the embedded tiny backbone and synth unless told otherwise."""
     from latbench.config import parse
-    from latbench.data.folder import use_data_dir
     from latbench.runs.train import slow_precision
     from latbench.runs.train import train as train_run
 
@@ -171,7 +171,6 @@ def evaluate(
     each shard, on this machine or on a Ray cluster.
     """
     from latbench.cli import eval_table
-    from latbench.data.folder import use_data_dir
     from latbench.evaluation.evaluate import evaluate_all, is_answered
     from latbench.evaluation.job import EvalJob
     from latbench.evaluation.join import lost_parts
@@ -229,7 +228,6 @@ def rerun(
     as_json: JsonOption = False,
 ) -> None:
     """Repeat a result from its manifest and compare the records."""
-    from latbench.data.folder import use_data_dir
     from latbench.evaluation.rerun import rerun as repeat
     from latbench.report.columns import interval_text
 

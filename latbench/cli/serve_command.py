@@ -21,6 +21,7 @@ from latbench.cli.options import (
     eval_changes,
 )
 from latbench.serving.settings import ServeSettings, is_loopback
+from latbench.util.data_dir import use_data_dir
 
 commands = typer.Typer()
 
@@ -65,7 +66,6 @@ def serve(
             raise
         note(f"error: {error.name} is not installed; run `pip install 'latbench[serve]'`")
         raise typer.Exit(FAILED) from None
-    from latbench.data.folder import use_data_dir
     from latbench.evaluation.target import evaluation_target
 
     use_data_dir(data_dir)

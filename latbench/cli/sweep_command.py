@@ -27,6 +27,7 @@ from latbench.cli.options import (
     TrustOption,
     Where,
 )
+from latbench.util.data_dir import use_data_dir
 
 if TYPE_CHECKING:
     from latbench.sweeps.dry_run import PlannedSweep
@@ -59,7 +60,6 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """Train and evaluate a grid of runs; what is complete is skipped, a failed run stops no other."""
-    from latbench.data.folder import use_data_dir
     from latbench.sweeps.places import Place
     from latbench.sweeps.running import run_sweep
     from latbench.sweeps.sweep import members, read_sweep, with_limit

@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 
 from latbench.answers.extract import AnswerKind
 from latbench.answers.scoring import score_answers
-from latbench.data.folder import DATA_DIR
 from latbench.data.hub import HubSource, RowMapping, hub_rows
 from latbench.data.rows import examples_of, file_rows, mapped, rows_hash
 from latbench.registry import unknown
 from latbench.task import ConfigT, Example, Fingerprint, Score, Task
+from latbench.util.data_dir import DATA_DIR
 
 SHORT_HASH = 12  # characters of a file's sha256 that name a second file in a fingerprint
 

@@ -22,13 +22,13 @@ from latbench.answers.scoring import gold_fault, score_answers
 from latbench.config.own_data import HUB_ID
 from latbench.data.choices import choice_fields
 from latbench.data.file_task import SHORT_HASH, Split
-from latbench.data.folder import DATA_DIR
 from latbench.data.hub import HubSource, Row, hub_rows, is_cached
 from latbench.data.overlap import normalised_question
 from latbench.data.rows import examples_of, file_rows, mapped, rows_hash
 from latbench.data.solutions import gsm8k_solution, number_text
 from latbench.registry import unknown
 from latbench.task import STRICT, Example, Fingerprint, Score, Task, TaskConfig
+from latbench.util.data_dir import DATA_DIR
 from latbench.util.files import sha256_of
 
 ALL = "all"  # the split of a file that is not divided; it answers to the usual names too

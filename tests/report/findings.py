@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from statistics import median_low
 
 from latbench.evaluation.records import read_evaluation
 from latbench.evaluation.statistics import Interval, mcnemar_exact
@@ -111,6 +112,14 @@ def length(row: Row) -> str:
     return f"{row.summary.chain_length.value:.1f}" if row.summary.chain_length else NOTHING
 
 
+def latents_by_chain(row: Row) -> str:
+    """Median number of latents for the questions with the shortest gold chain, for those with the next one, and so on."""
+    found: dict[int, list[int]] = {}
+    for record in read_evaluation(row.summary.folder).records:
+        found.setdefault(record.gold_chain_length, []).append(record.num_latents)
+    return "/".join(f"{median_low(found[chain])}" for chain in sorted(found))
+
+
 COLUMNS: Mapping[str, Callable[[Row], str]] = {
     "accuracy, %": lambda row: percent(row.summary.accuracy.value),
     "#L": length,
@@ -137,6 +146,7 @@ COLUMNS: Mapping[str, Callable[[Row], str]] = {
     "N_eff random": paths("random"),
     "N_eff, labels": paths("labels"),
     "sampled reward": diagnostic("sampled_reward", 2),
+    "latents by chain": latents_by_chain,
     "latents": lambda row: f"{row.summary.means['num_latents']:.1f}",
     "rollouts": lambda row: f"{row.manifest.train['rollouts']}" if row.manifest.train.get("rollouts") else NOTHING,
     "segment loss": diagnostic("segment_loss", 4),

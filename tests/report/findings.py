@@ -113,7 +113,7 @@ def length(row: Row) -> str:
 
 
 def latents_by_chain(row: Row) -> str:
-    """Median number of latents for the questions with the shortest gold chain, for those with the next one, and so on."""
+    """Median number of latents by length of the gold chain, the shortest first."""
     found: dict[int, list[int]] = {}
     for record in read_evaluation(row.summary.folder).records:
         found.setdefault(record.gold_chain_length, []).append(record.num_latents)

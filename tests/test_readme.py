@@ -87,9 +87,3 @@ def test_the_committed_tables_follow_from_the_committed_records() -> None:
     for name, text in board.text_by_format.items():
         assert (ROOT / "results" / f"leaderboard.{name}").read_text(encoding="utf-8") == text
     assert board.notices == ()
-    for cell in board.cells:  # the README shows all methods, and some of their variants
-        label, shown = cell.label, cell.accuracy
-        numbers = f"{100 * shown.value:.1f} [{100 * shown.low:.1f}, {100 * shown.high:.1f}]"
-        line = re.search(rf"^\| {re.escape(label)} +\| (.*)$", README, re.MULTILINE)
-        assert line or cell.identity.variant, f"{label} is missing"
-        assert not line or re.match(rf"{len(cell.rows)} +\| {re.escape(numbers)} ", line[1]), label

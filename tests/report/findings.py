@@ -1,12 +1,13 @@
-"""What the tables of results/README.md must say, computed from the committed records and measures.
+"""What the tables of the results' pages must say, computed from the committed records and measures.
 
-A line of such a table begins with the name of a method and what differs from its preset, as the leaderboard has them;
-its other columns are those of `COLUMNS`, or `p against ...` another line.
+A line of such a table in results/README.md begins with the name of a method and what differs from its preset, as the
+leaderboard has them; its other columns are those of `COLUMNS`, or `p against ...` another line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import median_low
@@ -25,6 +26,12 @@ NOTHING = "–"  # where a seed was not measured
 def cells() -> Mapping[tuple[str, str], Cell]:
     """All committed cells by (task, label)."""
     return {(cell.identity.task, cell.label): cell for cell in leaderboard([RESULTS], ()).cells}
+
+
+def tables(text: str) -> Iterator[list[list[str]]]:
+    """Cells of each table of a Markdown text: the header first, then its rule, then the lines."""
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        yield [[cell.strip() for cell in line.strip("|\n ").split("|")] for line in block.splitlines()]
 
 
 def percent(value: float | None) -> str:
@@ -112,6 +119,11 @@ def length(row: Row) -> str:
     return f"{row.summary.chain_length.value:.1f}" if row.summary.chain_length else NOTHING
 
 
+def with_interval(row: Row) -> str:
+    shown = row.summary.accuracy
+    return f"{percent(shown.value)} [{percent(shown.low)}, {percent(shown.high)}]"
+
+
 def latents_by_chain(row: Row) -> str:
     """Median number of latents by length of the gold chain, the shortest first."""
     found: dict[int, list[int]] = {}
@@ -122,7 +134,11 @@ def latents_by_chain(row: Row) -> str:
 
 COLUMNS: Mapping[str, Callable[[Row], str]] = {
     "accuracy, %": lambda row: percent(row.summary.accuracy.value),
+    "accuracy, % (95 %)": with_interval,
     "#L": length,
+    "compression": lambda row: f"{row.compression.value:.2f}" if row.compression else NOTHING,
+    "decode steps": lambda row: f"{row.summary.means['decode_steps']:.1f}",
+    "training FLOPs": lambda row: f"{row.summary.train_flops:.2e}",
     "passes": lambda row: f"{row.summary.train_passes:.0f}",
     "zeros": replaced("zeros"),
     "noise": replaced("noise"),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
 
-from tests.report.findings import AGAINST, COLUMNS, RESULTS, value
+from tests.report.findings import AGAINST, COLUMNS, RESULTS, tables, value
 
 TEXT = (RESULTS / "README.md").read_text(encoding="utf-8")
 FINDINGS = TEXT.partition("\n## Findings\n")[2]
@@ -16,12 +15,6 @@ FINDINGS = TEXT.partition("\n## Findings\n")[2]
 def parts() -> list[str]:
     """The findings, each with its heading first."""
     return re.split(r"^### ", FINDINGS, flags=re.MULTILINE)[1:]
-
-
-def tables(part: str) -> Iterator[list[list[str]]]:
-    """Cells of each table, its header first."""
-    for block in re.findall(r"(?:^\|.*\n)+", part, re.MULTILINE):
-        yield [[cell.strip() for cell in line.strip("|\n ").split("|")] for line in block.splitlines()]
 
 
 @pytest.mark.parametrize("part", parts(), ids=lambda part: part.splitlines()[0])

@@ -1,4 +1,4 @@
-"""Figures of results/pretrained.md that no table of latbench holds: counted in the committed records."""
+"""Tables of results/pretrained.md follow from the committed records, and so do the figures that are counted in them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,50 @@ import pytest
 
 from latbench.answers.formulas import constant
 from latbench.evaluation.records import Record, read_evaluation
-from tests.report.findings import RESULTS
+from tests.report.findings import RESULTS, tables, value
 
-TEXT = " ".join((RESULTS / "pretrained.md").read_text(encoding="utf-8").split())
+PAGE = (RESULTS / "pretrained.md").read_text(encoding="utf-8")
+TEXT = " ".join(PAGE.split())
+WORDS = "preset=smollm2-135m task.num_train=2400"
+GSM8K = "preset=smollm2-135m"
+LABELS = {  # of the lines of a table, by its heading
+    "Worded problems on SmolLM2-135M": {
+        "`cot`": f"cot {WORDS} train.epochs=1.0",
+        "`soft_thinking`": f"soft_thinking {WORDS} start.train.epochs=1.0",
+        "`colar`, speed 1": f"colar {WORDS} generate.thinking_speed=1",
+        "`direct`": f"direct {WORDS} train.epochs=1.0",
+        "`colar`, speed 3": f"colar {WORDS} generate.thinking_speed=3",
+        "`latent_sft`, r = 2": f"latent_sft {WORDS}",
+        "`colar`, speed 2": f"colar {WORDS}",
+        "`coconut`, 3 latents": f"coconut {WORDS}",
+    },
+    "GSM8K with chains of equations on SmolLM2-135M": {
+        "`cot`": f"cot {GSM8K} train.epochs=1.0 generate.max_new_tokens=160",
+        "`soft_thinking`": (
+            f"soft_thinking {GSM8K} generate.max_new_tokens=160 generate.max_latents=128 start.train.epochs=1.0"
+        ),
+    },
+}
+TASKS = {"GSM8K, % (95 %)": "gsm8k", "SVAMP, %": "svamp", "MultiArith, %": "multiarith", "ASDiv, %": "asdiv"}
 RUN = "gsm8k_eq-cot-smollm2_135m_instruct_q4_1-bb27bd0c-s0"
 EQUATION = re.compile(r"<<([^=<>]+)=([^=<>]+)>>")
+
+
+@pytest.mark.parametrize("heading", LABELS)
+def test_a_table_follows_from_the_records(heading: str) -> None:
+    part = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    [[header, _, *lines]] = tables(part)
+    assert [line[0] for line in lines] == list(LABELS[heading])
+    own = "synth_words" if "GSM8K, % (95 %)" not in header else "gsm8k"
+    for name, *shown in lines:
+        for column, text in zip(header[1:], shown, strict=True):
+            measure = "accuracy, % (95 %)" if column in TASKS else column
+            assert text == value(TASKS.get(column, own), LABELS[heading][name], measure), (name, column)
+
+
+def test_the_readme_shows_the_table_of_worded_problems() -> None:
+    table = PAGE.partition("\n## Worded problems")[2].partition("\n| ")[2].partition("\n\n")[0]
+    assert f"\n| {table}\n\n" in (RESULTS.parent / "README.md").read_text(encoding="utf-8")
 
 
 def answers(task: str) -> Sequence[Record]:

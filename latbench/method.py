@@ -208,9 +208,13 @@ class Method(nn.Module, ABC, Generic[ConfigT, BatchT]):
     def check_rl(self, config: RLConfig) -> None:
         """Raises: ValueError: settings that this method cannot learn with."""
 
-    def before_rollout(self, number: int, config: RLConfig, folder: Path) -> None:
+    def before_rollout(self, number: int, passes: int, config: RLConfig, folder: Path) -> None:
         """Called at every process before rollout `number` (0, 1, ...) is drawn, with what `after_rollout` kept of those
-        before; it may change parameters that `rl_stage` names as `changed`, the same way at every process."""
+        before; it may change parameters that `rl_stage` names as `changed`, the same way at every process.
+
+        Args:
+            passes: over the questions, whole ones, that have been drawn.
+        """
 
     def after_rollout(self, groups: Sequence[Any], number: int, folder: Path) -> None:
         """Called at every process after rollout `number` (0, 1, ...) and before its updates, with all its groups.

@@ -25,7 +25,7 @@ class RolloutConfig:
     max_new_tokens: Positive = 256
     """Emitted tokens per row, reasoning and answer together; a row that ends here is invalid."""
     max_latents: Annotated[int, Field(ge=0)] = 128
-    """Latent steps per row; then the close marker is forced."""
+    """Latent steps per row; then the close marker is forced, and the answer is invalid."""
     temperature: PositiveFloat = 1.0
     """Temperature of text tokens, in drawing and in their log-probabilities alike; it divides the logits."""
     top_k: Annotated[int, Field(ge=0)] = 0

@@ -71,6 +71,7 @@ class Generation:
         decode_steps: forward passes after the prompt, forced ids included.
         trace: of the latent steps, where asked for.
         actions: all steps, where asked for.
+        capped: the thought was ended by `max_latents`.
     """
 
     text: str
@@ -84,6 +85,7 @@ class Generation:
     stop_reason: StopReason
     trace: LatentTrace | None = None
     actions: RowActions | None = field(default=None, compare=False)
+    capped: bool = False
 
 
 @torch.inference_mode()
@@ -385,10 +387,10 @@ class Loop:
         done = ((s.stop != RUNNING) & (s.question >= 0)).nonzero()[:, 0]
         numbers = torch.stack(
             [s.question, s.stop, s.num_tokens, s.reasoning_end, s.answer_start, s.lengths,
-             self.rows.num_latents, self.rows.in_answer.long(), self.rows.num_marks], dim=1,
+             self.rows.num_latents, self.rows.in_answer.long(), self.rows.num_marks, s.capped.long()], dim=1,
         )[done].tolist()  # fmt: skip
         for row, tokens in zip(numbers, s.tokens[done].tolist(), strict=True):
-            question, stop, num_tokens, reasoning_end, answer_start, length, num_latents, closed, num_marks = row
+            question, stop, num_tokens, reasoning_end, answer_start, length, num_latents, closed, num_marks, capped = row
             answer = tokens[answer_start:num_tokens] if closed else []
             reasoning = tokens[:reasoning_end] if closed else tokens[:num_tokens]
             num_prompt_tokens = len(self._ids(question))
@@ -402,6 +404,7 @@ class Loop:
                 num_prompt_tokens=num_prompt_tokens,
                 decode_steps=length - num_prompt_tokens,
                 stop_reason=_REASONS[stop],
+                capped=bool(capped),
             )
         s.question[done] = -1
 

@@ -11,8 +11,9 @@ correct traces once for each pass over the questions.
 
 Differs from the released code (Alex-Gurung/LiteReason@cf68f72): latents are computed through one cache that keeps the
 whole graph, where the code cuts it at the last latent of a tag in its cached mode; latents that are not finite are not
-set to 0; sentences are split by a rule of ours; masked traces are drawn anew at each pass instead of ten times in
-advance, and end with the reference answer; the last checkpoint is taken, not the best; a refreshed trace is joined like
+set to 0; sentences are split by a rule of ours; each pass draws one masked trace for each question, where ten are made
+of each trace in advance, and a question without a right answer gives its turn to another; masked traces end with the
+reference answer, and the context alone bounds their length; the last checkpoint is taken, not the best; a refreshed trace is joined like
 those of the first training. By default the masked traces are the data's own chains, so that methods are compared on the
 same data (`traces: own` is the paper's), and `teach_share` is for models that cannot be asked to write tags.
 """
@@ -40,7 +41,7 @@ from methods.litereason.config import LiteReasonConfig, LiteReasonDecoding
 from methods.litereason.projector import fed_with, projected
 from methods.litereason.rule import TagRule
 from methods.litereason.tagged import TaggedBatch, TaggedModel
-from methods.litereason.traces import TraceFile, choosable, num_replaced, reasoning
+from methods.litereason.traces import TraceFile, choosable, reasoning
 
 TEACH, PROJECTOR = "tags", "projector"
 
@@ -72,18 +73,16 @@ class LiteReason(TaggedModel):
             raise ValueError(
                 "method.traces is own, but no task is at hand that says which answers are right; set it to gold"
             )
-        self.own = TraceFile.collect(self, examples, self.held_out, folder, self.tags)
+        self.own = TraceFile.collect(
+            self, examples, self.held_out, folder, self.tags, lambda example: self.beyond_context(example) is None
+        )
 
     def skip_reason(self, example: Example, stage: Stage) -> str | None:
         """Latents and tags count like tokens; a chain without a sentence to replace is of no use."""
-        pieces = self.pieces(example)
-        if self.config.traces == "own":
+        if self.config.traces == "own":  # `prepare` looks at the traces
+            pieces = self.pieces(example)
             return self.backbone.beyond_context(len(pieces.prompt) + len(pieces.answer) + 1)
-        num = len(choosable(example.steps, self.tags))
-        if not num:
-            return "no reasoning step to replace"
-        added = self.tags.longest + self.config.max_budget
-        return self.backbone.beyond_context(len(pieces) + added * num_replaced(num, max(self.config.replaced)))
+        return self.beyond_context(example) if choosable(example.steps, self.tags) else "no reasoning step to replace"
 
     def batch(self, examples: Sequence[Example], stage: Stage) -> TaggedBatch:
         """Whole sequences with a place for each latent."""
@@ -118,9 +117,9 @@ class LiteReason(TaggedModel):
         output = self.backbone.causal(embeds, batch.sequence.positions, select=batch.scored, prompts=batch.prompts)
         return ActionLogProbs(*text_log_probs(output.logits, batch.actions.ids, batch.temperature))
 
-    def before_rollout(self, number: int, config: RLConfig, folder: Path) -> None:
+    def before_rollout(self, number: int, passes: int, config: RLConfig, folder: Path) -> None:
         """Refresh the projector where a pass over the questions has ended."""
-        refresh.before_rollout(self, number, config, folder)
+        refresh.before_rollout(self, number, passes, folder)
 
     def after_rollout(self, groups: Sequence[Group], number: int, folder: Path) -> None:
         """Keep the correct traces of a rollout for the next refresh."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from accelerate import PartialState
 from accelerate.utils import broadcast
 from torch.optim import AdamW
 
-from latbench.config import RLConfig
 from latbench.decoding.actions import Kind
 from latbench.decoding.sampling import row_keys, uniform
 from latbench.task import Example
@@ -45,7 +43,7 @@ def keep(method: TaggedModel, groups: Sequence[Group], number: int, folder: Path
         for row in group.rollouts
         if row.correct > 0 and (trace := trace_of(method, row))
     ]
-    write_whole(file_of(folder, number), json.dumps(rows))
+    write_whole(file_of(folder, number), json.dumps({"passes": method.passes, "traces": rows}))
 
 
 def trace_of(method: TaggedModel, row: Rollout) -> Trace:
@@ -62,30 +60,49 @@ def trace_of(method: TaggedModel, row: Rollout) -> Trace:
     return found if choosable(found, method.tags) else ()
 
 
-def period(method: TaggedModel, config: RLConfig) -> int:
-    """Rollouts from one refresh to the next; 0: there is none."""
-    every = method.config.refresh_every
-    return ceil(len(method.asked) / config.prompts) if every is None else every
+def before_rollout(method: TaggedModel, number: int, passes: int, folder: Path) -> None:
+    """Refresh the projector, where its time has come.
 
-
-def before_rollout(method: TaggedModel, number: int, config: RLConfig, folder: Path) -> None:
-    """Refresh the projector before the first rollout of a pass but the first."""
-    every = period(method, config)
-    if not every or number == 0 or number % every:
+    Args:
+        passes: over the questions that have been drawn before this rollout.
+    """
+    method.passes = passes
+    if number == 0 or method.config.refresh_every == 0:
         return
     state = PartialState()
     state.wait_for_everyone()  # the main process writes
-    rows = [row for past in range(number - every, number) for row in _read(file_of(folder, past))]
-    examples = samples(method, rows, number)
+    past = since_last(method.config.refresh_every, number, passes, folder)
+    examples = samples(method, [row for kept in past for row in kept["traces"]], number)
     if examples:
         refresh(method, examples)
-    if state.num_processes > 1:
+    if past and state.num_processes > 1:
         for parameter in method.projector.parameters():
             broadcast(parameter.data)
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+def since_last(every: int | None, number: int, passes: int, folder: Path) -> list[dict[str, Any]]:
+    """What the rollouts since the last refresh have kept; nothing where it is not time for another.
+
+    Args:
+        every: rollouts between two refreshes; None: those that began in one pass over the questions.
+        number: of the rollout to come.
+        passes: that have been drawn before it.
+    """
+    if every is not None:
+        return [] if number % every else [_read(file_of(folder, past)) for past in range(number - every, number)]
+    found = [_read(file_of(folder, number - 1))]
+    if found[0]["passes"] == passes:
+        return []
+    for past in range(number - 2, -1, -1):
+        kept = _read(file_of(folder, past))
+        if kept["passes"] != found[0]["passes"]:
+            break
+        found.insert(0, kept)
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 

@@ -19,7 +19,7 @@ from latbench.training.losses import token_cross_entropy
 from methods.litereason.config import LiteReasonConfig
 from methods.litereason.projector import Projector, fed_with, projected, relative_scale
 from methods.litereason.tags import Tags
-from methods.litereason.traces import Trace, TraceFile, masked
+from methods.litereason.traces import Trace, TraceFile, choosable, masked, num_replaced
 
 PLACEHOLDER = 0  # id of a latent in a sequence
 SHARE_DRAW, SENTENCE_DRAW = 0, 1  # draws of a masked trace
@@ -56,6 +56,7 @@ class TaggedModel(Method[LiteReasonConfig, TaggedBatch]):
         self.heads["projector"] = Projector(backbone, config.blocks)
         self.own: TraceFile | None = None  # traces of the stage, where it learns from own ones
         self.asked: Sequence[Example] = ()  # the questions of rollouts
+        self.passes = 0  # over them, before the rollout in use
 
     @property
     def projector(self) -> Projector:
@@ -66,11 +67,11 @@ class TaggedModel(Method[LiteReasonConfig, TaggedBatch]):
 
     # masked traces
 
-    def trace_of(self, example: Example, draw: float) -> tuple[str, Trace]:
-        """A trace and what its draws are keyed by; of an example without an own one another's, at random."""
+    def trace_of(self, example: Example, draw: float) -> tuple[Example, Trace]:
+        """An example with a trace of it, at random; one without an own trace gives its turn to any that has one."""
         if self.own is None:
-            return example.id, example.steps
-        traces = [(example.id, trace) for trace in self.own.kept.get(example.id, [])] or self.own.pool
+            return example, example.steps
+        traces = [(example, trace) for trace in self.own.kept.get(example.id, [])] or self.own.pool
         return traces[int(draw * len(traces))]
 
     def masked_examples(self, examples: Sequence[Example]) -> list[Example]:
@@ -79,9 +80,9 @@ class TaggedModel(Method[LiteReasonConfig, TaggedBatch]):
         shares = uniform(keys, torch.zeros_like(keys), SHARE_DRAW, num=2).tolist()
         result = []
         for example, key, (share, which) in zip(examples, keys, shares, strict=True):
-            _, trace = self.trace_of(example, which)
+            owner, trace = self.trace_of(example, which)
             ratio = self.config.replaced[int(share * len(self.config.replaced))]
-            result.append(self.with_tags(example, trace, ratio, key))
+            result.append(self.with_tags(owner, trace, ratio, key))
         return result
 
     def with_tags(self, example: Example, trace: Sequence[str], ratio: float, key: Tensor) -> Example:
@@ -105,6 +106,12 @@ class TaggedModel(Method[LiteReasonConfig, TaggedBatch]):
             tag = f"{self.tags.texts[0]}N{self.tags.texts[1]}"
             wanted.append(GUIDE.format(tag=tag, most=self.config.max_budget))
         return self.asking(question, " ".join(filter(None, wanted)))
+
+    def beyond_context(self, example: Example) -> str | None:
+        """Why an example does not fit the context once tags stand beside its sentences, or None."""
+        num = num_replaced(len(choosable(example.steps, self.tags)), max(self.config.replaced))
+        added = self.tags.longest + self.config.max_budget
+        return self.backbone.beyond_context(len(self.pieces(example)) + added * num)
 
     def trace_batch(self, examples: Sequence[Example], *, teach: bool = False) -> TaggedBatch:
         """Sequences of masked examples.

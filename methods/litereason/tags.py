@@ -20,7 +20,7 @@ SHORT_TAG = ("[", "]")
 MAX_TOKENS = 15  # of a tag, so that decoding looks at few
 MAX_NUMBER_TOKENS = 3
 BEFORE = ("", " ", "\n", *".,!?:;\"')([]>")
-AFTER = ("", " ", "\n", "\n\n", "\n\n\n", *'.,!?"', "</")
+AFTER = ("", " ", "\n", "\n\n", "\n\n\n", *'.,!?"', "</")  # and another tag
 _NUMBER = re.compile(r"[0-9]+")
 
 
@@ -63,8 +63,8 @@ class Tags:
         """Find the token sequences of a tag. Returns: why there are none, as a clause."""
         self.texts = texts
         starts, ends = set[tuple[int, ...]](), set[tuple[int, ...]]()
-        contexts = [(before, "") for before in BEFORE if not before or before not in texts[0]]
-        contexts += [("", after) for after in AFTER]
+        contexts = [(before, "") for before in BEFORE if not before or not texts[0].startswith(before)]
+        contexts += [("", after) for after in (*AFTER, texts[0])]
         for before, after in contexts:
             found = self._parts(before, after)
             if found is None:
@@ -134,7 +134,8 @@ class Tags:
     # find
 
     def find(self, ids: Sequence[int]) -> list[Tag]:
-        """All tags, from left to right; they do not overlap."""
+        """All tags, from left to right; they do not overlap, and a token that ends one begins no other, as in decoding,
+        where latents come between."""
         found, at = list[Tag](), 0
         while at < len(ids):
             tag = self._at(ids, at)

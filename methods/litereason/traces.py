@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,19 +85,28 @@ class TraceFile:
     """Own traces of a training set.
 
     Args:
+        examples: of the training set.
         kept: of each example's id, its traces.
     """
 
-    def __init__(self, kept: dict[str, list[Trace]]) -> None:
+    def __init__(self, examples: Sequence[Example], kept: dict[str, list[Trace]]) -> None:
         self.kept = {name: traces for name, traces in kept.items() if traces}
-        self.pool = [(name, trace) for name, traces in self.kept.items() for trace in traces]
+        self.pool = [(example, trace) for example in examples for trace in self.kept.get(example.id, [])]
 
     @classmethod
     def collect(
-        cls, method: Method[Any], examples: Sequence[Example], held_out: HeldOut, folder: Path, tags: Tags
+        cls,
+        method: Method[Any],
+        examples: Sequence[Example],
+        held_out: HeldOut,
+        folder: Path,
+        tags: Tags,
+        fits: Callable[[Example], bool],
     ) -> TraceFile:
         """Draw answers to all questions, or the rest of them, and keep the traces of those that are right.
 
+        Args:
+            fits: whether an example with such steps can be trained on.
         Raises: ValueError: the file was made with other settings, or no answer is right.
         """
         path, config = folder / TRACES, method.config
@@ -117,11 +127,15 @@ class TraceFile:
                     file.write("".join(json.dumps(row) + "\n" for row in new))
                 done += new
                 advance(len(chunk))
-        found = cls({row["id"]: [tuple(trace) for trace in row["traces"]] for row in done})
+        drawn = {
+            example.id: [trace for trace in map(tuple, row["traces"]) if fits(replace(example, steps=trace))]
+            for example, row in zip(examples, done, strict=True)
+        }
+        found = cls(examples, drawn)
         if not found.pool:
             raise ValueError(
                 f"none of {len(examples) * config.samples} answers to {len(examples)} training questions was right and "
-                "had reasoning, so there are no own traces; start from a run that answers some of them, or set "
+                "had reasoning that fits the context, so there are no own traces; start from a run that answers some of them, or set "
                 "method.traces=gold"
             )
         return found

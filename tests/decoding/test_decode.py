@@ -184,6 +184,7 @@ def test_an_emitted_marker_divides_reasoning_from_answer(backbone_of: Callable[.
     (got,) = run(backbone, Scripted(backbone, script), batch_size=1, questions=["x"])
     assert (got.reasoning, got.text, got.closed, got.stop_reason) == ("abc", "42", True, "eos")
     assert (got.num_reasoning_tokens, got.num_answer_tokens, got.num_latents) == (3, 2, 0)
+    assert not got.capped
     assert got.decode_steps == 3 + len(marker) + 2
 
 
@@ -221,6 +222,7 @@ class Quitting(StepRule):
 def test_a_rule_that_will_not_stop_is_closed_once_and_then_ended(llama: Backbone) -> None:
     for got in run(llama, Restless(llama), batch_size=4, max_latents=4):
         assert (got.num_latents, got.stop_reason, got.closed, got.text) == (4, "length", True, "")
+        assert got.capped
         assert got.decode_steps == 5
 
 

@@ -70,7 +70,7 @@ class Rollout:
             text=generation.text,
             correct=correct,
             reward=reward,
-            valid=generation.stop_reason in ("eos", "stop"),
+            valid=generation.stop_reason in ("eos", "stop") and not generation.capped,
             num_latents=generation.num_latents,
             num_reasoning_tokens=generation.num_reasoning_tokens or 0,  # a trained method knows its chain
             num_answer_tokens=generation.num_answer_tokens,

@@ -127,7 +127,7 @@ class RolloutSource:
 
     def _draw_rollout(self) -> None:
         state, config = self.state, self.config
-        self.method.before_rollout(state.number, config, self.folder)
+        self.method.before_rollout(state.number, state.drawn // len(self.examples), config, self.folder)
         mixed, flat, draws = list[Group](), list[Group](), 0
         wanted = config.prompts
         while wanted > 0 and draws < config.max_draws:

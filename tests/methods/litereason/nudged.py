@@ -56,13 +56,13 @@ class Nudged(Sampling):
         return token
 
 
-def merging_tokenizer() -> PreTrainedTokenizerFast:
-    """Bytes, words of the tag, and tokens that join a tag's ends with what is beside it: `.<`, `>` and a newline."""
+def merging_tokenizer(*more: tuple[str, str]) -> PreTrainedTokenizerFast:
+    """Bytes, words of the tag, and tokens that join a tag's ends with what is beside it: `.<`, `>` and a newline, more."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges: list[tuple[str, str]] = []
     for word in ("implicit", "thought"):
         merges += [(word[:end], word[end]) for end in range(1, len(word))]
-    merges += [(".", "<"), ("<", "/"), (">", "Ċ")]
+    merges += [(".", "<"), ("<", "/"), (">", "Ċ"), *more]
     pieces = [*alphabet, *("".join(merge) for merge in merges), "<eos>"]
     vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))

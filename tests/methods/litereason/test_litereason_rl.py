@@ -119,7 +119,7 @@ def test_equal_rewards_change_nothing() -> None:
 def test_correct_traces_are_kept_with_their_tags(tmp_path: Path) -> None:
     model = method()
     model.after_rollout(rollouts(model), 3, tmp_path)
-    rows = json.loads((tmp_path / "rollout-traces-3.json").read_text())
+    rows = json.loads((tmp_path / "rollout-traces-3.json").read_text())["traces"]
     assert [row["example"] for row in rows] == [2, 4]  # of four right ones; one has no end, another nothing to replace
     assert rows[0]["trace"] == ["a.", "b", "[1]", "c"]
     assert rows[1]["trace"] == ["one.", "Two", "[2]"]
@@ -153,18 +153,26 @@ def test_a_refresh_moves_the_projector_alone() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize(("every", "at"), [(None, [4, 8]), (3, [3, 6, 9]), (0, [])])
+@pytest.mark.parametrize(
+    ("every", "drawn", "at"),
+    [
+        (None, 4, {4: [0, 1, 2, 3], 7: [4, 5, 6]}),  # 14 questions: the passes end within the fourth rollout, after the seventh
+        (None, 20, {1: [0], 2: [1], 3: [2]}),  # groups of equal reward are drawn anew: a rollout asks more than it keeps
+        (3, 4, {3: [0, 1, 2], 6: [3, 4, 5], 9: [6, 7, 8]}),
+        (0, 4, {}),
+    ],
+)
 def test_a_refresh_comes_after_each_pass_over_the_questions(
-    every: int | None, at: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    every: int | None, drawn: int, at: dict[int, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    seen: dict[int, list[int]] = {}
+    monkeypatch.setattr(refresh, "samples", lambda model, rows, number: seen.update({number: rows} if rows else {}))
     model = method(refresh_every=every)
-    model.asked = ASKED[:7] * 2  # 14 questions, 4 in a rollout
-    seen: list[int] = []
-    monkeypatch.setattr(refresh, "samples", lambda model, rows, number: seen.append(number) or len(rows) * [ASKED[0]])
-    monkeypatch.setattr(refresh, "refresh", lambda model, examples: None)
-    for number in range(10):
-        model.before_rollout(number, RL, tmp_path)
-        (tmp_path / f"rollout-traces-{number}.json").write_text("[]")
+    for number in range(max(at, default=8) + 1):
+        model.before_rollout(number, drawn * number // 14, RL, tmp_path)
+        kept = {"passes": model.passes, "traces": [number]}
+        (tmp_path / f"rollout-traces-{number}.json").write_text(json.dumps(kept))
+        model = method(refresh_every=every)  # a killed run goes on in the same way
     assert seen == at
 
 

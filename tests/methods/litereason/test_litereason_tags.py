@@ -62,6 +62,24 @@ def test_adjacent_tags_follow_each_other() -> None:
         assert [first.budget, second.budget] == [1, 2]
 
 
+@pytest.mark.parametrize("before", ["a>", "<b>", ">"])
+def test_a_tag_is_found_behind_a_bracket_that_is_merged_with_it(before: str) -> None:
+    found = tags(merging_tokenizer((">", "<")))
+    ids = found.encode(f"{before}{tag(2)} more")
+    assert len(ids) < len(tags().encode(f"{before}{tag(2)} more"))  # they are merged
+    (only,) = found.find(ids)
+    assert only.budget == 2
+    assert found.at_end(ids[: only.end]) == only
+
+
+def test_of_two_tags_that_share_a_token_the_first_is_one() -> None:
+    found = tags(merging_tokenizer((">", "<")))
+    ids = found.encode(tag(3) + tag(2))
+    (only,) = found.find(ids)
+    assert (only.start, only.budget) == (0, 3)
+    assert found.tokenizer.decode(ids[: only.end]) == tag(3) + "<"
+
+
 @pytest.mark.parametrize("text", [TAG[0] + "3", f"3{TAG[1]}", TAG[1] + "3" + TAG[0], f"{TAG[0]}3{TAG[0]}"])
 def test_half_a_tag_is_none(text: str) -> None:
     found = tags()

@@ -335,7 +335,25 @@ def test_own_traces_that_cannot_be_had_are_refused(tmp_path: Path) -> None:
         other.prepare(stage, CHAINS, tmp_path)
 
 
-def test_an_example_without_a_right_answer_takes_the_trace_of_another() -> None:
+def test_an_example_without_a_right_answer_gives_its_turn_to_one_that_has_a_trace() -> None:
     model = writer()
-    model.own = TraceFile({"e3": [("only", "trace")], "e1": []})
-    assert model.trace_of(CHAINS[1], 0.9) == ("e3", ("only", "trace"))
+    model.own = TraceFile(CHAINS, {"e3": [("only", "trace")], "e1": []})
+    (owner,) = (example for example in CHAINS if example.id == "e3")
+    for example in model.masked_examples(CHAINS):
+        assert replace(example, steps=owner.steps) == owner
+        assert example.steps in (("[1]", "trace"), ("only", "[1]"))
+
+
+def test_own_traces_that_do_not_fit_the_context_are_left_out(tmp_path: Path) -> None:
+    model = writer()
+    model.config = replace(model.config, replaced=(1.0,))
+    stage = model.stages()[0]
+    (shortest,) = (example for example in CHAINS if example.answer == "7")  # by one character
+    num_tokens = len(model.pieces(replace(shortest, steps=(f"{shortest.id} one.", "Two 1."))))
+    model.backbone.context = num_tokens + 2 * (model.tags.longest + model.config.max_budget)
+    model.prepare(stage, CHAINS, tmp_path)
+    assert model.own is not None
+    assert list(model.own.kept) == [shortest.id]
+    model.backbone.context -= 1
+    with pytest.raises(ValueError, match=r"was right and had reasoning that fits the context"):
+        model.prepare(stage, CHAINS, tmp_path)

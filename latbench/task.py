@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass as config_dataclass
 Status = Literal["correct", "incorrect", "no_answer", "timeout"]
 StopReason = Literal["eos", "stop", "length", "prompt_too_long"]
 PaperScorer = Literal["after_hash", "last_number", "after_answer"]
-Scorer = Literal["default"] | PaperScorer
+Scorer = Literal["default", PaperScorer]
 RunOn = Literal["first", "last"]
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 # Marks a field younger than committed results: `Field(default=..., json_schema_extra=YOUNGER)`. Every run before it
@@ -123,6 +123,7 @@ class Task(ABC, Generic[ConfigT]):
     disjoint_splits: ClassVar[bool] = False  # by construction, whatever the settings: nothing needs to be compared
     overlaps: ClassVar[tuple[str, ...]] = ()
     """Other tasks that ask questions of its training split in their test split; training on it counts them."""
+    answers_teach: ClassVar[bool] = True  # they are what a model should write, so that it can learn from them
     words: ClassVar[tuple[str, ...]] = ()  # of its texts, each a token of the embedded tokenizer with `model.words`
 
     def __init__(self, config: ConfigT) -> None:

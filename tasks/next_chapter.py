@@ -90,6 +90,7 @@ def source(split: str) -> Source:
 @register_task("next_chapter", config=NextChapterConfig)
 class NextChapter(FileTask[NextChapterConfig]):
     kind = "text"
+    answers_teach = False  # a plan is to be written, and the chapter judges it
     sources: ClassVar = {"train": source("train"), "validation": source("val"), "test": source("test")}
 
     def select(self, split: str, examples: list[Example]) -> tuple[list[Example], str]:

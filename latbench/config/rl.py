@@ -35,7 +35,7 @@ class RolloutConfig:
     latent_noise: NonNegativeFloat = 1.0
     """Scale of the noise on latent steps; at 0 latents are not explored."""
     method: dict[str, Any] = Field(default_factory=dict)
-    """Further decoding settings of the method, as in `generate.method.*`."""
+    """Further decoding settings of the method, as in `generate.method.*`, without `latent_noise`."""
 
     def sampled(self, kind: type | None) -> GenerateConfig:
         """Decoding settings of rollouts.
@@ -93,14 +93,19 @@ class RLConfig:
     """Times that a rollout is gone through (mu of GRPO)."""
     rollout: RolloutConfig = Field(default_factory=RolloutConfig)
     """How answers are drawn, in the keys below."""
-    reward: Literal["correct", "latent_cost", "per_latent", "chain_cost"] = "correct"
+    reward: Literal["correct", "latent_cost", "per_latent", "chain_cost", "overlong"] = "correct"
     """Reward of an answer: 1 if it is correct, else 0; the same less `latent_cost` for each latent step; the same
-    divided by their number; or the same times what `chain_cost` leaves of it."""
+    divided by their number; the same times what `chain_cost` leaves of it; or the same less what its length costs
+    beyond `overlong_free` steps, the soft overlong punishment of DAPO (arXiv:2503.14476, equation 13)."""
     latent_cost: NonNegativeFloat = 0.01
     """What a latent step costs with reward=latent_cost."""
     chain_cost: NonNegativeFloat = Field(default=0.01, json_schema_extra=YOUNGER)
     """Share of the reward that each step of the chain, latent or token, costs with reward=chain_cost; a wrong answer is
     worth nothing at any length."""
+    overlong_free: Annotated[int, Field(ge=0)] = Field(default=128, json_schema_extra=YOUNGER)
+    """Steps of an answer, latents and tokens, that cost nothing with reward=overlong."""
+    overlong_most: Positive = Field(default=256, json_schema_extra=YOUNGER)
+    """Steps from which on an answer costs 1 with reward=overlong; the cost grows linearly up to there."""
     deviation: Literal["unbiased", "biased", "none"] | None = None
     """Standard deviation that divides the centred rewards of a group: over G - 1, over G, or no division."""
     advantage_epsilon: PositiveFloat = 1e-6
@@ -157,6 +162,11 @@ class RLConfig:
             raise ValueError(
                 f"train.rl.minibatches must be at most train.rl.prompts = {self.prompts}, got {self.minibatches}; "
                 "a group is never divided"
+            )
+        if self.overlong_free >= self.overlong_most:
+            raise ValueError(
+                f"train.rl.overlong_free must be below train.rl.overlong_most = {self.overlong_most}, got "
+                f"{self.overlong_free}; the cost of length grows between the two"
             )
         if self.keep_best and not self.eval_every:
             raise ValueError("train.rl.keep_best needs train.rl.eval_every above 0; nothing is evaluated at 0")

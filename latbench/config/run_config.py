@@ -230,6 +230,7 @@ def _validated(given: Mapping[str, Any], shared: Mapping[str, Any], within: str 
     errors += found
     values["train"], found = tree.validate(f"{within}train", TrainConfig, given.get("train"))
     errors += found
+    errors += _rollout_errors(values["method_name"], values["train"], within)
     values["generate"], found = _generate(values["method_name"], given.get("generate"), within)
     errors += found
     start = given.get("start")
@@ -254,6 +255,19 @@ def _generate(method: str, given: Any, within: str) -> tuple[Any, list[str]]:
     if generate is not None and settings is not None:
         generate = dataclasses.replace(generate, method=settings)
     return generate, [*errors, *found]
+
+
+def _rollout_errors(method: str, train: TrainConfig | None, within: str) -> list[str]:
+    """What is wrong with a method's own decoding settings in rollouts."""
+    if train is None or train.rl is None or not train.rl.rollout.method or method not in registry.method_names():
+        return []
+    own, kind = train.rl.rollout.method, registry.get_method(method).decoding
+    name = f"{within}train.rl.rollout.method"
+    if kind is None:
+        return [f"{name}: method {method!r} has no decoding settings of its own; leave it out"]
+    if "latent_noise" in own:
+        return [f"{name}.latent_noise cannot be set; the noise of rollouts is {within}train.rl.rollout.latent_noise"]
+    return tree.validate(name, kind, own)[1]
 
 
 def _model(given: Any) -> tuple[Any, list[str]]:

@@ -390,7 +390,7 @@ class Loop:
              self.rows.num_latents, self.rows.in_answer.long(), self.rows.num_marks, s.capped.long()], dim=1,
         )[done].tolist()  # fmt: skip
         for row, tokens in zip(numbers, s.tokens[done].tolist(), strict=True):
-            question, stop, num_tokens, reasoning_end, answer_start, length, num_latents, closed, num_marks, capped = row
+            question, stop, num_tokens, reasoning_end, answer_start, length, num_latents, closed, marks, capped = row
             answer = tokens[answer_start:num_tokens] if closed else []
             reasoning = tokens[:reasoning_end] if closed else tokens[:num_tokens]
             num_prompt_tokens = len(self._ids(question))
@@ -399,7 +399,7 @@ class Loop:
                 reasoning=self.backbone.layout.decode(reasoning),
                 closed=bool(closed),
                 num_latents=num_latents,
-                num_reasoning_tokens=max(len(reasoning) - num_marks, 0),
+                num_reasoning_tokens=max(len(reasoning) - marks, 0),
                 num_answer_tokens=len(answer),
                 num_prompt_tokens=num_prompt_tokens,
                 decode_steps=length - num_prompt_tokens,

@@ -65,8 +65,8 @@ class LiteReasonConfig(MethodConfig):
     latents: Literal["recomputed", "drawn"] = "recomputed"
     """Latents in the updates of reinforcement learning: by the present weights, or those of the rollout."""
     refresh_every: Annotated[int, Field(ge=0)] | None = None
-    """Rollouts between two refreshes of the projector; null: those of a pass over the training questions; 0: never. None
-    comes after the last rollout."""
+    """Rollouts between two refreshes of the projector, none of which follows the last rollout; null: those of a pass
+    over the training questions; 0: never."""
     refresh_share: Share = 0.1
     """Share of the correct traces since the last refresh that it learns from."""
     refresh_lr: PositiveFloat = 1e-4

@@ -13,9 +13,10 @@ Differs from the released code (Alex-Gurung/LiteReason@cf68f72): latents are com
 whole graph, where the code cuts it at the last latent of a tag in its cached mode; latents that are not finite are not
 set to 0; sentences are split by a rule of ours; each pass draws one masked trace for each question, where ten are made
 of each trace in advance, and a question without a right answer gives its turn to another; masked traces end with the
-reference answer, and the context alone bounds their length; the last checkpoint is taken, not the best; a refreshed trace is joined like
-those of the first training. By default the masked traces are the data's own chains, so that methods are compared on the
-same data (`traces: own` is the paper's), and `teach_share` is for models that cannot be asked to write tags.
+reference answer, and the context alone bounds their length; the last checkpoint is taken, not the best; a refreshed
+trace is joined like those of the first training. By default the masked traces are the data's own chains, so that
+methods are compared on the same data (`traces: own` is the paper's), and `teach_share` is for models that cannot be
+asked to write tags.
 """
 
 from __future__ import annotations
@@ -67,6 +68,12 @@ class LiteReason(TaggedModel):
         """
         self.own = None
         self.asked = examples if stage.rollouts else ()
+        refreshed = stage.rollouts and self.config.refresh_every != 0
+        if refreshed and self.held_out is not None and not self.held_out.task.answers_teach:
+            raise ValueError(
+                f"answers of task {self.held_out.task.name!r} are not what a model should write, so the projector "
+                "cannot be refreshed on it; set method.refresh_every=0"
+            )
         if stage.rollouts or self.config.traces == "gold":
             return
         if self.held_out is None:
@@ -100,6 +107,14 @@ class LiteReason(TaggedModel):
     def rl_stage(self) -> Stage:
         """The model; the projector changes in refreshes alone."""
         return replace(super().rl_stage(), trainable=("backbone.",), changed=("heads.",))
+
+    def check_rl(self, config: RLConfig) -> None:
+        """Raises: ValueError: rollouts would feed other latents than updates."""
+        if config.rollout.sampled(LiteReasonDecoding).own(LiteReasonDecoding).latents == "zeros":
+            raise ValueError(
+                "train.rl.rollout.method.latents is 'zeros', but updates feed what the projector makes; set it to "
+                "projected or none"
+            )
 
     def rollout_rule(self, config: GenerateConfig) -> StepRule:
         """The rule of inference; with the latents, where updates feed those of the rollout."""

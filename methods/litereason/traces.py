@@ -64,7 +64,7 @@ def masked(
 
     Args:
         draws: a uniform number for each sentence; the smallest are replaced.
-    Returns: sentences and tags; a tag that was there before is written as the others are.
+    Returns: sentences and tags; a tag that was there before stays as it is.
     """
     free = choosable(trace, tags)
     chosen = sorted(free, key=lambda place: draws[place])[: num_replaced(len(free), share)]
@@ -135,8 +135,8 @@ class TraceFile:
         if not found.pool:
             raise ValueError(
                 f"none of {len(examples) * config.samples} answers to {len(examples)} training questions was right and "
-                "had reasoning that fits the context, so there are no own traces; start from a run that answers some of them, or set "
-                "method.traces=gold"
+                "had reasoning that fits the context, so there are no own traces; start from a run that answers some "
+                "of them, or set method.traces=gold"
             )
         return found
 

@@ -93,6 +93,10 @@ def test_all_errors_of_all_sections_are_reported_together() -> None:
     [
         ("generate.top_p=0", "generate.top_p must be > 0, got 0"),
         ("train.epochs=.inf", "train.epochs must be a finite number"),
+        (
+            "task.scorer=nosuch",
+            "task.scorer must be one of 'default', 'after_hash', 'last_number', 'after_answer', got nosuch",
+        ),
         ("train.betas=[0.9, 1]", "train.betas.1 must be < 1, got 1"),
         ("model.lora.rank=0", "model.lora.rank must be >= 1, got 0"),
         ("train.stages.sft.lr=fast", "train.stages.sft.lr must be a number, got fast"),
@@ -272,6 +276,21 @@ def test_decoding_settings_of_one_method_are_typed_by_it() -> None:
         parse({"method": "colar"}, overrides=["generate.latent_noise=1"])
     with pytest.raises(ConfigError, match="method 'cot' has no decoding settings of its own"):
         parse({"method": "cot"}, overrides=["generate.method.latent_noise=1"])
+
+
+@pytest.mark.parametrize(
+    ("method", "own", "fault"),
+    [
+        ("colar", {"thinkng": 1}, r"unknown key 'train\.rl\.rollout\.method\.thinkng'; did you mean"),
+        ("colar", {"latent_noise": 0}, r"latent_noise cannot be set; the noise of rollouts is train\.rl\.rollout\.lat"),
+        ("litereason", {"latents": 5}, r"train\.rl\.rollout\.method\.latents must be one of 'projected'"),
+        ("cot", {"x": 1}, r"train\.rl\.rollout\.method: method 'cot' has no decoding settings of its own"),
+    ],
+)
+def test_own_settings_of_rollouts_are_typed_by_the_method(method: str, own: dict[str, object], fault: str) -> None:
+    with pytest.raises(ConfigError, match=fault):
+        parse({"method": method, "train": {"rl": {"rollout": {"method": own}}}})
+    parse({"method": "colar", "train": {"rl": {"rollout": {"method": {"thinking_speed": 3}}}}})
 
 
 def test_a_configuration_from_before_decoding_settings_moved_is_the_same_run() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import latbench
 from latbench.config import GenerateConfig
 from latbench.model.batches import pad
 from latbench.model.perplexity import perplexities, scorer
@@ -221,6 +222,16 @@ def test_bad_books_and_settings_are_refused(books: Path) -> None:
         tiny().load("train")
     with pytest.raises(ValueError, match=r"leave no room for the context in task.scorer_tokens = 2048; raise it"):
         NextChapterConfig(scorer_tokens=2048)
+
+
+def test_chapters_are_not_learnt_as_plans(books: Path, tmp_path: Path) -> None:
+    rows = [chapter(book, index) for book in range(6) for index in (2, 3)]
+    for split in ("train", "val"):
+        write(books, f"next_chapter_{split}.jsonl", rows)
+    settings = {"task.scorer_model": "tiny", "task.scorer_device": "cpu", "model.device": "cpu"}
+    with pytest.raises(ValueError, match=r"'sft' of method 'cot' cannot learn from them; train with train.rl and"):
+        latbench.train("cot", task="next_chapter", settings=settings, runs_dir=tmp_path / "runs")
+    assert not list((tmp_path / "runs").glob("next*"))
 
 
 def test_a_method_reads_long_questions(books: Path) -> None:

@@ -20,8 +20,8 @@ def rewards_of(
     """
     raw = task.rewards([(generation.text, example) for generation, example in answers])
     shaped = [
-        shaped_reward(reward, generation.num_latents, config, generation.num_reasoning_tokens or 0)
-        for reward, (generation, _) in zip(raw, answers, strict=True)
+        shaped_reward(reward, found.num_latents, config, found.num_reasoning_tokens or 0, found.decode_steps)
+        for reward, (found, _) in zip(raw, answers, strict=True)
     ]
     for reward, (_, example) in zip(shaped, answers, strict=True):
         if not isfinite(reward):
@@ -32,8 +32,10 @@ def rewards_of(
     return raw, shaped
 
 
-def shaped_reward(reward: float, num_latents: int, config: RLConfig, num_reasoning_tokens: int = 0) -> float:
-    """A reward with what its chain cost.
+def shaped_reward(
+    reward: float, num_latents: int, config: RLConfig, num_reasoning_tokens: int = 0, num_steps: int = 0
+) -> float:
+    """A reward with what its chain, or the whole answer of `num_steps` latents and tokens, cost.
 
     `per_latent` is `punish_latent_length` of CoLaR's code; an answer without latent steps keeps its reward.
     """
@@ -43,4 +45,7 @@ def shaped_reward(reward: float, num_latents: int, config: RLConfig, num_reasoni
         return reward / max(num_latents, 1)
     if config.reward == "chain_cost":
         return reward * max(1 - config.chain_cost * (num_latents + num_reasoning_tokens), 0)
+    if config.reward == "overlong":
+        beyond = (num_steps - config.overlong_free) / (config.overlong_most - config.overlong_free)
+        return reward - min(max(beyond, 0), 1)
     return reward

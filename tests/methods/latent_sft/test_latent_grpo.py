@@ -276,6 +276,18 @@ def test_equal_weights_give_ratios_of_one_and_only_the_decoder_learns(backbone_o
     assert losses["rl/negative_margins"].total.item() == 0.0
 
 
+def test_an_answer_whose_thought_the_cap_ends_is_invalid(backbone_of: BackboneOf) -> None:
+    method = a_policy(backbone_of)
+    decoding = ROLLOUTS.sampled(LatentSFT.decoding)
+    rule = method.rollout_rule(decoding)
+    answers = method.generate(QUESTIONS, decoding, actions=True, rule=rule)
+    for answer in answers:
+        assert answer.capped == (answer.num_latents == ROLLOUTS.max_latents)
+        ended = [replace(answer, stop_reason=reason) for reason in ("eos", "length")]
+        assert [Rollout.of((), each, 1.0, 1.0).valid for each in ended] == [not answer.capped, False]
+    assert {answer.capped for answer in answers} == {True, False}
+
+
 def test_hidden_states_cannot_be_reinforced(backbone_of: BackboneOf) -> None:
     method = thinker(backbone_of("llama"), latent_space="hidden", noise=0)
     with pytest.raises(

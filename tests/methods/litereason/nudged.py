@@ -57,7 +57,7 @@ class Nudged(Sampling):
 
 
 def merging_tokenizer(*more: tuple[str, str]) -> PreTrainedTokenizerFast:
-    """Bytes, words of the tag, and tokens that join a tag's ends with what is beside it: `.<`, `>` and a newline, more."""
+    """Bytes, words of the tag, and tokens that join its ends with what is beside it: `.<`, `>` and a newline, more."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges: list[tuple[str, str]] = []
     for word in ("implicit", "thought"):

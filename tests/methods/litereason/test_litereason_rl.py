@@ -156,8 +156,8 @@ def test_a_refresh_moves_the_projector_alone() -> None:
 @pytest.mark.parametrize(
     ("every", "drawn", "at"),
     [
-        (None, 4, {4: [0, 1, 2, 3], 7: [4, 5, 6]}),  # 14 questions: the passes end within the fourth rollout, after the seventh
-        (None, 20, {1: [0], 2: [1], 3: [2]}),  # groups of equal reward are drawn anew: a rollout asks more than it keeps
+        (None, 4, {4: [0, 1, 2, 3], 7: [4, 5, 6]}),  # of 14 questions; a pass ends within the fourth rollout
+        (None, 20, {1: [0], 2: [1], 3: [2]}),  # groups of equal reward are drawn anew: a rollout asks more
         (3, 4, {3: [0, 1, 2], 6: [3, 4, 5], 9: [6, 7, 8]}),
         (0, 4, {}),
     ],

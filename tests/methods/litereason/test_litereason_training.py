@@ -335,6 +335,21 @@ def test_own_traces_that_cannot_be_had_are_refused(tmp_path: Path) -> None:
         other.prepare(stage, CHAINS, tmp_path)
 
 
+class Judged(Lengths):
+    """Its answers are not what a model should write."""
+
+    answers_teach = False
+
+
+def test_a_projector_is_not_refreshed_on_answers_that_do_not_teach(tmp_path: Path) -> None:
+    model = writer()
+    model.held_out = HeldOut(task=Judged(), split="validation", examples=CHAINS)
+    with pytest.raises(ValueError, match=r"'lengths' are not what a model should write.*; set method.refresh_every=0"):
+        model.prepare(model.rl_stage(), CHAINS, tmp_path)
+    model.config = replace(model.config, refresh_every=0)
+    model.prepare(model.rl_stage(), CHAINS, tmp_path)
+
+
 def test_an_example_without_a_right_answer_gives_its_turn_to_one_that_has_a_trace() -> None:
     model = writer()
     model.own = TraceFile(CHAINS, {"e3": [("only", "trace")], "e1": []})

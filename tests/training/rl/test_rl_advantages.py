@@ -102,3 +102,12 @@ def test_latent_steps_may_cost() -> None:
     assert shaped_reward(1.0, 4, RLConfig(reward="latent_cost", latent_cost=0.05)) == pytest.approx(0.8)
     assert shaped_reward(1.0, 4, RLConfig(reward="per_latent")) == 0.25
     assert shaped_reward(1.0, 0, RLConfig(reward="per_latent")) == 1.0
+
+
+def test_an_answer_costs_by_its_length_beyond_what_is_free() -> None:
+    config = RLConfig(reward="overlong")
+    found = [shaped_reward(1.0, 3, config, 5, length) for length in (0, 128, 160, 192, 256, 1000)]
+    assert found == [1.0, 1.0, 0.75, 0.5, 0.0, 0.0]
+    assert shaped_reward(0.0, 3, config, 5, 192) == -0.5
+    with pytest.raises(ValueError, match=r"overlong_free must be below train.rl.overlong_most = 64, got 128"):
+        RLConfig(overlong_most=64)

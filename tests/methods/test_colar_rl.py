@@ -39,8 +39,8 @@ SEED, GROUP_SIZE = 5, 2
 
 def drawing(latent_noise: float = 1.0, **settings: Any) -> RLConfig:
     """Settings of small rollouts."""
-    rollout = RolloutConfig(max_new_tokens=6, max_latents=7, temperature=0.8, batch_size=3, latent_noise=latent_noise)
-    return RLConfig(**{"prompts": 4, "group_size": GROUP_SIZE, "parts": "apart", "rollout": rollout, **settings})
+    small = RolloutConfig(max_new_tokens=6, max_latents=7, temperature=0.8, batch_size=3, latent_noise=latent_noise)
+    return RLConfig(**{"prompts": 4, "group_size": GROUP_SIZE, "parts": "apart", "rollout": small, **settings})
 
 
 def drawn(method: Colar, config: RLConfig) -> list[Group]:
@@ -54,15 +54,14 @@ def drawn(method: Colar, config: RLConfig) -> list[Group]:
 
 
 def by_hand(method: Colar, lengths: Sequence[int], advantages: Sequence[float], config: RLConfig) -> ActionBatch:
-    """A group whose answers have as many latents as tokens, the close marker among the latter; old log-densities 0."""
+    """One group whose answers have so many latents and as many text actions, the close marker being the first of these;
+    all old log-probabilities are 0."""
     rows = []
     for length, advantage in zip(lengths, advantages, strict=True):
         kinds = [Kind.LATENT] * length + [Kind.CLOSE] + [Kind.TOKEN] * (length - 1)
         ids = [-1] * length + [method.backbone.layout.close[0]] + [7] * (length - 1)
-        records = {"latent": torch.zeros(length, method.backbone.hidden_size)}
-        rows.append(
-            rollout([5, 6], ids, kinds=kinds, records=records, advantage=advantage, old=torch.zeros(2 * length))
-        )
+        records, old = {"latent": torch.zeros(length, method.backbone.hidden_size)}, torch.zeros(2 * length)
+        rows.append(rollout([5, 6], ids, kinds=kinds, records=records, advantage=advantage, old=old))
     return action_batch(method, [Group(number=0, example=0, rollouts=rows)], config)
 
 
@@ -165,8 +164,7 @@ def test_recomputed_log_probabilities_are_those_of_the_decoding_loop(
 @torch.no_grad()
 def test_a_floor_under_the_deviation_holds_in_drawing_and_in_scoring(llama: Backbone, latent_noise: float) -> None:
     """Half of the dimensions have lost their spread, the others keep a deviation of e."""
-    method, config = built(llama, min_deviation=0.2), drawing(latent_noise)
-    half = method.backbone.hidden_size // 2
+    method, config, half = built(llama, min_deviation=0.2), drawing(latent_noise), llama.hidden_size // 2
     head = method.head
     assert head.log_std is not None
     head.log_std.weight.zero_()
@@ -217,23 +215,14 @@ def test_the_head_learns_from_latents_and_no_table_is_moved(
 
 
 @pytest.mark.parametrize("learn_from", ["all", "latents"])
-@pytest.mark.parametrize(
-    ("settings", "latent_noise", "sentence"),
-    [
-        (
-            {"latent_loss": "mse"},
-            1.0,
-            "train.rl learns from drawn latents, but with method.latent_loss=mse the head is deterministic; "
-            "use soft_mse or nll, or train.rl.learn_from=text",
-        ),
-        (
-            {},
-            0.0,
-            "train.rl.rollout.latent_noise is 0, so latents are not drawn and have no density to learn from; "
-            "raise it, or set train.rl.learn_from=text",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("settings", "latent_noise", "sentence"), [
+    ({"latent_loss": "mse"}, 1.0,
+     "train.rl learns from drawn latents, but with method.latent_loss=mse the head is deterministic; "
+     "use soft_mse or nll, or train.rl.learn_from=text"),
+    ({}, 0.0,
+     "train.rl.rollout.latent_noise is 0, so latents are not drawn and have no density to learn from; "
+     "raise it, or set train.rl.learn_from=text"),
+])  # fmt: skip
 def test_latents_that_are_not_drawn_cannot_be_learnt_from(
     llama: Backbone, learn_from: str, settings: dict[str, Any], latent_noise: float, sentence: str
 ) -> None:
@@ -248,9 +237,9 @@ def test_latents_that_are_not_drawn_cannot_be_learnt_from(
 
 
 def test_a_rollout_asks_at_one_speed_unless_speeds_are_drawn(llama: Backbone) -> None:
-    key = row_keys(0, ["group 0"], [0])[0]
-    for decoding, speed in ((None, 2), ({"thinking_speed": 4}, 4)):
-        config = RolloutConfig(method=decoding or {}).sampled(ColarDecoding)
+    (key,) = row_keys(0, ["group 0"], [0])
+    for speed, decoding in ((2, {}), (4, {"thinking_speed": 4})):
+        config = RolloutConfig(method=decoding).sampled(ColarDecoding)
         prompt = built(llama, test_speed=2).rollout_prompt(CHAINS[0], config, key)
         assert prompt == llama.prompt(f"{CHAINS[0].question}(Thinking speed: {speed})")
 

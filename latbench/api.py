@@ -17,6 +17,7 @@ from latbench.evaluation.target import evaluation_target
 from latbench.results import Result
 from latbench.runs import run as runs
 from latbench.runs.run import find_run
+from latbench.runs.train import import_run
 from latbench.runs.train import train as train_run
 from latbench.serving.settings import ServeSettings
 from latbench.task import Task
@@ -283,7 +284,8 @@ def import_release(
         settings: values by dotted key, in place of what the importer says.
         out: folder of the run; None: its name in `runs_dir`.
         runs_dir: folder of all runs.
-    Raises: ValueError: not at hand, of no known format, not whole, or something is missing that only the user can say.
+    Raises: ValueError: not at hand, of no known format, not whole, something is missing that only the user can say, or
+        the folder holds another run.
     """
     from latbench.runs.importing import plan_import
 
@@ -292,7 +294,7 @@ def import_release(
     if task is not None:
         said["task.name"] = registry.from_file("task", task)
     plan = plan_import(str(source), format=format, base=below, revision=revision, settings=said)
-    return Run.of(train_run(plan.config, runs_dir=runs_dir, folder=None if out is None else Path(out), resume=True))
+    return Run.of(import_run(plan.config, runs_dir=runs_dir, folder=None if out is None else Path(out)))
 
 
 @overload

@@ -28,6 +28,7 @@ from latbench.model.released import (
     read_tokenizer,
     rows_of,
     special_id,
+    token_text,
     with_rows,
 )
 from latbench.model.source import read_json
@@ -49,6 +50,7 @@ __all__ = [
     "rows_of",
     "special_id",
     "stored_dtype",
+    "token_text",
     "untie",
     "with_rows",
 ]
@@ -122,7 +124,7 @@ class Importer(ABC):
 def folder_model(source: Release) -> tuple[PretrainedConfig, PreTrainedTokenizerBase, GenerationConfig]:
     """Configuration, tokenizer and generation settings of a Hugging Face folder.
 
-    Raises: ValueError: one of the first two is missing or damaged, or asks for too many layers.
+    Raises: ValueError: one of the first two is missing, one is damaged, or asks for too many layers.
     """
     folder, name = source.folder, source.name
     config = read_config(folder, name)

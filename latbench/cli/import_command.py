@@ -45,14 +45,14 @@ def import_release(
 ) -> None:
     """Make a run of a released checkpoint; eval, trace and all other commands then take it."""
     from latbench.runs.importing import plan_import, sentences
-    from latbench.runs.train import train
+    from latbench.runs.train import import_run
 
     asked = dict(tree.flatten(tree.parse_overrides(settings or [])))
     if task is not None:
         asked["task.name"] = registry.from_file("task", task)
     asked |= own_data_options(columns, kind, prompt)
     plan = plan_import(source, format=format, base=base, revision=revision, settings=asked)
-    run = train(plan.config, runs_dir=runs_dir, folder=out, resume=True)
+    run = import_run(plan.config, runs_dir=runs_dir, folder=out)
     found = run.report["imported"]
     for sentence in sentences(found):
         note(sentence)

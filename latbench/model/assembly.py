@@ -74,11 +74,11 @@ class Assembly:
             a: A (r, in) in the source.
             b: B (out, r) in the source.
             scale: alpha / r.
-        Raises: ValueError: the three do not fit each other.
+        Raises: ValueError: the three do not fit each other, or A or B is no matrix.
         """
-        low, high, shape = self.source.shape(a), self.source.shape(b), weight[0].shapes[weight[1]]
-        update = (low[-1], high[0]) if conv else (high[0], low[-1])
-        if len(low) != 2 or len(high) != 2 or low[0] != high[1] or shape != update:
+        low, high, shape = self.source.matrix(a), self.source.matrix(b), weight[0].shapes[weight[1]]
+        update = (low[1], high[0]) if conv else (high[0], low[1])
+        if low[0] != high[1] or shape != update:
             raise ValueError(
                 f"{self.source.name}: {a} {low} and {b} {high} do not fit the weight {weight[1]} {shape}; "
                 "the adapter is of another base model, give the right one with --base"
@@ -106,7 +106,7 @@ class Assembly:
             layer, base, last = target.rpartition(".base_layer.")
             if base and last == "weight":
                 a, b = (f"{prefix}{layer}.lora_{part}.default.weight" for part in "AB")
-                rank = self.source.shape(a)[0]
+                rank = self.source.matrix(a)[0]
                 weight = (self.source.tensors, self.source.names[name])
                 self.merge(f"{layer}.weight", weight, a, b, alpha / rank, conv=layer.rpartition(".")[2] in conv)
             elif ".lora_" not in target:
@@ -133,7 +133,7 @@ class Assembly:
                 raise ValueError(
                     f"{self.source.name} adapts {layer}, which {base.id} has not; give its base model with --base"
                 )
-            rank = self.source.shape(name)[0]
+            rank = self.source.matrix(name)[0]
             adapted_layers.add(layer)
             weight = (base.tensors, weights[f"{layer}.weight"])
             b = f"{prefix}{layer}.lora_B{suffix}"

@@ -42,6 +42,7 @@ from latbench.model.layout import CLOSE_MARKER, LAYOUTS, OPEN_MARKER, Layout
 from latbench.model.loading import (
     add_markers,
     check_rows,
+    ending_ids,
     from_hub,
     refuse_linear_attention,
     resolve_device,
@@ -102,7 +103,7 @@ class Backbone(nn.Module):
         markers: use think markers (added to the tokenizer where it has none).
         seed: of the added rows.
 
-    Raises: ValueError: no EOS token, or a model with linear attention.
+    Raises: ValueError: no EOS token, generation settings whose EOS is no id, or a model with linear attention.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class Backbone(nn.Module):
         self.name = name
         self.tokenizer = tokenizer
         check_rows(model, tokenizer)
+        ending_ids(model.generation_config, name)
         needs_think_tokens = markers and LAYOUTS[config.layout].markers and config.markers is None
         added = add_markers(model, tokenizer, seed) if needs_think_tokens else []
         has_think_tokens = {OPEN_MARKER, CLOSE_MARKER} <= set(tokenizer.get_added_vocab())
@@ -249,8 +251,7 @@ class Backbone(nn.Module):
     @property
     def eos_ids(self) -> list[int]:
         """Ids that end an answer: the tokenizer's EOS and those of the model's generation settings."""
-        extra = getattr(self.model.generation_config, "eos_token_id", None)
-        return sorted({self.layout.eos, *([extra] if isinstance(extra, int) else extra or [])})
+        return sorted({self.layout.eos, *ending_ids(self.model.generation_config, self.name)})
 
     def sayable(self, logits: Tensor) -> Tensor:
         """(batch, vocab) logits of text, without the tokens that the model's generation settings suppress."""

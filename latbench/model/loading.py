@@ -145,6 +145,17 @@ def check_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> No
         )
 
 
+def ending_ids(generation: GenerationConfig | None, name: str) -> list[int]:
+    """Ids that end an answer by a model's generation settings. Raises: ValueError: they are no ids."""
+    said = getattr(generation, "eos_token_id", None)
+    ids = said if isinstance(said, list) else [] if said is None else [said]
+    if any(type(id) is not int or id.bit_length() > 63 for id in ids):
+        raise ValueError(
+            f"{GENERATION} of {name} has eos_token_id={said!r}, which is neither an id nor a list of ids; mend it"
+        )
+    return ids
+
+
 def refuse_linear_attention(config: PretrainedConfig) -> None:
     text = config.get_text_config()
     other = set(getattr(text, "layer_types", None) or ()) - ATTENTION_TYPES

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from transformers import AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
+from latbench.model.loading import GENERATION, ending_ids
 from latbench.model.loading import _tokenizer as load_tokenizer
 from latbench.model.source import check_config, read_json
 from latbench.model.tensor_files import TensorFiles
@@ -61,8 +62,13 @@ class Release:
 
     @property
     def architectures(self) -> list[str]:
-        """Class names in `config.json`."""
-        return [str(name) for name in self.config.get("architectures") or []]
+        """Class names in `config.json`. Raises: ValueError: it has something else in their place."""
+        names = self.config.get("architectures") or []
+        if not isinstance(names, list):
+            raise ValueError(
+                f"config.json of {self.name} has architectures={names!r}, which is no list of names; fetch it anew"
+            )
+        return [str(name) for name in names]
 
     @cached_property
     def names(self) -> dict[str, str]:
@@ -89,6 +95,16 @@ class Release:
         if name not in self.names:
             raise ValueError(f"{self.name} lacks {name}; it is no whole checkpoint of this format, fetch it anew")
         return self.tensors.shapes[self.names[name]]
+
+    def matrix(self, name: str) -> tuple[int, int]:
+        """As `shape`, of a matrix. Raises: ValueError: there is none of that name, it has no two axes, or is empty."""
+        shape = self.shape(name)
+        if len(shape) != 2 or 0 in shape:
+            raise ValueError(
+                f"{self.name} has {name} of shape {list(shape)}, but a matrix with numbers in it belongs there; "
+                "fetch it anew"
+            )
+        return shape[0], shape[1]
 
 
 @dataclass(frozen=True)
@@ -128,11 +144,11 @@ class Base:
 def rows_of(source: Release, prefix: str = "") -> tuple[str, int]:
     """Name of the input embeddings without `prefix`, and their number of rows.
 
-    Raises: ValueError: there are none.
+    Raises: ValueError: there are none, or they are no matrix.
     """
     for name in EMBEDDINGS:
         if source.has(prefix + name):
-            return name, source.shape(prefix + name)[0]
+            return name, source.matrix(prefix + name)[0]
     raise ValueError(f"{source.name} lacks {prefix}{EMBEDDINGS[0]} and {prefix}{EMBEDDINGS[1]}; fetch it anew")
 
 
@@ -148,10 +164,20 @@ def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
 
 
 def read_generation(folder: Path, name: str, config: PretrainedConfig) -> GenerationConfig:
-    """The generation settings of a folder, else those of its configuration. Raises: ValueError: damaged."""
-    if (folder / "generation_config.json").is_file():
-        return _read(lambda: GenerationConfig.from_pretrained(folder), "generation settings", name)
-    return GenerationConfig.from_model_config(config)
+    """The generation settings of a folder, else those of its configuration.
+
+    Raises: ValueError: damaged, or the ids that end an answer are no rows of the embedding.
+    """
+    if not (folder / GENERATION).is_file():
+        return GenerationConfig.from_model_config(config)
+    generation = _read(lambda: GenerationConfig.from_pretrained(folder), "generation settings", name)
+    rows = getattr(config.get_text_config(), "vocab_size", 0)  # a model of no text is refused by its tensors
+    beyond = [id for id in ending_ids(generation, name) if not 0 <= id < rows]
+    if rows and beyond:
+        raise ValueError(
+            f"{GENERATION} of {name} has eos_token_id={beyond[0]}, but its embedding has {rows} rows; fetch it anew"
+        )
+    return generation
 
 
 def _read(load: Callable[[], T], what: str, name: str) -> T:
@@ -162,13 +188,19 @@ def _read(load: Callable[[], T], what: str, name: str) -> T:
         raise ValueError(f"the {what} of {name} cannot be read ({reason}); fetch its files anew") from None
 
 
-def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Mapping[str, int], source: Release) -> None:
+def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Mapping[str, int], source: Release, rows: int) -> None:
     """Give ids that the source has without text the texts they are known by.
 
     Args:
         tokens: text and id, in the order of the ids.
-    Raises: ValueError: the tokenizer gives a text another id.
+        rows: of the source's embedding.
+    Raises: ValueError: an id is no row, or the tokenizer gives a text another id.
     """
+    if outside := [f"{text} cannot be row {id}" for text, id in tokens.items() if not 0 <= id < rows]:
+        raise ValueError(
+            f"the embedding of {source.name} has {rows} rows, so that {outside[0]}; give the first added row with "
+            "--set imported.first_added_id=N, or fetch the source anew"
+        )
     for text, wanted in tokens.items():
         filler = [f"<|unused_{number}|>" for number in range(len(tokenizer), wanted)]
         tokenizer.add_special_tokens({"additional_special_tokens": [*filler, text]}, replace_extra_special_tokens=False)
@@ -178,6 +210,25 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Mapping[str, int], so
                 f"{source.name} has {text} at row {wanted}, but the tokenizer gives it id {found}; give the base model "
                 "whose tokenizer was used with --base, or the first added row with --set imported.first_added_id=N"
             )
+
+
+def token_text(tokenizer: PreTrainedTokenizerBase, id: int, rows: int, place: str) -> str:
+    """Text of a token that a file names by its id.
+
+    Args:
+        id: of the token.
+        rows: of the embedding.
+        place: the file and the key in it.
+    Raises: ValueError: the tokenizer has no such token, or the embedding no such row.
+    """
+    num_tokens = min(len(tokenizer), rows)
+    text = tokenizer.convert_ids_to_tokens(id) if 0 <= id < num_tokens else None
+    if text is None:
+        raise ValueError(
+            f"{place} is {id}, which is no token: tokenizer and embedding have {num_tokens} together; "
+            "fetch the files anew"
+        )
+    return str(text)
 
 
 def special_id(tokenizer: PreTrainedTokenizerBase, text: str, source: Release) -> int:

@@ -10,7 +10,6 @@ has, and a tensor that claims more than its storage, are refused before anything
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 import zipfile
@@ -23,6 +22,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from latbench.model.source import read_json
 
 Read = Callable[[str], Tensor]
 
@@ -39,10 +40,16 @@ NAMES = (
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Names of the number formats in a safetensors header; integers and others are None to `TensorFiles.dtypes`."""
 
+LFS_POINTER = b"version https://git-lfs"
+ARCHIVE, PICKLE = b"PK", b"\x80"
+"""How a torch.save file begins, a new one and an old one."""
+UNREADABLE = (OSError, RuntimeError, EOFError, LookupError, TypeError, AttributeError, ValueError, AssertionError)
+"""What torch.load raises on a damaged file, beside pickle's own error."""
 CONVERT = (
-    "where you trust the file, rewrite it as tensors alone, such as `torch.save(torch.load(FILE, weights_only=False)"
-    '["state_dict"], "weights.pt")`, and import that'
+    "where you trust the file, load it with `torch.load(FILE, weights_only=False)`, rewrite it as tensors alone with "
+    '`torch.save(STATE_DICT, "weights.pt")`, and import that'
 )
+PLAIN = "save a state dictionary of plain tensors alone, and import that"
 
 
 class Inert:
@@ -121,11 +128,10 @@ class TensorFiles:
 
     @classmethod
     def _sharded(cls, folder: Path, index: Path) -> TensorFiles:
-        try:
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            places = {str(name): Path(str(shard)).name for name, shard in weight_map.items()}
-        except (ValueError, KeyError, AttributeError, OSError):
-            raise ValueError(f"{index} is damaged: it names no weights; copy it anew") from None
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise ValueError(f"{index} is damaged: it names no weights; copy it anew")
+        places = {name: Path(str(shard)).name for name, shard in weight_map.items()}
         shards = sorted(set(places.values()))
         if absent := [shard for shard in shards if not (folder / shard).is_file()]:
             raise ValueError(
@@ -172,6 +178,7 @@ def _open(path: Path) -> _TensorFile:
     """Names, shapes and number formats in a file, by its content rather than by its name."""
     if path.suffix != ".safetensors":
         return _open_torch(path)
+    _beginning(path)
     try:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
@@ -189,11 +196,13 @@ def _open_torch(path: Path) -> _TensorFile:
         raise ValueError(f"{path} holds a {type(loaded).__name__}, no state dictionary; give the file of the weights")
     other = [str(name) for name, value in loaded.items() if not isinstance(value, Tensor) or not isinstance(name, str)]
     if other:
-        raise ValueError(f"{path} holds {len(other)} entries that are no tensors ({', '.join(other[:5])}); {CONVERT}")
+        raise ValueError(
+            f"{path} holds {len(other)} entries that are no tensors ({', '.join(other[:5])}); {_taken_out(loaded)}"
+        )
     for name, tensor in loaded.items():
         plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout == torch.strided
         if not plain or tensor.device.type != "cpu" or tensor.nbytes > tensor.untyped_storage().nbytes():
-            raise ValueError(f"{name} in {path} is no plain tensor of its own ({tuple(tensor.shape)}); {CONVERT}")
+            raise ValueError(f"{name} in {path} is no plain tensor of its own ({tuple(tensor.shape)}); {PLAIN}")
     dtypes = {name: tensor.dtype if tensor.is_floating_point() else None for name, tensor in loaded.items()}
     return _TensorFile(path, {name: tuple(tensor.shape) for name, tensor in loaded.items()}, dtypes, inner)
 
@@ -209,17 +218,25 @@ def _reading(file: _TensorFile) -> Iterator[Read]:
         yield lambda name: tensors[name].detach()
 
 
+def _taken_out(loaded: Mapping[Any, Any]) -> str:
+    """How to rewrite a file whose tensors are not at its top, as a clause."""
+    inner = [
+        key
+        for key, value in loaded.items()
+        if isinstance(value, Mapping) and value and all(isinstance(tensor, Tensor) for tensor in value.values())
+    ]
+    if len(inner) != 1:
+        return PLAIN
+    return (
+        f"save its tensors alone with `torch.save(torch.load(FILE, weights_only=True)[{inner[0]!r}], "
+        '"weights.pt")`, and import that'
+    )
+
+
 def _load(path: Path) -> Any:
     """What a torch.save file holds; tensors are mapped where its format allows it."""
-    archive = zipfile.is_zipfile(path)
+    archive = _is_archive(path)
     try:
-        if archive:
-            with zipfile.ZipFile(path) as content:
-                claimed = sum(part.file_size for part in content.infolist())
-            if claimed > path.stat().st_size:
-                raise ValueError(
-                    f"{path} claims {claimed} bytes in {path.stat().st_size}; a torch.save file is not compressed"
-                )
         with torch.serialization.safe_globals([(Inert, name) for name in INERT_NAMES]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
@@ -233,9 +250,48 @@ def _load(path: Path) -> Any:
         raise ValueError(
             f"{path} is no torch.save file of tensors alone{what}, and reading it could run code; {CONVERT}"
         ) from None
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged, or no file of weights ({_line(error)}); copy it anew") from None
+    except UNREADABLE as error:
+        raise _damaged(path, error) from None
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether a torch.save file has the newer format.
+
+    Raises: ValueError: it has neither, stands for the weights in a Git repository, or claims more bytes than it has.
+    """
+    beginning = _beginning(path)
+    if not beginning.startswith((ARCHIVE, PICKLE)):
+        what = f"it begins with {beginning!r}" if beginning else "it is empty"
+        raise ValueError(f"{path} is no file of weights ({what}); give the file of the weights, or fetch it anew")
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as content:
+            claimed = sum(part.file_size for part in content.infolist())
+    except (OSError, NotImplementedError, UnicodeDecodeError, zipfile.BadZipFile) as error:
+        raise _damaged(path, error) from None
+    if claimed > path.stat().st_size:
+        raise ValueError(f"{path} claims {claimed} bytes in {path.stat().st_size}; a torch.save file is not compressed")
+    return True
+
+
+def _beginning(path: Path) -> bytes:
+    """The first bytes of a file. Raises: ValueError: unreadable, or it stands for the weights in a Git repository."""
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(len(LFS_POINTER))
+    except OSError as error:
+        raise _damaged(path, error) from None
+    if beginning == LFS_POINTER:
+        raise ValueError(f"{path} is a pointer of Git LFS in place of the weights; fetch them with `git lfs pull`")
+    return beginning
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is damaged, or no file of weights ({_line(error)}); copy it anew")
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    """What a library says of a file; where it goes on to say how to run the code in it, the kind of error alone."""
+    line = " ".join(str(error).split())[:300]
+    return type(error).__name__ if not line or "weights_only" in str(error) else line

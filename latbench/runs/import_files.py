@@ -20,6 +20,8 @@ from latbench.util.files import sha256_of
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 TEXT_FILES = (*TEXTS, "adapter_config.json", "pccot_args.json")
 """What is read of a model folder beside its weights."""
+PLACES = ("*", "checkpoints/*", "*/checkpoints/*")
+"""Where a single file of weights lies in a folder: Lightning writes version_N/checkpoints/*.ckpt."""
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "*.ckpt", "checkpoint_*", "*" + INDEX)
 
 
@@ -27,8 +29,7 @@ def open_source(name: str, revision: str | None = None) -> Release:
     """The files of a released checkpoint. Raises: ValueError: not at hand, or no weights are there."""
     path, commit = _located(name, revision, what="SOURCE", patterns=(*TEXT_FILES, "hparams.yaml", *WEIGHT_FILES))
     if path.is_dir() and not _has_weights(path):
-        inside = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix in ("", ".bin", ".pt", ".ckpt"))
-        single = [p for p in inside if p.suffix in (".pt", ".ckpt") or p.name.startswith("checkpoint_")]
+        single = _single_files(path)
         if len(single) != 1:
             choice = f"; give one of its files, such as {single[0]}" if single else ""
             looked = "*.safetensors, pytorch_model.bin, their shards, *.pt, *.ckpt, checkpoint_N"
@@ -61,6 +62,18 @@ def _located(name: str, revision: str | None, *, what: str, patterns: Iterable[s
 
 def _has_weights(folder: Path) -> bool:
     return any(folder.glob("*model*.safetensors")) or any(folder.glob("*model*.bin")) or any(folder.glob("*" + INDEX))
+
+
+def _single_files(folder: Path) -> list[Path]:
+    """Files that are a whole checkpoint each, in a folder and where Lightning puts them below it."""
+    inside = [path for places in PLACES for path in folder.glob(places)]
+    return sorted(
+        path
+        for path in inside
+        if (path.suffix in (".pt", ".ckpt") or (path.name.startswith("checkpoint_") and path.suffix in ("", ".bin")))
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
 
 
 def lasting(name: str) -> str:

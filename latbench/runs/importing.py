@@ -1,7 +1,7 @@
 """A released checkpoint becomes a run: found, recognised, accounted for, written, with its provenance.
 
     plan_import(SOURCE)        -> RunConfig   which format, which method with which settings, nothing written
-    train(config)              -> Run         calls `import_weights`, as `rerun` does from a manifest
+    import_run(config)         -> Run         `train`, which calls `import_weights`, as `rerun` does from a manifest
 
 The run's `imported` section names the source and the hash of everything that was read of it; `train.json` has the rest
 under `imported`: the hash of each file, what was dropped and why, and where each setting came from. Nothing in a source
@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from latbench.method import Method
 
 GIVEN = "given on the command line"
+FOUND_OUT = {field.name for field in fields(ImportConfig)} - {"lora_alpha", "first_added_id"}
+"""Keys of `imported` that follow from the files."""
 SHARD_BYTES = 500_000_000
 """Most bytes of a file of the run's weights, unless one tensor has more."""
 BLOCK = 1 << 22
@@ -78,11 +80,15 @@ def plan_import(
         format: name of an importer; None: the one that recognises the source.
         base: the base model, where the format needs one; None: the one that the release names.
         settings: values by dotted key, in place of what the importer says.
-    Raises: ValueError: not at hand, of no known format, not whole, or something is missing that only the user can say.
+    Raises: ValueError: not at hand, of no known format, not whole, something is said that an import cannot follow, or
+        something is missing that only the user can say.
     """
-    found = open_source(source, revision)
-    importer = _importer(found, format)
     own = tree.unfold(settings or {})
+    _refuse_settings(own)
+    found = open_source(source, revision)
+    if revision is not None and found.revision is None:
+        raise ValueError(f"--revision {revision} is of a Hugging Face id, but {source} is a path here; leave it out")
+    importer = _importer(found, format)
     options = tree.merge(
         {"source": lasting(source), "revision": found.revision, "format": importer.name}, own.pop("imported", {})
     )
@@ -107,6 +113,18 @@ def plan_import(
     plan = ImportPlan(parse({**given, "imported": asdict(imported)}), recipe, found, below)
     _account(plan)
     return plan
+
+
+def _refuse_settings(own: Mapping[str, Any]) -> None:
+    """Raises: ValueError: settings of training, or of what the import finds out by itself."""
+    for key, _ in tree.flatten(own):
+        section, _, name = key.partition(".")
+        if section in ("start", "train"):
+            raise ValueError(f"{key} cannot be set: an import trains nothing; leave it out")
+        if section == "imported" and (not name or name.partition(".")[0] in FOUND_OUT):
+            raise ValueError(
+                f"{key} cannot be set: it follows from SOURCE, --format, --base and --revision; leave it out"
+            )
 
 
 def import_weights(config: RunConfig, folder: Path) -> dict[str, Any]:

@@ -59,12 +59,32 @@ def train(
     return _train_in(folder, config, resume=resume, trust_remote_code=trust_remote_code)
 
 
+def import_run(config: RunConfig, *, runs_dir: Path | str, folder: Path | None = None) -> Run:
+    """Carry an import out, or take the run that it made before.
+
+    Args:
+        config: as `plan_import` gives it.
+        runs_dir: as in `train`.
+        folder: as in `train`.
+    Raises: ValueError: the folder holds another run, or this one with other settings of decoding; as `train`.
+    """
+    run = train(config, runs_dir=runs_dir, folder=folder, resume=True)
+    if run.config.setting != config.setting:  # the run's name leaves generate.* out
+        raise ValueError(
+            f"{run.folder} has this release already, with other settings of generate.*; give them to `latbench eval`, "
+            "or choose another --out"
+        )
+    return run
+
+
 def _train_in(
     folder: Path, config: RunConfig, *, resume: bool, trust_remote_code: bool, for_another: bool = False
 ) -> Run:
     with locked(folder, for_another=for_another):
         run = Run(folder, config, trust_remote_code=trust_remote_code)
         if resume and run.is_complete:
+            if config.imported is not None:
+                _check_same_run(folder, config)
             return load_run(folder, trust_remote_code=trust_remote_code)
         if is_main_process():
             _check_free(folder, config, resume)
@@ -197,7 +217,7 @@ def _train(run: Run, resume: bool) -> dict[str, Any]:
     if config.start is not None:
         if not Run(folder.parent / config.start.run_id, config.start).is_complete:
             untrained = registry.get_method(config.method_name).cls(_backbone(run, config.model), config.method)
-            _refuse_settings(config, untrained)
+            _refuse_settings(config, untrained, task)
             del untrained
             gc.collect()  # the model makes place for the one that the start trains
         start = _train_start(folder.parent, config, run.trust_remote_code)
@@ -216,7 +236,7 @@ def _train(run: Run, resume: bool) -> dict[str, Any]:
         )
     if start is not None and not method.stages():
         data = {key: start.report[key] for key in data}
-    _refuse_settings(config, method)
+    _refuse_settings(config, method, task)
     parts = _trained_parts(config, start)
     if is_main_process():
         trained_on = _rows_of(task, config, examples) if method.stages() else []
@@ -259,12 +279,20 @@ def _made_by() -> dict[str, Any]:
     }
 
 
-def _refuse_settings(config: RunConfig, method: Method[Any]) -> None:
-    """Raises: ValueError: a stage or a tracker that there is not, or a decoding that the method cannot do."""
+def _refuse_settings(config: RunConfig, method: Method[Any], task: Task[Any]) -> None:
+    """Raises: ValueError: a stage or a tracker that there is not, a decoding that the method cannot do, or supervision
+    by answers that are not what a model should write."""
     from latbench.training.trainer import refuse_unknown, stages_of
 
-    refuse_unknown(stages_of(method, config.train), config.train)
+    stages, only = stages_of(method, config.train), config.train.only
+    refuse_unknown(stages, config.train)
     method.rule(config.generate)
+    taught = [stage.name for stage in stages if not stage.rollouts and (only is None or stage.name in only)]
+    if taught and not task.answers_teach:
+        raise ValueError(
+            f"answers of task {task.name!r} judge what a model writes and are not what it should write, so the stage "
+            f"{taught[0]!r} of method {method.name!r} cannot learn from them; train with train.rl and train.only=[rl]"
+        )
 
 
 @contextmanager
@@ -485,8 +513,16 @@ def _check_free(folder: Path, config: RunConfig, resume: bool) -> None:
         raise ValueError(
             f"run {folder} exists and {state}; continue it with --resume, or remove the folder to train anew"
         )
-    if (there := read_config(folder / CONFIG)).run_id != config.run_id:
-        raise ValueError(f"{folder} holds run {there.run_id}, not {config.run_id}; give the folder its name back")
+    _check_same_run(folder, config)
+
+
+def _check_same_run(folder: Path, config: RunConfig) -> None:
+    """Refuse to go on with another run in the place of this one."""
+    if (there := read_config(folder / CONFIG)).run_id == config.run_id:
+        return
+    if config.imported is not None:
+        raise ValueError(f"{folder} holds another run ({there.run_id}); choose another --out, or remove it")
+    raise ValueError(f"{folder} holds run {there.run_id}, not {config.run_id}; give the folder its name back")
 
 
 def _yaml(config: RunConfig) -> str:

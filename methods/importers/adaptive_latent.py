@@ -17,7 +17,19 @@ from typing import Any
 from transformers import GenerationConfig
 
 from latbench.config import ImportConfig
-from latbench.importer import Assembly, Base, Importer, Recipe, Release, Setting, folder_model, stored_dtype, untie
+from latbench.importer import (
+    Assembly,
+    Base,
+    Importer,
+    Recipe,
+    Release,
+    Setting,
+    folder_model,
+    rows_of,
+    stored_dtype,
+    token_text,
+    untie,
+)
 
 PREFIX = "_base_model."
 SETTINGS = "_inserted_LatentThinkingModelSettings"
@@ -55,9 +67,14 @@ class AdaptiveLatentImporter(Importer):
         }
         if isinstance(thinking, dict):
             method, prefix = "codi", PREFIX
-            start, end, go_on, stop = (ids(thinking, f"{name}_token_id", source) for name in NAMES)
-            start_text, end_text = (str(tokenizer.convert_ids_to_tokens(id)) for id in (start, end))
-            size = source.shape("recurrent_filter.input_layer.weight")[0]
+            rows = rows_of(source, PREFIX)[1]
+            named = {key: token_id(thinking, key, source) for key in TOKENS}
+            start, end, go_on, stop = named.values()
+            start_text, end_text, *_ = (
+                token_text(tokenizer, id, rows, f"{SETTINGS}.{key} in config.json of {source.name}")
+                for key, id in named.items()
+            )
+            size = source.matrix("recurrent_filter.input_layer.weight")[0]
             settings |= {
                 "method.num_latents": Setting(NUM_LATENTS, f"{EVALUATION}: written into the prompt"),
                 "method.projection_size": Setting(size, "shape of recurrent_filter.input_layer.weight"),
@@ -70,7 +87,7 @@ class AdaptiveLatentImporter(Importer):
             for theirs, ours in FILTER.items():
                 for part in ("weight", "bias"):
                     assembly.copy(f"projection.{ours}.{part}", f"recurrent_filter.{theirs}.{part}", head=True)
-            unused = [id for id in thinking.get("unused_token_ids") or [] if isinstance(id, int)]
+            unused = unused_ids(thinking, rows, source)
             generation = GenerationConfig(
                 eos_token_id=tokenizer.eos_token_id, suppress_tokens=sorted({*unused, end, go_on, stop})
             )
@@ -94,7 +111,7 @@ class AdaptiveLatentImporter(Importer):
         )
 
 
-NAMES = ("start", "end", "continue", "stop")
+TOKENS = ("start_token_id", "end_token_id", "continue_token_id", "stop_token_id")
 
 
 def plain_method(source: Release) -> str | None:
@@ -105,11 +122,22 @@ def plain_method(source: Release) -> str | None:
     return next((method for end, method in PLAIN.items() if name.endswith(end)), None)
 
 
-def ids(thinking: dict[str, Any], key: str, source: Release) -> int:
+def token_id(thinking: dict[str, Any], key: str, source: Release) -> int:
     """A token id of the section. Raises: ValueError: there is none."""
-    if not isinstance(thinking.get(key), int):
+    if type(thinking.get(key)) is not int:
         raise ValueError(f"config.json of {source.name} lacks {SETTINGS}.{key}; fetch it anew")
     return int(thinking[key])
+
+
+def unused_ids(thinking: dict[str, Any], rows: int, source: Release) -> list[int]:
+    """Ids of the rows that only fill the table. Raises: ValueError: the section has no such ids in their place."""
+    ids = thinking.get("unused_token_ids") or []
+    if not isinstance(ids, list) or not all(type(id) is int and 0 <= id < rows for id in ids):
+        raise ValueError(
+            f"{SETTINGS}.unused_token_ids in config.json of {source.name} is {str(ids)[:60]}, which is no list of ids "
+            f"below {rows}, the rows of its embedding; fetch it anew"
+        )
+    return ids
 
 
 def refuse(thinking: dict[str, Any], source: Release) -> None:

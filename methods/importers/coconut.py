@@ -51,7 +51,7 @@ class CoconutImporter(Importer):
 
     def base_id(self, source: Release) -> str | None:
         """See Importer."""
-        return BASES.get(source.shape(PREFIX + rows_of(source, PREFIX)[0])[1], "")
+        return BASES.get(source.matrix(PREFIX + rows_of(source, PREFIX)[0])[1], "")
 
     def read(self, source: Release, base: Base | None, options: ImportConfig) -> Recipe:
         """See Importer."""
@@ -69,7 +69,7 @@ def read_coconut(source: Release, base: Base | None, options: ImportConfig, *, m
     table, rows = rows_of(source, PREFIX)
     config = with_rows(base.config, rows)
     start = rows - 3 if options.first_added_id is None else options.first_added_id
-    add_tokens(base.tokenizer, {MARKERS[0]: start, MARKERS[1]: start + 1, LATENT: start + 2}, source)
+    add_tokens(base.tokenizer, {MARKERS[0]: start, MARKERS[1]: start + 1, LATENT: start + 2}, source, rows)
 
     assembly = Assembly(source)
     assembly.drop_buffers()

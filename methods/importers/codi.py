@@ -57,7 +57,7 @@ class CodiImporter(Importer):
 
     def base_id(self, source: Release) -> str | None:
         """See Importer; the file does not say of which model it is, but its width does."""
-        return BASES.get(source.shape("prj.1.weight")[-1], "")
+        return BASES.get(source.matrix("prj.1.weight")[1], "")
 
     def read(self, source: Release, base: Base | None, options: ImportConfig) -> Recipe:
         """See Importer."""
@@ -80,7 +80,7 @@ def read_codi(source: Release, base: Base | None, options: ImportConfig, *, meth
     rows = rows_of(source, PREFIX)[1]
     config, first = with_rows(base.config, rows), options.first_added_id
     pad = rows - 3 if first is None else first
-    add_tokens(base.tokenizer, {"[PAD]": pad, MARKERS[0]: pad + 1, MARKERS[1]: pad + 2}, source)
+    add_tokens(base.tokenizer, {"[PAD]": pad, MARKERS[0]: pad + 1, MARKERS[1]: pad + 2}, source, rows)
     alpha = ALPHA if options.lora_alpha is None else options.lora_alpha
 
     assembly = Assembly(source)
@@ -94,7 +94,7 @@ def read_codi(source: Release, base: Base | None, options: ImportConfig, *, meth
     stated = "default of the authors' scripts" if options.lora_alpha is None else "imported.lora_alpha"
     settings = {
         "method.num_latents": Setting(NUM_LATENTS, "default of the authors' test script; the file does not store it"),
-        "method.projection_size": Setting(source.shape("prj.1.weight")[0], "shape of prj.1.weight"),
+        "method.projection_size": Setting(source.matrix("prj.1.weight")[0], "shape of prj.1.weight"),
         "model.layout": Setting("answer_sentence", "prompt and answer of the authors' test script"),
         "model.markers": Setting(MARKERS, f"ids {pad + 1} and {pad + 2}, which have no text in the release"),
         "model.chat_template": Setting(False, "the authors' test script uses none"),

@@ -55,7 +55,7 @@ class ColarImporter(Importer):
         path = hparams(source)
         if path is None:
             return ""
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8", errors="replace") as file:
             found = MODEL_ID.search(file.read(MAX_HPARAMS_CHARS))
         if found is None:
             return ""
@@ -126,7 +126,7 @@ def latent_head(assembly: Assembly, prefix: str, scale: float | None, origin: st
             assembly.copy(f"latent.{ours}.{part}", f"{prefix}{theirs}.{part}", head=True)
     assembly.numbers["latent.scale"] = "method.embedding_scale"
     settings = {
-        "method.head_size": Setting(source.shape(f"{prefix}fc.0.weight")[0], f"shape of {prefix}fc.0.weight"),
+        "method.head_size": Setting(source.matrix(f"{prefix}fc.0.weight")[0], f"shape of {prefix}fc.0.weight"),
         "method.latent_loss": Setting(
             "soft_mse" if spread else "mse",
             f"{prefix}log_std is {'there' if spread else 'absent: it is deterministic'}",

@@ -108,7 +108,7 @@ def codi(assembly: Assembly, tokenizer: PreTrainedTokenizerBase) -> dict[str, Se
         for theirs, ours in PROJECTION.items():
             for part in ("weight", "bias"):
                 assembly.copy(f"projection.{ours}.{part}", f"projector.{theirs}.{part}", head=True)
-        size = source.shape("projector.1.weight")[0]
+        size = source.matrix("projector.1.weight")[0]
         settings["method.projection_size"] = Setting(size, "shape of projector.1.weight")
     return settings
 

@@ -31,6 +31,7 @@ from latbench.importer import (
     read_json,
     read_tokenizer,
     stored_dtype,
+    token_text,
     with_rows,
 )
 
@@ -78,10 +79,12 @@ class PccotImporter(Importer):
         assembly = Assembly(source)
         alpha = number(adapter, "lora_alpha", source.folder / ADAPTER)
         rank = assembly.adapt_base(base, PREFIX, ".weight", alpha, GPT2_CONV)
-        config = with_rows(base.config, replace_rows(assembly, base, adapter))
+        rows = replace_rows(assembly, base, adapter)
         tokenizer = read_tokenizer(source.folder, source.name)
-        bot, eot, latent = (number(arguments, f"{name}_token_id", source.folder / ARGUMENTS) for name in TOKENS)
-        start, end = (str(tokenizer.convert_ids_to_tokens(id)) for id in (bot, eot))
+        ids = {key: number(arguments, key, source.folder / ARGUMENTS) for key in TOKENS}
+        start, end, _ = (
+            token_text(tokenizer, id, rows, f"{key} in {source.folder / ARGUMENTS}") for key, id in ids.items()
+        )
         settings = {
             "method.num_latents": Setting(num_latents, ARGUMENTS),
             "method.projection": Setting(False, "use_projection of config.json"),
@@ -97,24 +100,24 @@ class PccotImporter(Importer):
         return Recipe(
             method="codi",
             settings=settings,
-            config=config,
+            config=with_rows(base.config, rows),
             tokenizer=tokenizer,
             generation=GenerationConfig(eos_token_id=tokenizer.eos_token_id),
             assembly=assembly,
             notes=(
                 f"adapters of rank {rank} are merged with scale {alpha} / {rank}",
                 f"{num_passes} passes over {num_latents} latents are the sequential chain; the row of the dummy latent "
-                f"({latent}) is not fed",
+                f"({ids['latent_token_id']}) is not fed",
             ),
         )
 
 
-TOKENS = ("bot", "eot", "latent")
+TOKENS = ("bot_token_id", "eot_token_id", "latent_token_id")
 
 
 def number(values: dict[str, Any], key: str, path: Path) -> int:
     """A whole number of a configuration file. Raises: ValueError: there is none."""
-    if not isinstance(values.get(key), int):
+    if type(values.get(key)) is not int:
         raise ValueError(f"{path} lacks {key}; fetch it anew")
     return int(values[key])
 
@@ -122,18 +125,18 @@ def number(values: dict[str, Any], key: str, path: Path) -> int:
 def replace_rows(assembly: Assembly, base: Base, adapter: dict[str, Any]) -> int:
     """Put the trained rows into the base's table. Returns: its number of rows.
 
-    Raises: ValueError: rows and indices differ in number, or an added row is not among them.
+    Raises: ValueError: rows and indices differ in number, an added row is not among them, or one is there twice.
     """
     source, (rows, width) = assembly.source, base.tensors.shapes[base.weights[f"{TABLE}.weight"]]
     indices = adapter.get("trainable_token_indices")
     given = indices.get("wte") if isinstance(indices, dict) else None
-    where = [row for row in given if isinstance(row, int) and row >= 0] if isinstance(given, list) else []
+    where = [row for row in given if type(row) is int and row >= 0] if isinstance(given, list) else []
     trained, total = source.shape(ROWS), max([rows - 1, *where]) + 1
     added = {*where} - {*range(rows)}
-    if trained != (len(where), width) or where != given or len(added) != total - rows:
+    if trained != (len({*where}), width) or where != given or len(added) != total - rows:
         raise ValueError(
-            f"{source.name}: {ROWS} {trained} does not give every row that was added to the base's {rows} x {width} "
-            f"(trainable_token_indices: {given}); fetch it anew"
+            f"{source.name}: {ROWS} {trained} does not give every row that was added to the base's {rows} x {width}, "
+            f"each once (trainable_token_indices: {given}); fetch it anew"
         )
     index = torch.tensor(where)
 

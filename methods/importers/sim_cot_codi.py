@@ -36,7 +36,7 @@ class SimCotCodiImporter(Importer):
 
     def base_id(self, source: Release) -> str | None:
         """See Importer."""
-        return BASES.get(source.shape("prj.1.weight")[-1], "")
+        return BASES.get(source.matrix("prj.1.weight")[1], "")
 
     def read(self, source: Release, base: Base | None, options: ImportConfig) -> Recipe:
         """See Importer."""

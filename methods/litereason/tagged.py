@@ -108,7 +108,7 @@ class TaggedModel(Method[LiteReasonConfig, TaggedBatch]):
         return self.asking(question, " ".join(filter(None, wanted)))
 
     def beyond_context(self, example: Example) -> str | None:
-        """Why an example does not fit the context once tags stand beside its sentences, or None."""
+        """Why an example does not fit the context when its sentences are replaced, in the worst case, or None."""
         num = num_replaced(len(choosable(example.steps, self.tags)), max(self.config.replaced))
         added = self.tags.longest + self.config.max_budget
         return self.backbone.beyond_context(len(self.pieces(example)) + added * num)

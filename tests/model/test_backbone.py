@@ -77,6 +77,15 @@ def test_markers_are_added_where_the_tokenizer_has_none(name: str) -> None:
     assert rows.norm(dim=1).max() < model.get_input_embeddings().weight[:size].norm(dim=1).max()
 
 
+@pytest.mark.parametrize("eos", ["x", [3, None], True])
+def test_generation_settings_whose_end_is_no_id_are_refused(eos: Any) -> None:
+    tokenizer = word_tokenizer(eos_token="<eos>")
+    model = AutoModelForCausalLM.from_config(architecture("llama", len(tokenizer)))
+    model.generation_config.eos_token_id = eos
+    with pytest.raises(ValueError, match=r"of plain has eos_token_id=.*, which is neither an id nor a list of ids"):
+        Backbone(model, tokenizer, ModelConfig(), name="plain")
+
+
 def test_own_think_tokens_are_used(llama: Backbone) -> None:
     ids = tuple(llama.tokenizer.convert_tokens_to_ids(["<think>", "</think>"]))
     assert (*llama.layout.open, *llama.layout.close) == ids

@@ -74,6 +74,42 @@ def test_a_folder_may_be_named(source: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+def test_a_folder_with_another_run_is_refused(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    here = ["--out", str(tmp_path / "mine")]
+    assert main(import_command(source, tmp_path, *here)) == 0
+    name = load_run(tmp_path / "mine").config.run_id
+    written = (tmp_path / "mine" / "train.json").read_bytes()
+    assert main(import_command(source, tmp_path, *here)) == 0
+    assert main(import_command(source, tmp_path, *here, "--set", "generate.batch_size=3")) == 0  # finds the same
+    capsys.readouterr()
+    assert main(import_command(source, tmp_path, *here, "--set", "method.num_latents=2")) == 2
+    assert f"mine holds another run ({name}); choose another --out, or remove it" in capsys.readouterr().err
+    assert main(import_command(source, tmp_path, *here, "--set", "generate.temperature=0.5")) == 2
+    assert "mine has this release already, with other settings of generate.*" in capsys.readouterr().err
+    settings = {"imported.lora_alpha": 2, "task.name": "synth", "model.device": "cpu"}
+    with pytest.raises(ValueError, match=r"mine holds another run \(.*\); choose another out, or remove it"):
+        latbench.import_release(source, base=source / "base", settings=settings, out=tmp_path / "mine")
+    assert (tmp_path / "mine" / "train.json").read_bytes() == written
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (["--set", "train.lr=1"], "train.lr cannot be set: an import trains nothing; leave it out"),
+        (["--set", "start.method=cot"], "start.method cannot be set: an import trains nothing; leave it out"),
+        (["--set", "imported.source=x"], "imported.source cannot be set: it follows from SOURCE"),
+        (["--set", "imported.format=x"], "imported.format cannot be set: it follows from SOURCE"),
+        (["--revision", "abc"], "--revision abc is of a Hugging Face id, but"),
+    ],
+)
+def test_what_says_nothing_of_an_import_is_refused(
+    source: Path, tmp_path: Path, more: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(import_command(source, tmp_path / "runs", *more)) == 2
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_evaluation_and_measures_take_it(run: Path) -> None:
     settings = ["--set", "task.max_ops=4"]
     assert main(["eval", str(run), *FIRST]) == 0

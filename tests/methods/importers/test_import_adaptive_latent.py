@@ -65,6 +65,11 @@ def test_a_model_of_six_latents_is_a_run_of_codi(tmp_path: Path) -> None:
         ({"recurrent_filter_mode": "softmax"}, "recurrent_filter_mode='softmax'"),
         ({"add_latent_to_end": True}, "add_latent_to_end=True"),
         ({"start_token_id": None}, "lacks _inserted_LatentThinkingModelSettings.start_token_id"),
+        ({"start_token_id": 99999}, "start_token_id in config.json of .*adaLR is 99999, which is no token"),
+        ({"stop_token_id": -5}, "stop_token_id in config.json of .*adaLR is -5, which is no token"),
+        ({"unused_token_ids": "abc"}, "unused_token_ids in .* is abc, which is no list of ids below 384"),
+        ({"unused_token_ids": 5}, "unused_token_ids in .* is 5, which is no list of ids"),
+        ({"unused_token_ids": [264, 99999]}, r"unused_token_ids in .* is \[264, 99999\], which is no list of ids"),
     ],
 )
 def test_what_no_method_decodes_is_refused(changed: dict[str, Any], reason: str, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ knows."""
 from __future__ import annotations
 
 import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from latbench.config import read_config
+from latbench.runs.import_files import open_source
 from latbench.runs.importing import plan_import
 from tests.methods.importers.release_writers import QUESTION, coconut, gpt2, llama
 from tests.methods.importers.slow_reference import assert_same, exactly, imported, slow_answer
@@ -111,6 +113,59 @@ def test_a_pickle_with_objects_is_not_run(tmp_path: Path) -> None:
 def test_a_file_of_something_else_is_refused(state: Any, reason: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=reason):
         run_of(tmp_path, state)
+
+
+def test_the_key_of_a_nested_state_dictionary_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"no tensors \(model\); save its tensors alone .*weights_only=True\)\['model'\]"
+    ):
+        run_of(tmp_path, {"model": {"a": torch.ones(1)}})
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\n", "is a pointer of Git LFS .*`git lfs pull`"),
+        (b"<!DOCTYPE html><html>404</html>", "is no file of weights .it begins with b'<!DOCTYPE html"),
+        (b"root:x:0:0:root:/root:/bin/bash\n", "is no file of weights .it begins with b'root:x"),
+        (b"", "is no file of weights .it is empty"),
+        (b"\x80\x02.", "is damaged, or no file of weights"),  # pops from an empty stack
+    ],
+)
+def test_a_file_that_is_neither_archive_nor_pickle_is_named_so(content: bytes, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint_3").write_bytes(content)
+    with pytest.raises(ValueError, match=reason) as refused:
+        plan_import(str(tmp_path / "checkpoint_3"))
+    assert "torch.load" not in str(refused.value)
+
+
+def test_a_pointer_in_place_of_safetensors_is_named_so(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\n")
+    with pytest.raises(ValueError, match="is a pointer of Git LFS"):
+        plan_import(str(tmp_path))
+
+
+def test_the_advice_of_torch_to_run_a_file_is_not_repeated(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(1)}, tmp_path / "checkpoint_3")
+    with zipfile.ZipFile(tmp_path / "checkpoint_3", "a") as archive:
+        archive.writestr("checkpoint_3/constants.pkl", b"")  # marks a TorchScript archive
+    with pytest.raises(ValueError, match=r"is damaged, or no file of weights \(RuntimeError\); copy it anew"):
+        plan_import(str(tmp_path / "checkpoint_3"))
+
+
+@pytest.mark.parametrize("place", ["checkpoint_3", "checkpoints/a.ckpt", "version_0/checkpoints/a.ckpt"])
+def test_a_single_file_is_found_where_trainers_write_it(place: str, tmp_path: Path) -> None:
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"a": torch.ones(1)}, tmp_path / place)
+    assert open_source(str(tmp_path)).path == tmp_path / place
+
+
+@pytest.mark.parametrize("place", ["a/b/c.pt", "lib/torch.pt", ".cache/checkpoints/a.ckpt", ".a.pt"])
+def test_a_folder_is_not_searched_to_its_bottom_nor_in_what_it_hides(place: str, tmp_path: Path) -> None:
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"a": torch.ones(1)}, tmp_path / place)
+    with pytest.raises(ValueError, match="holds no files of weights"):
+        open_source(str(tmp_path))
 
 
 def test_a_cut_file_is_refused(tmp_path: Path) -> None:

@@ -162,6 +162,34 @@ def test_a_tokenizer_that_gives_the_rows_other_ids_is_refused(release: Release, 
         run_of(release, tmp_path, imported__first_added_id=250)
 
 
+def test_an_added_id_beyond_the_rows_is_refused_at_once(release: Release, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has 260 rows, so that \[PAD\] cannot be row 10000000000;"):
+        run_of(release, tmp_path, imported__first_added_id=10**10)
+    table = {f"codi.base_model.model.{name}.weight": torch.ones(2, 16) for name in ("transformer.wte", "lm_head")}
+    with pytest.raises(ValueError, match=r"has 2 rows, so that \[PAD\] cannot be row -1;"):
+        run_of(rewritten(release, **table), tmp_path)
+
+
+LAYER = "codi.base_model.model.transformer.h.0.attn.c_attn"
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        (f"{LAYER}.lora_A.default.weight", torch.ones(0, 16)),
+        (f"{LAYER}.lora_A.default.weight", torch.ones(4)),
+        (f"{LAYER}.lora_B.default.weight", torch.tensor(1.0)),
+        ("prj.1.weight", torch.tensor(1.0)),
+        ("codi.base_model.model.transformer.wte.weight", torch.ones(260)),
+    ],
+)
+def test_a_tensor_that_should_be_a_matrix_is_refused(
+    name: str, tensor: Tensor, release: Release, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=rf"has {name} of shape .*, but a matrix with numbers in it belongs there"):
+        run_of(rewritten(release, **{name: tensor}), tmp_path)
+
+
 def test_more_rows_than_three_are_filled_with_unused_tokens(tmp_path: Path) -> None:
     state, model, prj = codi(gpt2(tmp_path / "base"), alpha=ALPHA, extra=5)
     torch.save(state, tmp_path / "pytorch_model.bin")

@@ -103,6 +103,24 @@ def test_the_base_of_hparams_gives_the_scale_and_must_be_at_hand(tmp_path: Path)
         plan_import(str(file), base=str(tmp_path / "base"))
 
 
+def test_hparams_that_are_no_text_name_no_base(tmp_path: Path) -> None:
+    file, _, _ = written(tmp_path, llama(tmp_path / "base"))
+    (tmp_path / "version_0" / "hparams.yaml").write_bytes(b"\xff\xfe\x00model_id: x")
+    with pytest.raises(ValueError, match="does not say of which base model it is; give it with --base"):
+        plan_import(str(file))
+    assert run_of(file, tmp_path, base=tmp_path / "base").config.method_name == "colar"
+
+
+def test_an_adapter_without_a_rank_is_refused(tmp_path: Path) -> None:
+    file, _, _ = written(tmp_path, llama(tmp_path / "base"))
+    whole = torch.load(file, weights_only=True)
+    a = next(name for name in whole["state_dict"] if "lora_A" in name)
+    whole["state_dict"][a] = torch.ones(0, 16)
+    torch.save(whole, file)
+    with pytest.raises(ValueError, match=rf"has {a} of shape \[0, 16\], but a matrix"):
+        run_of(file, tmp_path, base=tmp_path / "base")
+
+
 def test_a_base_of_another_width_is_refused(tmp_path: Path) -> None:
     file, _, _ = written(tmp_path, llama(tmp_path / "base"))
     llama(tmp_path / "other", hidden_size=32)

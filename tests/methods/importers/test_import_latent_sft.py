@@ -126,6 +126,42 @@ def test_a_folder_whose_name_says_nothing_needs_format_and_size(tmp_path: Path) 
     assert run.method.config.top_k == 7
 
 
+def test_an_index_that_names_no_weights_is_refused(tmp_path: Path) -> None:
+    llama(tmp_path / NAME)
+    index = tmp_path / NAME / "model.safetensors.index.json"
+    for text, reason in (("[]", "holds no JSON object"), ('{"weight_map": [1]}', "names no weights"), ("", "read")):
+        index.write_text(text)
+        with pytest.raises(ValueError, match=f"index.json .*{reason}"):
+            run_of(tmp_path)
+
+
+def test_architectures_that_are_no_list_of_names_are_refused(tmp_path: Path) -> None:
+    llama(tmp_path / NAME)
+    path = tmp_path / NAME / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"architectures": 5}))
+    with pytest.raises(ValueError, match="has architectures=5, which is no list of names"):
+        run_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("eos", "reason"),
+    [
+        ("x", "eos_token_id='x', which is neither an id nor a list of ids"),
+        ([0, "1"], r"eos_token_id=\[0, '1'\], which is neither an id nor a list of ids"),
+        (260, "eos_token_id=260, but its embedding has 260 rows"),
+        ([0, -1], "eos_token_id=-1, but its embedding has 260 rows"),
+    ],
+)
+def test_an_end_of_answers_that_is_no_row_is_refused_before_anything_is_written(
+    eos: Any, reason: str, tmp_path: Path
+) -> None:
+    llama(tmp_path / NAME)
+    (tmp_path / NAME / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
+    with pytest.raises(ValueError, match=reason):
+        run_of(tmp_path)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_folder_that_does_not_fit_its_configuration_is_refused(tmp_path: Path) -> None:
     llama(tmp_path / NAME)
     path = tmp_path / NAME / "config.json"
@@ -142,7 +178,7 @@ def test_a_folder_that_does_not_fit_its_configuration_is_refused(tmp_path: Path)
 
 
 def test_a_tokenizer_with_more_ids_than_rows_is_refused(tmp_path: Path) -> None:
-    llama(tmp_path / NAME, rows=258)
+    llama(tmp_path / NAME, rows=258, eos_token_id=0)
     with pytest.raises(ValueError, match="ids up to 259, but its embedding has 258 rows"):
         run_of(tmp_path)
 

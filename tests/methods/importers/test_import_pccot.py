@@ -86,6 +86,19 @@ def test_rows_are_replaced_in_the_order_of_their_indices(tmp_path: Path) -> None
     path.write_text(json.dumps(config))
     with pytest.raises(ValueError, match="does not give every row that was added"):
         run_of(tmp_path)
+    config["trainable_token_indices"]["wte"] = [257, 258, 259, 260, 260]
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"does not give every row .*, each once"):
+        run_of(tmp_path)
+
+
+@pytest.mark.parametrize("id", [99999, 261, -1])
+def test_a_marker_that_is_no_token_is_refused(id: int, tmp_path: Path) -> None:
+    written(tmp_path)
+    path = tmp_path / "pccot" / "pccot_args.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eot_token_id": id}))
+    with pytest.raises(ValueError, match=rf"eot_token_id in .*pccot_args.json is {id}, which is no token"):
+        run_of(tmp_path)
 
 
 def test_fewer_passes_than_latents_are_refused(tmp_path: Path) -> None:

@@ -37,7 +37,6 @@ from latbench.report.leaderboard import FORMATS, LeaderboardResult, find_evaluat
 from latbench.report.page import RECORD_FILES
 from latbench.report.reported import TITLE
 from latbench.runs.run import Run
-from latbench.runs.train import is_untrained
 from latbench.task import Example, Task
 from latbench.util.files import read_bounded
 from latbench.util.text import printable
@@ -227,7 +226,7 @@ def _problems(evaluation: Evaluation, cost: CostFile | None, read: QuestionsRead
     try:
         _refuse_long_texts(manifest.config)
         config = RunConfig.from_stored({key: value for key, value in manifest.config.items() if key != "eval"})
-        untrained = is_untrained(manifest.train_data)
+        untrained = manifest.is_untrained
         name = config.base_id if untrained else config.run_id
         if config.imported is not None:  # into a folder that the user may name
             name = manifest.run
@@ -363,7 +362,7 @@ def _untrained(config: RunConfig, manifest: Manifest) -> Method[Any] | None:
 
     entry = registry.get_method(config.method_name)
     with bounded(numbers=MAX_NUMBERS):
-        backbone = Backbone.load(replace(config.model, device="cpu"), markers=not is_untrained(manifest.train_data))
+        backbone = Backbone.load(replace(config.model, device="cpu"), markers=not manifest.is_untrained)
         method: Method[Any] = entry.cls(backbone, config.method)
     return method
 

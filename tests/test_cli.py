@@ -327,6 +327,13 @@ def test_two_processes_train_one_run(call: Call) -> None:
     assert call("eval", "--limit", "2")[0] == 0
 
 
+def test_tasks_are_evaluated_once_each_and_an_empty_name_is_none(call: Call) -> None:
+    call(*TRAIN)
+    code, out, _ = call("eval", "--tasks", "graphs,, graphs,", "--limit", "1", "--json")
+    assert (code, len(json.loads(out)["evaluations"])) == (0, 1)
+    assert [path.name.split("-")[0] for path in Path("runs").glob("*/eval/*")] == ["graphs"]
+
+
 def test_absent_data_say_what_to_set(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     call(*TRAIN)
     monkeypatch.delenv("LATBENCH_DATA_DIR", raising=False)

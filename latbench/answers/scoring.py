@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from latbench.answers.check import quick_verdict
-from latbench.answers.extract import AnswerKind
+from latbench.answers.extract import AnswerKind, extract
 from latbench.answers.paper_scorers import paper_verdict
 from latbench.answers.workers import shared_pool
 from latbench.task import RunOn, Score, Scorer
@@ -41,9 +41,11 @@ def score_answers(
 
 def gold_fault(answer: str, kind: AnswerKind) -> str | None:
     """Why `answer` cannot be a gold answer of this kind, or None; such a row would be wrong whatever is answered."""
-    if quick_verdict(answer, answer, kind) in (None, "correct"):  # None: left to Math-Verify, hence mathematics
+    said = extract(answer, kind) if kind == "choice" else answer
+    if quick_verdict(answer, said, kind) in (None, "correct"):  # None: left to Math-Verify, hence mathematics
         return None
-    return f"is no answer of kind {kind!r}: {answer[:40]!r}"
+    wanted = ", a single letter from A to J" if kind == "choice" else ""
+    return f"is no answer of kind {kind!r}{wanted}: {answer[:40]!r}"
 
 
 def _by_label(score: Score, gold: str, labels: Sequence[str]) -> Score:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from latbench.cli.console import say
-from latbench.evaluation.metrics import Summary
+from latbench.evaluation.metrics import Summary, caveats
 from latbench.report.cells import Row, rows
 from latbench.report.columns import COLUMNS, Column
 from latbench.report.markdown import markdown_table
@@ -49,10 +49,25 @@ def eval_table(summaries: Sequence[Summary]) -> Table:
 
     Compression is over the gold chain: where the data have none, the leaderboard may know a run that stands in for it.
     """
-    each = [rows([summary])[0] for summary in summaries]
+    each = [_row(summary) for summary in summaries]
     lines = [Line((f"{row.identity.task}/{row.identity.split}, n={row.summary.n}",), [row]) for row in each]
     columns = [*_known(FIGURES), *map(_verdicts, VERDICTS)]
     return table("", [Head("task", is_text=True)], columns, lines)
+
+
+def notices(summary: Summary) -> list[str]:
+    """What is known against the numbers of an evaluation, one sentence each.
+
+    Chains of unknown length are among it here alone: the leaderboard has a column for them.
+    """
+    unknown = f"the chain of {100 * summary.unknown_length:.1f} % of its answers is unknown: they are left out of #L"
+    return [*(caveat.sentence for caveat in caveats(summary)), *([unknown] if summary.unknown_length else [])]
+
+
+def _row(summary: Summary) -> Row:
+    """The row of an evaluation by itself, in which no run stands in for the gold chain, not even its own."""
+    row = rows([summary])[0]
+    return row if summary.gold_lengths else replace(row, compression=None)
 
 
 def _known(headings: Sequence[str]) -> list[Column[Row]]:

@@ -174,7 +174,7 @@ def evaluate(
     from latbench.evaluation.evaluate import evaluate_all, is_answered
     from latbench.evaluation.job import EvalJob
     from latbench.evaluation.join import lost_parts
-    from latbench.evaluation.metrics import caveats, summarise
+    from latbench.evaluation.metrics import summarise
     from latbench.evaluation.records import read_evaluation
     from latbench.evaluation.target import evaluation_target
     from latbench.sweeps.places import Place
@@ -186,7 +186,7 @@ def evaluate(
     check_jobs(shards, part, place)
     given = eval_changes(settings, samples) | ({} if seed is None else {"seed": seed})
     given |= own_data_options(columns, kind, prompt)
-    named = [name.strip() for name in tasks.split(",")] if tasks else []
+    named = list(dict.fromkeys(filter(None, map(str.strip, (tasks or "").split(",")))))
     names = [registry.from_file("task", name) for name in named]
     target, changes = evaluation_target(
         run, model, method, given, preset=preset, device=device, runs_dir=runs_dir, trust_remote_code=trust
@@ -212,8 +212,8 @@ def evaluate(
         eval_table.show(summaries)
     for summary in summaries:
         say(str(summary.folder))
-        for caveat in caveats(summary):
-            note(f"mind: {summary.manifest.task}/{summary.manifest.split}: {caveat.sentence}")
+        for sentence in eval_table.notices(summary):
+            note(f"mind: {summary.manifest.task}/{summary.manifest.split}: {sentence}")
 
 
 @commands.command(rich_help_panel="Runs")

@@ -17,6 +17,7 @@ from latbench.config.rl import RLConfig
 from latbench.config.sections import ModelConfig, TrainConfig
 
 SECTIONS: dict[str, type] = {"model": ModelConfig, "train": TrainConfig, "generate": GenerateConfig}
+UNTRAINED = "none"  # the training data of a run without training, before the hash of its model
 OWN = "generate.method"  # decoding settings of one method; in an identity they are keys of `generate` like others
 
 # Keys that change how a run is carried out but not what it finds. Batch size and chunk of `generate` are among them,
@@ -124,3 +125,17 @@ def _younger(whole: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, 
                 )
     if whole.get("start"):
         yield from _younger(whole["start"], f"{within}start.")
+
+
+def untrained_data(model: Mapping[str, str]) -> str:
+    """What stands for the training data in the identity of a run without training: none, and which model it is.
+
+    Args:
+        model: SHA-256 of its files by name; empty for the embedded one, which its configuration says.
+    """
+    return f"{UNTRAINED}, model sha256={stable_hash(dict(model))}" if model else UNTRAINED
+
+
+def is_untrained(train_data: str) -> bool:
+    """Whether training data, as an identity names them, are those of a run without training."""
+    return train_data.partition(",")[0] == UNTRAINED

@@ -53,7 +53,8 @@ class OwnDataConfig(TaskConfig):
     labels: list[str] = Field(default_factory=list)
     """The only answers there are, of kind text, such as Yes and No; a sentence answers with the one that it names."""
     prompt: str = "{question}"
-    """What the model is asked: `{question}` and `{column}` stand for the row's texts, `{{` and `}}` for braces."""
+    """What the model is asked: `{question}` and `{column}` stand for the row's texts, `{{` and `}}` for braces. It
+    names at least one column."""
     held_out: Annotated[int, Field(ge=0)] = 0
     """Rows that are kept for the split `test` and left out of `train`, chosen by a hash of their question, so that
     neither order nor other rows matter much; rows with one question stay together. 0: every split is all rows."""
@@ -72,6 +73,16 @@ class OwnDataConfig(TaskConfig):
             raise ValueError(
                 f"task.held_out is {self.held_out}, but {self.path} has splits of its own; name the one to divide with "
                 "task.part, or set task.held_out=0"
+            )
+        if re.search("[{}]", FIELD.sub("", self.prompt)):
+            raise ValueError(
+                f"task.prompt has a brace that belongs to no column, got {self.prompt!r}; write a column as "
+                "{question}, and {{ or }} for a brace of the text"
+            )
+        if not any(FIELD.findall(self.prompt)):
+            raise ValueError(
+                f"task.prompt names no column, so that every row would be asked the same, got {self.prompt!r}; name "
+                "one, such as {question}"
             )
 
     @property

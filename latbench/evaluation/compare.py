@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from latbench.evaluation.metrics import problem
-from latbench.evaluation.records import Evaluation, Manifest, Record
+from latbench.evaluation.metrics import by_question, problem
+from latbench.evaluation.records import Evaluation, Record
 from latbench.evaluation.statistics import Interval, mcnemar_exact, mean_interval
 
 
@@ -78,16 +78,18 @@ def compare(a: Evaluation, b: Evaluation) -> Comparison:
         only_b=only_b,
         difference=mean_interval(gains).clipped(-1, 1),
         p_value=mcnemar_exact(len(only_a), len(only_b)),
-        caveats=tuple(_caveats(a.manifest, b.manifest)),
+        caveats=tuple(_caveats(a, b)),
     )
 
 
-def _caveats(a: Manifest, b: Manifest) -> Iterator[str]:
-    for name, manifest in (("A", a), ("B", b)):
-        if manifest.contaminated:
-            yield f"{manifest.contaminated} training rows of {name} ask one of these questions"
-    batches = [manifest.configured("generate", "batch_size") for manifest in (a, b)]
-    if batches[0] != batches[1] and (a.is_rounded or b.is_rounded):
+def _caveats(a: Evaluation, b: Evaluation) -> Iterator[str]:
+    for name, run in (("A", a), ("B", b)):
+        if run.manifest.contaminated:
+            yield f"{run.manifest.contaminated} training rows of {name} ask one of these questions"
+        if (samples := len(run.records) // len(by_question(run.records))) > 1:
+            yield f"{name} has {samples} answers a question; the first of each is compared"
+    batches = [run.manifest.configured("generate", "batch_size") for run in (a, b)]
+    if batches[0] != batches[1] and (a.manifest.is_rounded or b.manifest.is_rounded):
         yield (
             f"A answered in batches of {batches[0]}, B of {batches[1]}, with weights of less than 32 bits: that alone "
             "can change answers"

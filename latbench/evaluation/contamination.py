@@ -9,9 +9,10 @@ from typing import Any
 
 from latbench import registry
 from latbench.config import RunConfig
+from latbench.config.identity import is_untrained
 from latbench.evaluation.job import EvalJob
 from latbench.runs.run import CHECKPOINT
-from latbench.runs.train import data_name, is_untrained, training_rows
+from latbench.runs.train import data_name, training_rows
 from latbench.runs.train_questions import Keys, either, num_shared, question_keys
 from latbench.task import Task
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from latbench.config import RunConfig, stable_hash, tree
-from latbench.config.identity import SAID_ELSEWHERE
+from latbench.config.identity import SAID_ELSEWHERE, untrained_data
 from latbench.evaluation.manifest import questions_hash
 from latbench.evaluation.metrics import problem
 from latbench.evaluation.plan import EvalConfig, plan, questions, task_identity, usual_plan
@@ -18,7 +18,6 @@ from latbench.evaluation.provenance import Provenance, refuse_others
 from latbench.evaluation.records import Evaluation, Manifest, read_evaluation
 from latbench.runs import environment
 from latbench.runs.run import EVAL, Run
-from latbench.runs.train import untrained_data
 from latbench.runs.train_questions import num_shared, question_keys, read_train_questions, run_of_checkpoint
 from latbench.task import Example, Fingerprint, Task
 

@@ -148,7 +148,7 @@ def summarise(evaluation: Evaluation) -> Summary:
         train_seconds=manifest.train.get("seconds"),
         train_passes=manifest.train.get("epochs"),
         contaminated=manifest.contaminated,
-        mixed_precision=manifest.is_rounded or _trained_in_bfloat16(manifest.config),
+        mixed_precision=manifest.is_rounded or (not manifest.is_untrained and _trained_in_bfloat16(manifest.config)),
     )
 
 

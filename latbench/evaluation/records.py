@@ -20,6 +20,7 @@ from typing import IO, Any, Literal, TypeVar, Union, get_args, get_origin, get_t
 
 from pydantic_core import from_json
 
+from latbench.config.identity import is_untrained
 from latbench.task import Fingerprint, Status, StopReason
 from latbench.util.files import read_bounded, write_whole
 
@@ -156,6 +157,11 @@ class Manifest:
         answers, so that it belongs to what a repetition must have in common.
         """
         return (self.dtype or self.configured("model", "dtype")) not in EXACT
+
+    @property
+    def is_untrained(self) -> bool:
+        """Whether a model answered as it comes."""
+        return is_untrained(self.train_data)
 
     def configured(self, *keys: str) -> object:
         """A value of the configuration, of which a manifest from elsewhere may be of any shape; None: there is none."""

@@ -17,7 +17,7 @@ from latbench.evaluation.records import Evaluation, Manifest, read_evaluation
 from latbench.evaluation.statistics import Interval
 from latbench.evaluation.stored import settings_of
 from latbench.runs import environment
-from latbench.runs.train import base_run, is_untrained, train
+from latbench.runs.train import base_run, train
 
 RERUNS = ".rerun"  # within the folder of runs; hidden, so that no leaderboard counts a repetition as another seed
 
@@ -79,7 +79,7 @@ def rerun(result: Path, *, runs_dir: Path, trust_remote_code: bool = False) -> A
     where = _folder(runs_dir)
     run = (
         base_run(config, runs_dir=where, trust_remote_code=trust_remote_code)
-        if is_untrained(manifest.train_data)
+        if manifest.is_untrained
         else train(config, runs_dir=where, resume=True, trust_remote_code=trust_remote_code)
     )
     if manifest.model and (changed := _changed_files(manifest.model, run.report.get("model", {}))):

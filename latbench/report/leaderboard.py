@@ -142,13 +142,14 @@ def leaderboard(
     for name in formats:
         if name not in FORMATS:
             raise unknown("format", name, FORMATS)
+    wanted = None if only is None else _expression(only)  # before anything is read
     choices: dict[Path, Choice] = {}
 
     def choose(evaluation: Evaluation) -> None:
         choices[evaluation.folder] = Choice.of(evaluation.records)
 
     found = load(folders, choose if "html" in formats else None)
-    board_rows = ranked(found.rows if only is None else _fitting(found.rows, only))
+    board_rows = ranked(found.rows if wanted is None else _fitting(found.rows, wanted))
     runs = dict(zip(places(board_rows, folders), board_rows, strict=True))
     path = find_reported(folders)
     if reported and path is None:
@@ -183,15 +184,18 @@ def leaderboard(
     )
 
 
-def _fitting(rows: Sequence[Row], only: str) -> list[Row]:
+def _expression(only: str) -> re.Pattern[str]:
     try:
-        wanted = re.compile(only)
+        return re.compile(only)
     except re.error as error:
         raise ValueError(f"--only {only!r} is no regular expression: {error}") from None
+
+
+def _fitting(rows: Sequence[Row], wanted: re.Pattern[str]) -> list[Row]:
     names = [f"{row.identity.task} {row.identity.method} {row.identity.variant}".strip() for row in rows]
     if kept := [row for row, name in zip(rows, names, strict=True) if wanted.search(name)]:
         return kept
-    raise ValueError(f"--only {only!r} fits none of {len(rows)} rows; the first is {names[0]!r}")
+    raise ValueError(f"--only {wanted.pattern!r} fits none of {len(rows)} rows; the first is {names[0]!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latbench import registry
-from latbench.config import ModelConfig, RunConfig, read_config, stable_hash
+from latbench.config import ModelConfig, RunConfig, read_config
+from latbench.config.identity import untrained_data
 from latbench.config.tree import dump_yaml
 from latbench.data import ContaminationReport, overlaps
 from latbench.runs import environment
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from latbench.training.cost import TrainReport
 
 NUM_HELD_OUT = 256
-UNTRAINED = "none"  # the training data of a run without training, before the hash of its model
 
 
 def train(
@@ -146,20 +146,6 @@ def base_run(config: RunConfig, *, runs_dir: Path | str = "runs", trust_remote_c
             "that folder to evaluate the model as it is now"
         )
     return run
-
-
-def untrained_data(model: Mapping[str, str]) -> str:
-    """What stands for the training data in the identity of a run without training: none, and which model it is.
-
-    Args:
-        model: SHA-256 of its files by name; empty for the embedded one, which its configuration says.
-    """
-    return f"{UNTRAINED}, model sha256={stable_hash(dict(model))}" if model else UNTRAINED
-
-
-def is_untrained(train_data: str) -> bool:
-    """Whether training data, as an identity names them, are those of a run without training."""
-    return train_data.partition(",")[0] == UNTRAINED
 
 
 def keep(run: Run) -> None:

@@ -46,4 +46,7 @@ def test_run_on_says_which_answer_counts() -> None:
 def test_golds_that_nothing_could_equal_are_faulted() -> None:
     assert gold_fault("12.5", "number") is None
     assert gold_fault(r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", "math") is None
+    assert [gold_fault(letter, "choice") for letter in ("A", "j", "I", "(B)")] == [None] * 4
+    assert gold_fault("K", "choice") == "is no answer of kind 'choice', a single letter from A to J: 'K'"
+    assert gold_fault("A cat", "choice") is not None
     assert gold_fault("about ten", "number") == "is no answer of kind 'number': 'about ten'"

@@ -12,8 +12,8 @@ import pytest
 from latbench import registry
 from latbench.cli.keys_page import configuration_page
 from latbench.config import ConfigError, GenerateConfig, RunConfig, identity, parse, read_config, tree
+from latbench.config.identity import is_untrained
 from latbench.config.keys import imported_keys, method_keys, shared_keys, task_keys
-from latbench.runs.train import is_untrained
 
 COT = {"method": {"name": "cot"}}
 RESULTS = Path(__file__).parents[2] / "results"

@@ -79,10 +79,33 @@ def test_settings_come_from_the_yaml_file_beside_the_data_and_from_the_call_abov
 
 def test_the_prompt_is_a_template_over_the_columns(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "rows.jsonl", ROWS)
-    task = latbench.get_task(str(path), columns=COLUMNS, prompt=r"In {unit}: {question} \boxed{{}} {}")
-    assert task.prompt(task.load("test")[0]) == r"In cm: 1+2? \boxed{} {}"
+    task = latbench.get_task(str(path), columns=COLUMNS, prompt=r"In {unit}: {question} \boxed{{}}")
+    assert task.prompt(task.load("test")[0]) == r"In cm: 1+2? \boxed{}"
     with pytest.raises(ValueError, match=r"rows\.jsonl, line 1: field 'size', which task.prompt names, is missing"):
         load(path, columns=COLUMNS, prompt="{size} {question}")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "sentence"),
+    [
+        (
+            "{question",
+            "task.prompt has a brace that belongs to no column, got '{question'; write a column as {question}",
+        ),
+        ("{question} {}", "task.prompt has a brace that belongs to no column, got '{question} {}'; "),
+        ("{question}}}}", "task.prompt has a brace that belongs to no column, got '{question}}}}'; "),
+        ("hello", "task.prompt names no column, so that every row would be asked the same, got 'hello'; name one"),
+        ("{{question}}", "task.prompt names no column, so that every row would be asked the same, got '{{question}}'"),
+    ],
+)
+def test_a_prompt_that_asks_every_row_the_same_or_has_a_stray_brace_is_refused(
+    prompt: str, sentence: str, tmp_path: Path
+) -> None:
+    path = jsonl(tmp_path / "rows.jsonl", ROWS)
+    with pytest.raises(ValueError, match="prompt") as error:
+        latbench.get_task(str(path), columns=COLUMNS, prompt=prompt)
+    assert str(error.value).startswith(sentence)
+    assert "\n" not in str(error.value)
 
 
 def test_a_solution_with_its_answer_after_the_mark_gives_steps_and_answer(tmp_path: Path) -> None:
@@ -126,6 +149,11 @@ FAULTS = [
     ({"question": "1?", "answer": "1", "id": "row-00000"}, {}, "line 2: field 'id' repeats 'row-00000' of "),
     ({"question": "1?", "answer": "x"}, {"columns": {"solution": "answer"}}, "line 2: field 'answer' has no ####"),
     ({"question": "1?", "choices": ["a"], "answer": "E"}, {"kind": "choice"}, "'E', none of the choices"),
+    (
+        {"question": "1?", "answer": "Paris"},
+        {"kind": "choice"},
+        "line 2: field 'answer' is no answer of kind 'choice', a single letter from A to J: 'Paris'; say ",
+    ),
     ([], {}, "line 2: not a JSON object but list"),
 ]
 

@@ -19,6 +19,9 @@ EXACT: dict[str, Any] = {"model": {"dtype": "float32"}}
         ({"contaminated": 0}, []),
         ({"config": {"model": {"dtype": "bfloat16"}}}, ["mixed precision"]),
         ({"config": {**EXACT, "train": {"precision": "bfloat16"}}}, ["mixed precision"]),
+        ({"config": {**EXACT, "train": {"precision": "bfloat16"}}, "train_data": "none"}, []),
+        ({"config": {**EXACT, "train": {"precision": "bfloat16"}}, "train_data": "none, model sha256=c0ffee"}, []),
+        ({"config": {"model": {"dtype": "bfloat16"}}, "train_data": "none"}, ["mixed precision"]),
         ({"config": {**EXACT, "start": {"train": {"precision": "bfloat16"}}}}, ["mixed precision"]),
     ],
 )

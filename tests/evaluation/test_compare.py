@@ -47,7 +47,11 @@ def test_a_run_equals_itself(pair: Any) -> None:
 def test_the_first_of_several_answers_is_compared(make: Any, record: Any) -> None:
     a = make([record("q", False, sample=0), record("q", True, sample=1)], run="A")
     b = make([record("q", True)], run="B")
-    assert [d.id for d in compare(a, b).only_b] == ["q"]
+    found = compare(a, b)
+    assert [d.id for d in found.only_b] == ["q"]
+    assert found.caveats == ("A has 2 answers a question; the first of each is compared",)
+    assert f"mind: {found.caveats[0]}\n" in render(found)
+    assert compare(b, b).caveats == ()
 
 
 def test_other_questions_are_refused_and_both_runs_named(make: Any, record: Any) -> None:

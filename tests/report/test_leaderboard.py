@@ -134,6 +134,8 @@ def test_only_shows_the_rows_that_an_expression_fits(make: Any, record: Any, tmp
     ):
         with pytest.raises(ValueError, match=sentence):
             leaderboard([tmp_path], only=wrong)
+    with pytest.raises(ValueError, match="no regular expression"):  # refused before a folder is looked at
+        leaderboard([tmp_path / "absent"], only="[")
 
 
 def test_a_copy_of_a_run_is_not_another_seed(make: Any, record: Any, tmp_path: Path) -> None:

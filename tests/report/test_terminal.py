@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from latbench.cli import main
-from latbench.cli.eval_table import eval_table
+from latbench.cli.eval_table import eval_table, notices
 from latbench.evaluation.metrics import summarise
 from latbench.report.cells import rows
 from latbench.report.task_sections import Section, report_sections
@@ -112,3 +112,20 @@ def test_an_evaluation_ends_with_a_table_that_fits(make: Any, record: Any, width
     console.print(to_rich(made, width), to_rich(turned, width))
     assert "[" in fitting(made, width).lines[0][1], "the accuracy keeps its interval"
     assert max(map(len, console.export_text().splitlines())) <= width
+
+
+def test_an_evaluation_is_no_reference_of_its_own(make: Any, record: Any) -> None:
+    without, known = (
+        summarise(make([record("a", gold_chain_length=gold)], run=f"cot{gold}", method="cot")) for gold in (0, 8)
+    )
+    made = eval_table([without, known])
+    assert [line[made.headings.index("compression")][:4] for line in made.lines] == ["–", "2.00"]
+
+
+def test_an_evaluation_says_which_part_of_its_chains_is_unknown(make: Any, record: Any) -> None:
+    exact = {"model": {"dtype": "float32"}}
+    answers = [record("a"), record("b", num_reasoning_tokens=None), record("c"), record("d")]
+    assert notices(summarise(make(answers, run="a", config=exact))) == [
+        "the chain of 25.0 % of its answers is unknown: they are left out of #L"
+    ]
+    assert notices(summarise(make(answers[:1], run="b", config=exact))) == []

@@ -306,9 +306,9 @@ class RolloutSource:
 def quiet(method: Method[Any]) -> None:
     """Take dropout out of a method, or the ratio of unchanged weights would not be 1; gradients flow as before.
 
-    Gradient checkpointing works in train mode alone.
+    Modules that checkpoint gradients do so in train mode alone; what they are made of needs no such mode.
     """
-    method.train(method.backbone.config.gradient_checkpointing)
-    for module in method.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.eval()
+    method.eval()
+    if method.backbone.config.gradient_checkpointing:
+        for module in method.modules():
+            module.training = module is method.backbone.model or getattr(module, "gradient_checkpointing", False)

@@ -15,6 +15,7 @@ from latbench.decoding.actions import Kind
 from latbench.model.backbone import Backbone
 from latbench.training.rl.action_tensors import action_batch, text_log_probs
 from latbench.training.rl.groups import Group
+from latbench.training.rl.rollouts import quiet
 from latbench.training.rl.surrogate import clipped_surrogate, divergence, policy_losses
 from methods.colar import Colar, ColarConfig
 from methods.cot import Cot, CotConfig
@@ -166,3 +167,24 @@ def test_a_ratio_is_compared_to_the_old_policy_where_there_is_one(backbone_of: B
     batch = action_batch(method, [group], config)
     assert policy_losses(now, batch, config)["policy"].total.item() == pytest.approx(-exp(0.1) + exp(0.1))
     assert policy_losses(now, batch, config)["rl/log_prob_difference_max"].total.item() == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_unchanged_weights_give_the_same_log_probabilities_in_spite_of_dropout(
+    backbone_of: BackboneOf, checkpointing: bool
+) -> None:
+    method = text_method(backbone_of("gpt2", gradient_checkpointing=checkpointing))
+    dropped = [module for module in method.modules() if isinstance(module, torch.nn.Dropout)]
+    for module in dropped:
+        module.p = 0.5
+    assert dropped
+    batch = action_batch(method, groups(), RLConfig())
+    method.train()
+    quiet(method)
+    first, second = (method.action_log_probs(batch).values for _ in range(2))
+    assert torch.equal(first, second)
+    first.sum().backward()
+    assert method.backbone.model.is_gradient_checkpointing == checkpointing
+    block = method.backbone.model.base_model.h[0]
+    assert block.training == checkpointing  # gradients are checkpointed by the block
+    assert all(parameter.grad is not None for parameter in block.parameters())

@@ -85,7 +85,7 @@ class Generation:
     stop_reason: StopReason
     trace: LatentTrace | None = None
     actions: RowActions | None = field(default=None, compare=False)
-    capped: bool = False
+    capped: bool = field(default=False, compare=False)
 
 
 @torch.inference_mode()

@@ -268,12 +268,12 @@ def _made_by() -> dict[str, Any]:
 def _refuse_settings(config: RunConfig, method: Method[Any], task: Task[Any]) -> None:
     """Raises: ValueError: a stage or a tracker that there is not, a decoding that the method cannot do, or supervision
     by answers that are not what a model should write."""
-    from latbench.training.trainer import refuse_unknown, stages_of
+    from latbench.training.trainer import chosen, refuse_unknown, stages_of
 
-    stages, only = stages_of(method, config.train), config.train.only
+    stages = stages_of(method, config.train)
     refuse_unknown(stages, config.train)
     method.rule(config.generate)
-    taught = [stage.name for stage in stages if not stage.rollouts and (only is None or stage.name in only)]
+    taught = [stage.name for stage in chosen(stages, config.train) if not stage.rollouts]
     if taught and not task.answers_teach:
         raise ValueError(
             f"answers of task {task.name!r} judge what a model writes and are not what it should write, so the stage "

@@ -15,7 +15,7 @@ from latbench.method import Method, Stage
 from latbench.task import Example
 from latbench.training.cost import FlopMeter
 from latbench.training.stage_plan import StagePlan
-from latbench.training.trainer import set_trainable, stages_of
+from latbench.training.trainer import chosen, set_trainable, stages_of
 
 ROWS = 4  # whose loss is computed to count operations
 
@@ -53,7 +53,7 @@ def estimate_training(
     Returns: of each stage that is trained, in order.
     Raises: ValueError: unknown stage, or no example fits.
     """
-    stages = [stage for stage in stages_of(method, config) if config.only is None or stage.name in config.only]
+    stages = chosen(stages_of(method, config), config)
     if not all(stage.rollouts for stage in stages):
         method.build_auxiliary()
     found: list[StageEstimate] = []

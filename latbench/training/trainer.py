@@ -87,7 +87,7 @@ def train_method(
     """
     method.seed, method.precision, method.held_out = seed, config.precision, held_out
     every = stages_of(method, config)
-    stages = [stage for stage in every if config.only is None or stage.name in config.only]
+    stages = chosen(every, config)
     if not all(stage.rollouts for stage in stages):
         method.build_auxiliary()
     _check(method, every, config)
@@ -128,6 +128,11 @@ def stages_of(method: Method[Any], config: TrainConfig) -> list[Stage]:
         return method.stages()
     check_method(method, config.rl)
     return [*method.stages(), replace(method.rl_stage(), steps=config.rl.steps, lr=config.rl.lr)]
+
+
+def chosen(stages: Sequence[Stage], config: TrainConfig) -> list[Stage]:
+    """Those that are trained: all, or the ones that `train.only` names."""
+    return [stage for stage in stages if config.only is None or stage.name in config.only]
 
 
 def refuse_unknown(stages: Sequence[Stage], config: TrainConfig) -> None:

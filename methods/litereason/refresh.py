@@ -72,10 +72,12 @@ def before_rollout(method: TaggedModel, number: int, passes: int, folder: Path) 
     state = PartialState()
     state.wait_for_everyone()  # the main process writes
     past = since_last(method.config.refresh_every, number, passes, folder)
+    if not past:
+        return
     examples = samples(method, [row for kept in past for row in kept["traces"]], number)
     if examples:
         refresh(method, examples)
-    if past and state.num_processes > 1:
+    if state.num_processes > 1:
         for parameter in method.projector.parameters():
             broadcast(parameter.data)
 

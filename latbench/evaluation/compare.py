@@ -52,7 +52,8 @@ class Comparison:
 def compare(a: Evaluation, b: Evaluation) -> Comparison:
     """Paired comparison on the same questions.
 
-    Raises: ValueError: a run is incomplete or has repeated records, or the runs were asked different questions.
+    Raises: ValueError: a run is incomplete, has repeated records or others than its manifest tells of, or the runs were
+        asked different questions.
     """
     for run in (a, b):
         if found := problem(run):
@@ -62,8 +63,13 @@ def compare(a: Evaluation, b: Evaluation) -> Comparison:
             f"runs {a.folder} and {b.folder} were not asked the same questions ({_test_set(a)} and {_test_set(b)}); "
             "compare runs on the same task, split and limit"
         )
-    answers_b = {record.id: record for record in b.records if record.sample == 0}
-    pairs = [(record, answers_b[record.id]) for record in a.records if record.sample == 0]
+    answers_a, answers_b = ({record.id: record for record in run.records if record.sample == 0} for run in (a, b))
+    if alone := answers_a.keys() ^ answers_b.keys():
+        raise ValueError(
+            f"only one of runs {a.folder} and {b.folder} has a first answer to question {min(alone)!r}: records of one "
+            "are not those that its manifest tells of; evaluate it again"
+        )
+    pairs = [(record, answers_b[name]) for name, record in answers_a.items()]
     gains = [(x.status == "correct") - (y.status == "correct") for x, y in pairs]
     only_a = tuple(_difference(*pair) for pair, gain in zip(pairs, gains, strict=True) if gain > 0)
     only_b = tuple(_difference(*pair) for pair, gain in zip(pairs, gains, strict=True) if gain < 0)

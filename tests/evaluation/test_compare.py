@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -58,6 +59,14 @@ def test_other_questions_are_refused_and_both_runs_named(make: Any, record: Any)
     a, b = make([record("q0")], run="A"), make([record("q0"), record("q1")], run="B")
     with pytest.raises(ValueError, match=r"A and .*B were not asked the same questions .1 of synth/test and 2 of"):
         compare(a, b)
+
+
+def test_records_that_are_not_those_of_the_manifest_are_refused(make: Any, record: Any) -> None:
+    whole, damaged = make([record("q0"), record("q1")], run="A"), make([record("q0"), record("q2")], run="B")
+    damaged = replace(damaged, manifest=replace(damaged.manifest, questions_sha256=whole.manifest.questions_sha256))
+    for pair in ((whole, damaged), (damaged, whole)):
+        with pytest.raises(ValueError, match=r"has a first answer to question 'q1'.*; evaluate it again"):
+            compare(*pair)
 
 
 def test_incomplete_runs_are_refused(make: Any, record: Any) -> None:

@@ -128,10 +128,13 @@ def steps_of(reasoning: str) -> Chain:
 
 
 def distinct(chains: Iterable[Chain]) -> list[Chain]:
-    """The first of all chains that are the same but for white space and case; empty ones are none."""
+    """The first of all chains that are the same but for white space and case; empty ones are none.
+
+    White space is left out altogether: a chain that was written under a layout without a joiner is one single step.
+    """
     found: dict[str, Chain] = {}
     for chain in chains:
-        found.setdefault(" ".join(" ".join(chain).split()).casefold(), chain)
+        found.setdefault("".join("".join(chain).split()).casefold(), chain)
     found.pop("", None)
     return list(found.values())
 

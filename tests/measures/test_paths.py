@@ -11,6 +11,8 @@ import pytest
 from latbench.evaluation.records import read_evaluation, read_records
 from latbench.measures.parallelism import parallelism
 from latbench.measures.paths import PATHS, SAMPLING, chosen, distinct, read_paths, sample_paths, steps_of
+from latbench.model.layout import Layout
+from latbench.model.tiny import tiny_tokenizer
 from latbench.runs.run import Run
 from latbench.task import Score
 from tasks.synth import Synth
@@ -29,6 +31,15 @@ def test_chains_are_told_apart_but_for_white_space_and_case() -> None:
     assert len(chosen(("7",), many, 100, "key")) == 50
     assert chosen((), many[:2], 5, "key") == many[:2]
     assert chosen((), [], 5, "key") == []
+
+
+def test_a_chain_written_without_a_joiner_is_the_gold_chain() -> None:
+    gold = ("<<3+4=7>>", "<<7*2=14>>")
+    layout = Layout("clause", tiny_tokenizer())
+    written = steps_of(layout.decode(layout.steps(gold)))
+    assert len(written) == 1
+    assert chosen(gold, [written], 5, "key") == [gold]
+    assert chosen(gold, [written, gold[::-1]], 5, "key") == [gold, gold[::-1]]
 
 
 def accept_all(self: Synth, pairs: Any) -> list[Score]:

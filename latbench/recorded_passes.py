@@ -1,9 +1,9 @@
 """Evaluations that passed `leaderboard --check` here before, so that what has not changed is not checked again.
 
 A pass is recorded under a hash of everything that the check reads: the files of the evaluation, the source of latbench,
-its methods and tasks, the versions of what can change a result, and the data files at hand. It lies in the user's cache
-folder and not beside the results: no submission can bring its own. Evaluations whose model is a local folder are always
-checked, as that may change without a trace.
+its methods and tasks, the versions of what can change a result, and the data files at hand, own data among them. It
+lies in the user's cache folder and not beside the results: no submission can bring its own. Evaluations whose model is
+a local folder are always checked, as that may change without a trace.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from latbench.data import DATA_DIR
+from latbench.registry import FILES
 from latbench.runs.environment import versions
 from latbench.util.files import sha256_of, write_whole
 
@@ -70,23 +71,17 @@ def key_of(folder: Path) -> str | None:
     try:
         inside = sorted(folder.rglob("*"))
         files = [path for path in inside if path.is_file()]
-        if sum(path.stat().st_size for path in files) > MAX_BYTES or _is_local(folder):
+        if sum(path.stat().st_size for path in files) > MAX_BYTES:
             return None
-        facts = [str(folder), _surroundings(), _data_files()]
+        config = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["config"]
+        if any(Path(name).exists() for name in _models(config)):
+            return None
+        facts = [str(folder), _surroundings(), _data_files(), json.dumps(list(_named_files(config)))]
         facts += [f"{path.relative_to(folder)} {sha256_of(path)}" for path in files]
         facts += [f"{path.relative_to(folder)}/" for path in inside if not path.is_file()]
-    except OSError:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # a manifest of any shape
         return None
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-def _is_local(folder: Path) -> bool:
-    """Whether a model of the configuration, or one that it starts from, lies in a folder, or the manifest is broken."""
-    try:
-        config = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["config"]
-        return any(Path(name).exists() for name in _models(config))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return True
 
 
 def _models(config: Mapping[str, Any]) -> Iterator[str]:
@@ -96,6 +91,20 @@ def _models(config: Mapping[str, Any]) -> Iterator[str]:
         if "model" in start:
             yield str(start["model"]["id"])
         start = start.get("start")
+
+
+def _named_files(config: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
+    """Files with own data, of the evaluation and of the training of its run, and Python files with further methods and
+    tasks: by place, size and time of change."""
+    parts = [config.get("eval") or {}]
+    while config:
+        parts.append(config)
+        config = config.get("start") or {}
+    named = [str((part.get("task") or {}).get("path") or "") for part in parts]
+    named += os.environ.get(FILES, "").split(os.pathsep)
+    for path in (Path(name).expanduser() for name in named if name):
+        if path.is_file():
+            yield str(path), path.stat().st_size, path.stat().st_mtime_ns
 
 
 @cache

@@ -33,6 +33,8 @@ from latbench.evaluation.records import (
 from latbench.measures.answer_cost import mean_flops
 from latbench.measures.measure_files import CostFile, MeasureHeader, write_measure
 from latbench.model.backbone import Backbone
+from latbench.recorded_passes import key_of
+from latbench.registry import FILES
 from latbench.report.leaderboard import leaderboard
 from latbench.runs.run import Run
 from latbench.submission import _untrained, check, check_evaluation
@@ -286,6 +288,27 @@ def test_what_passed_before_is_looked_at_again_only_once_it_changes(
     assert check([top], incremental=True).num_before == 1
     monkeypatch.setattr(recorded_passes, "_data_files", lambda: "other data")
     assert check([top], incremental=True).num_before == 0
+
+
+def test_a_pass_is_that_of_the_own_data_and_python_files_at_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, first, mine = (tmp_path / name for name in ("rows.jsonl", "first.jsonl", "mine.py"))
+    task = {"task": {"name": rows.name, "path": str(rows)}}
+    start = {"method": {"name": "cot"}, "task": {"path": str(first)}}
+    config = {"model": {"id": "tiny"}, "task": {"name": "synth"}, "start": start, "eval": task}
+    evaluation = tmp_path / "evaluation"
+    evaluation.mkdir()
+    (evaluation / MANIFEST).write_text(json.dumps({"config": config}))
+    monkeypatch.setenv(FILES, str(mine))
+    keys = {key_of(evaluation)}
+    for number, path in enumerate((rows, first, mine, rows), start=2):
+        path.write_text("x" * number)
+        keys.add(key_of(evaluation))
+        assert len(keys) == number
+    assert None not in keys
+    (evaluation / MANIFEST).write_text(json.dumps({"config": {**config, "eval": [1]}}))
+    assert key_of(evaluation) is None
 
 
 def test_a_pass_that_comes_with_a_submission_is_not_believed(

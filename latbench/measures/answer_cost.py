@@ -35,13 +35,21 @@ def cost(jobs: Sequence[EvalJob], *, rounds: int = 5, num_single: int = NUM_SING
     first questions of the evaluation, and one round before the others is not counted.
 
     Returns: the file, `cost.json` beside the records, and what it holds, for each run.
-    Raises: ValueError: no run, one without a complete evaluation, or another process writes a folder.
+    Raises: ValueError: no run, one without a complete evaluation, runs that are asked different questions, or another
+        process writes a folder.
     """
     if not is_main_process():
         raise ValueError("cost is measured in one process; start it without a launcher")
     if not jobs:
         raise ValueError("no run to measure; name one")
     measured = [_Measured(job, job.answered()) for job in jobs]
+    first, *others = (one.answered for one in measured)
+    for other in others:
+        if other.manifest.questions_sha256 != first.manifest.questions_sha256:
+            raise ValueError(
+                f"{first.folder} and {other.folder} do not ask the same questions, so that their times cannot be "
+                "compared; measure runs on the same task, split and limit"
+            )
     with progress("rounds", total=(rounds + 1) * len(measured)) as advance:
         for number in range(rounds + 1):
             for one in measured:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from latbench.evaluation.evaluate import evaluate
 from latbench.evaluation.records import append_records, read_evaluation, read_records
 from latbench.evaluation.statistics import median_ratio
 from latbench.measures.answer_cost import AnswerFlops, cost
@@ -103,3 +104,11 @@ def test_a_damaged_file_is_not_shown(coconut: Run, tmp_path: Path) -> None:
     assert "not every round" in notices[0]
     assert "latbench cost" in notices[0]
     assert one.ratio_full == 1
+
+
+def test_runs_that_are_asked_other_questions_have_no_ratio(runs: dict[str, Run]) -> None:
+    job, other = job_of(runs["coconut"]), job_of(runs["latent_sft"], limit=1)
+    evaluate(other)
+    with pytest.raises(ValueError, match=r"first1 do not ask the same questions.*; measure runs on the same task"):
+        cost([job, other], rounds=1)
+    assert not (job.folder / COST).exists()

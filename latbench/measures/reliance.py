@@ -76,7 +76,10 @@ def reliance(
     stored = StoredTrace.open(folder / TRACE, of=before.manifest)
     rule = job.run.method.rule(job.settings.generate)
     if not isinstance(rule, LatentRule):
-        raise ValueError(f"method {job.run.config.method_name!r} takes no latent steps; measure one that does")
+        raise ValueError(
+            f"method {job.run.config.method_name!r} takes its latent steps by a rule of its own, which cannot be given "
+            "others; measure a method that takes them all before its close marker"
+        )
     counts = [len(stored.get(index)) for index in range(len(job.examples))]
     if counts != [record.num_latents for record in before.records if record.sample == 0]:
         raise ValueError(f"{folder / TRACE} holds other thoughts than the records beside it; trace the run again")

@@ -10,6 +10,7 @@ import torch
 
 from latbench.cli import main
 from latbench.decoding.loop import Prompt
+from latbench.decoding.rule import StepRule
 from latbench.evaluation.evaluate import evaluate
 from latbench.evaluation.records import append_records, read_evaluation, read_manifest, read_records
 from latbench.evaluation.shards import Shard, owned
@@ -118,6 +119,14 @@ def test_an_unknown_intervention_and_an_explicit_run_are_refused(coconut: Run, r
     evaluate(job_of(run))
     with pytest.raises(ValueError, match="no complete trace"):
         reliance(job_of(run))
+
+
+def test_latent_steps_that_a_rule_of_its_own_takes_are_not_said_to_be_none(
+    coconut: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(coconut.method), "rule", lambda method, _: StepRule(method.backbone))
+    with pytest.raises(ValueError, match="method 'coconut' takes its latent steps by a rule of its own"):
+        reliance(job_of(coconut), ["zeros"])
 
 
 def test_other_records_make_other_files(coconut: Run) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as config_dataclass
 
 from latbench.evaluation.provenance import Provenance, refuse_others
@@ -27,6 +28,14 @@ LETTERS: Mapping[Status, str] = {"correct": "c", "incorrect": "i", "no_answer": 
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]  # of each round
 Verdicts = Annotated[str, Field(pattern=f"^[{''.join(LETTERS.values())}]*$")]  # a letter per question, in order
+
+
+def _unbounded(value: object) -> object:
+    """An interval as it stands in JSON, which has no infinity: null where a single answer leaves it without a bound."""
+    return {**value, "high": inf} if isinstance(value, dict) and value.get("high", 0) is None else value
+
+
+Distance = Annotated[Interval, BeforeValidator(_unbounded)]
 
 
 @config_dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -152,8 +161,8 @@ class ParallelismFile:
     vocab: Count
     top_k: Count
     num_latents: Count
-    between_latents: Interval | None = None
-    from_centre: Interval | None = None
+    between_latents: Distance | None = None
+    from_centre: Distance | None = None
     tokens_per_latent: float | None
     ecr: list[Rate]
     label_tokens_per_latent: float | None

@@ -8,18 +8,20 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
-from math import fsum
+from math import fsum, inf
 from typing import Any
 
 import pytest
 import torch
 from torch.nn.functional import pdist
 
-from latbench.evaluation.records import MANIFEST, TRACE, read_records
+from latbench.evaluation.evaluate import evaluate
+from latbench.evaluation.records import MANIFEST, TRACE, read_evaluation, read_records
 from latbench.measures.compression import Steps, path_parallelism
 from latbench.measures.latents import StoredTrace
-from latbench.measures.measure_files import PARALLELISM
+from latbench.measures.measure_files import PARALLELISM, read_measures
 from latbench.measures.parallelism import parallelism
+from latbench.measures.trace import trace
 from latbench.report.leaderboard import leaderboard
 from latbench.runs.run import Run
 from latbench.task import Example
@@ -267,3 +269,15 @@ def test_a_measure_of_another_run_or_a_damaged_one_is_named_and_not_shown(runs: 
     assert "is of another run" in foreign
     assert foreign.endswith("remove it, or measure again with `latbench parallelism`")
     assert (other / MANIFEST).exists()
+
+
+def test_a_single_answer_leaves_distances_without_bound_and_its_file_can_be_read(coconut: Run) -> None:
+    job = job_of(coconut, limit=1)
+    evaluate(job)
+    trace(job)
+    path, found = parallelism(job)
+    assert found.between_latents is not None
+    assert found.between_latents.high == inf
+    assert "Infinity" not in path.read_text()
+    measures, notices = read_measures(read_evaluation(job.folder))
+    assert (measures.parallelism, notices) == (found, [])

@@ -22,7 +22,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from latbench.config import GenerateConfig
 from latbench.decoding.latent_trace import LabelLatents
@@ -85,8 +84,7 @@ def parallelism(
     known = read_paths(paths_file, job.manifest.questions_sha256) if paths_file else _known_paths(task, examples)
     answers = [_Answer(example, _steps(stored.get(index))) for index, example in enumerate(examples)]
     method = job.run.with_helpers_for("label_latents").method
-    layout, table = method.backbone.layout, method.backbone.model.get_input_embeddings().weight
-    vocab = len(table)
+    layout, vocab = method.backbone.layout, len(method.backbone.model.get_input_embeddings().weight)
     own = [_row(answer, layout.steps(answer.example.steps)) for answer in answers if answer.example.steps]
     own = [row for row in own if len(row[0])]
     of_chains = _label_rows(method, examples)
@@ -104,7 +102,7 @@ def parallelism(
         vocab=vocab,
         top_k=top_k,
         num_latents=sum(len(answer.steps) for answer in answers),
-        **_distances(answers, table),
+        **_distances(answers, method.backbone),
         tokens_per_latent=_tokens_per_latent(own),
         ecr=_rates(own, vocab),
         label_tokens_per_latent=_tokens_per_latent(labels),
@@ -139,9 +137,11 @@ def _steps(latents: AnswerLatents) -> Steps:
     return Steps(latents.ids, latents.weights, latents.embeds)
 
 
-def _distances(answers: Sequence[_Answer], table: Tensor) -> dict[str, Interval | None]:
+@torch.no_grad()
+def _distances(answers: Sequence[_Answer], backbone: Backbone) -> dict[str, Interval | None]:
     """Fields of the file, by name: of each answer's latents from each other and from the mean input embedding."""
-    centre = table.detach().float().mean(0).cpu().numpy()
+    vocab = torch.arange(len(backbone.model.get_input_embeddings().weight), device=backbone.device)
+    centre = backbone.embed(vocab).float().mean(0).cpu().numpy()  # some models scale what their table holds
     fed = [embeds for answer in answers if (embeds := answer.steps.embeds) is not None]
     return {
         "between_latents": _mean_distance([distance_between(embeds) for embeds in fed]),

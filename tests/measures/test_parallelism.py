@@ -7,10 +7,12 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from math import fsum, inf
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import pdist
@@ -20,8 +22,9 @@ from latbench.evaluation.records import MANIFEST, TRACE, read_evaluation, read_r
 from latbench.measures.compression import Steps, path_parallelism
 from latbench.measures.latents import StoredTrace
 from latbench.measures.measure_files import PARALLELISM, read_measures
-from latbench.measures.parallelism import parallelism
+from latbench.measures.parallelism import _Answer, _distances, parallelism
 from latbench.measures.trace import trace
+from latbench.model.backbone import Backbone
 from latbench.report.leaderboard import leaderboard
 from latbench.runs.run import Run
 from latbench.task import Example
@@ -281,3 +284,15 @@ def test_a_single_answer_leaves_distances_without_bound_and_its_file_can_be_read
     assert "Infinity" not in path.read_text()
     measures, notices = read_measures(read_evaluation(job.folder))
     assert (measures.parallelism, notices) == (found, [])
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])  # the latter scales what its table holds
+@torch.no_grad()
+def test_the_centre_of_the_vocabulary_is_that_of_what_is_fed(name: str, backbone_of: Callable[..., Backbone]) -> None:
+    backbone = backbone_of(name)
+    every = backbone.embed(torch.arange(len(backbone.model.get_input_embeddings().weight)))
+    fed = Steps(np.zeros((2, 0), dtype=np.int64), np.zeros((2, 0)), every[[5, 9]].numpy())
+    answer = _Answer(Example(id="a", question="", steps=(), answer=""), fed)
+    found = _distances([answer], backbone)["from_centre"]
+    assert found is not None
+    assert found.value == pytest.approx(float((every[[5, 9]] - every.mean(0)).norm(dim=-1).mean()), rel=1e-5)

@@ -9,6 +9,8 @@ from latbench.evaluation.metrics import by_question, problem
 from latbench.evaluation.records import Evaluation, Record
 from latbench.evaluation.statistics import Interval, mcnemar_exact, mean_interval
 
+SCORING = ("scorer", "run_on", "kind")  # settings of a task that say how answers are read and compared
+
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
@@ -94,6 +96,10 @@ def _caveats(a: Evaluation, b: Evaluation) -> Iterator[str]:
             yield f"{run.manifest.contaminated} training rows of {name} ask one of these questions"
         if (samples := len(run.records) // len(by_question(run.records))) > 1:
             yield f"{name} has {samples} answers a question; the first of each is compared"
+    for key in SCORING:
+        ways = [run.manifest.configured("eval", "task", key) for run in (a, b)]
+        if None not in ways and ways[0] != ways[1]:  # an older manifest does not say
+            yield f"A was scored with task.{key}={ways[0]}, B with {ways[1]}: the same answers can get other verdicts"
     batches = [run.manifest.configured("generate", "batch_size") for run in (a, b)]
     if batches[0] != batches[1] and (a.manifest.is_rounded or b.manifest.is_rounded):
         yield (

@@ -55,6 +55,20 @@ def test_the_first_of_several_answers_is_compared(make: Any, record: Any) -> Non
     assert compare(b, b).caveats == ()
 
 
+def test_verdicts_of_other_scorers_are_no_difference_of_runs_alone(make: Any, record: Any) -> None:
+    ways = (
+        {"scorer": "default", "run_on": "first"},
+        {"scorer": "last_number", "run_on": "first"},
+        {"scorer": "default"},
+    )
+    a, b, older = (
+        make([record("q")], run=name, config={"eval": {"task": way}}) for name, way in zip("ABC", ways, strict=True)
+    )
+    (caveat,) = compare(a, b).caveats
+    assert caveat.startswith("A was scored with task.scorer=default, B with last_number")
+    assert compare(a, older).caveats == ()
+
+
 def test_other_questions_are_refused_and_both_runs_named(make: Any, record: Any) -> None:
     a, b = make([record("q0")], run="A"), make([record("q0"), record("q1")], run="B")
     with pytest.raises(ValueError, match=r"A and .*B were not asked the same questions .1 of synth/test and 2 of"):

@@ -18,10 +18,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as config_dataclass
 
+from latbench.answers.markers import answer_start
 from latbench.evaluation.evaluate import evaluate
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.metrics import by_question
-from latbench.evaluation.records import read_evaluation
+from latbench.evaluation.records import Record, read_evaluation
 from latbench.task import STRICT
 from latbench.util.files import write_whole
 
@@ -71,10 +72,10 @@ def sample_paths(job: EvalJob) -> tuple[Path, KnownPaths]:
     """
     folder = evaluate(job)
     found = read_evaluation(folder)
-    if not any(record.reasoning.strip() for record in found.records):
+    if not any(map(chain_of, found.records)):
         raise ValueError(f"run {job.run.folder.name} writes no reasoning out; sample paths from a run of `cot`")
     correct = {
-        name: distinct(steps_of(record.reasoning) for record in records if record.status == "correct")
+        name: distinct(chain_of(record) for record in records if record.status == "correct")
         for name, records in by_question(found.records).items()
     }
     manifest = found.manifest
@@ -120,6 +121,18 @@ def read_paths(path: Path, questions_sha256: str) -> KnownPaths:
             "sample them on the same task, split and limit"
         )
     return KnownPaths(_source(header), {row.id: row.paths for row in rows})
+
+
+def chain_of(record: Record) -> Chain:
+    """The chain that an answer writes out; of a model without think tokens what stands before the answer in its text.
+
+    Args:
+        record: of the answer.
+    Returns: its steps; none where nothing is written out, or where the chain ends is unknown.
+    """
+    if record.reasoning or not record.num_reasoning_tokens:
+        return steps_of(record.reasoning)
+    return steps_of(record.text[: answer_start(record.text)])
 
 
 def steps_of(reasoning: str) -> Chain:

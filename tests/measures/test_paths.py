@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from latbench.evaluation.records import read_evaluation, read_records
 from latbench.measures.parallelism import parallelism
-from latbench.measures.paths import PATHS, SAMPLING, chosen, distinct, read_paths, sample_paths, steps_of
+from latbench.measures.paths import PATHS, SAMPLING, chain_of, chosen, distinct, read_paths, sample_paths, steps_of
 from latbench.model.layout import Layout
 from latbench.model.tiny import tiny_tokenizer
 from latbench.runs.run import Run
@@ -40,6 +41,15 @@ def test_a_chain_written_without_a_joiner_is_the_gold_chain() -> None:
     assert len(written) == 1
     assert chosen(gold, [written], 5, "key") == [gold]
     assert chosen(gold, [written, gold[::-1]], 5, "key") == [gold, gold[::-1]]
+
+
+def test_the_chain_of_a_model_without_think_tokens_stands_before_its_answer(record: Any) -> None:
+    text = "3*4=12\n12-2=10\nThe answer is 10."
+    written = record("a", text=text, num_latents=0, num_reasoning_tokens=14)
+    assert chain_of(written) == ("3*4=12", "12-2=10")
+    assert chain_of(replace(written, num_reasoning_tokens=None)) == ()
+    assert chain_of(replace(written, num_reasoning_tokens=0)) == ()
+    assert chain_of(replace(written, text="10", reasoning="5*2=10\n")) == ("5*2=10",)
 
 
 def accept_all(self: Synth, pairs: Any) -> list[Score]:

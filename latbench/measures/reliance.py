@@ -6,8 +6,9 @@
     cut<k>  the run's own first k latents, then the close marker; cut0 answers without any thought
 
 The number of latents of a question is that of the untouched run (but for cut<k>), so that none can win by thinking
-longer. The untouched run is the evaluation on file, its vectors are those of its trace (kept in half precision, but
-for cut<k>, where the run makes them itself). Only the first answer to each question is looked at.
+longer. A thought within which the untouched answer ended is closed after that number, and answered. The untouched run
+is the evaluation on file, its vectors are those of its trace (kept in half precision, but for cut<k>, where the run
+makes them itself). Only the first answer to each question is looked at.
 """
 
 from __future__ import annotations

@@ -65,7 +65,8 @@ class ModelConfig:
     markers: tuple[str, str] | None = Field(default=None, json_schema_extra=YOUNGER)
     """Texts that open and close the thought, for the tokenizer; null: think tokens, added where it has none."""
     chat_template: bool | None = None
-    """Word the question through the tokenizer's chat template; null: if it has one and the weights are pretrained."""
+    """Word the question through the tokenizer's chat template, in which today is always 26 July 2024; null: if it has
+    one and the weights are pretrained."""
     instruction: str = Field(default="", json_schema_extra=YOUNGER)
     """Text before every question, with a blank line after it, such as how to word the answer."""
     lora: LoraConfig | None = None

@@ -4,6 +4,9 @@ The sandbox of Jinja keeps a template from the interpreter, but bounds neither n
 builds. So it runs in a worker process of its own, `python -m latbench.model.chat_template`, with one JSON line per
 conversation on its pipes; the worker is killed and replaced where it exceeds its CPU time, memory or length. It uses
 the renderer of transformers and imports no torch.
+
+Some templates say today's date. It is always DAY here: a prompt must be the same in training, after a resume and when
+an answer is repeated.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime, tzinfo
 from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -30,6 +34,7 @@ CPU_SECONDS = 2.0  # of one conversation; an ordinary one takes 30 microseconds
 WALL_SECONDS = 120.0  # for the start, and for a conversation on a loaded machine
 MEMORY_BYTES = 2**30  # address space of the worker
 MAX_CHARACTERS = 2**20  # of a rendered conversation
+DAY = datetime(2024, 7, 26)  # what the template of Llama 3.2 says by itself where no clock is at hand
 _READY = b"ready\n"
 
 
@@ -139,6 +144,15 @@ def _read_line(stream: IO[bytes]) -> bytes:
     return b"".join(parts)
 
 
+class _Day(datetime):
+    """A clock that stands still."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> _Day:
+        """DAY."""
+        return cls(DAY.year, DAY.month, DAY.day, tzinfo=tz)
+
+
 def serve(cpu_seconds: float = CPU_SECONDS, memory_bytes: int = MEMORY_BYTES) -> None:
     """The worker's side: render JSON lines from stdin until it closes.
 
@@ -147,14 +161,15 @@ def serve(cpu_seconds: float = CPU_SECONDS, memory_bytes: int = MEMORY_BYTES) ->
     """
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not look like a reply
-    from transformers.utils.chat_template_utils import render_jinja_template
+    from transformers.utils import chat_template_utils
 
+    chat_template_utils.datetime = _Day  # what `strftime_now` of a template asks
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     replies.write(_READY)
     replies.flush()
     for line in sys.stdin.buffer:
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
-        reply = _reply(json.loads(line), render_jinja_template)
+        reply = _reply(json.loads(line), chat_template_utils.render_jinja_template)
         signal.setitimer(signal.ITIMER_PROF, 0)
         replies.write(json.dumps(reply).encode() + b"\n")
         replies.flush()

@@ -44,6 +44,11 @@ def test_the_text_is_that_of_transformers() -> None:
     assert Layout("default", words, chat_template=True).prompt("1+1")
 
 
+def test_a_prompt_is_the_same_on_every_day() -> None:
+    said = chat_template.render(tokenizer("{{ strftime_now('%d %b %Y') }} {{ messages[0].content }}"), ASKED)
+    assert said.startswith("26 Jul 2024 ")
+
+
 LOOPS = {
     "nested loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
     "a loop over what was asked": (

@@ -144,7 +144,7 @@ class TrainConfig:
     max_steps: Positive | None = None
     """Cap on optimiser steps over all stages together; null: none."""
     batch_size: Positive = 32
-    """Examples per device and micro-batch."""
+    """Examples per device and micro-batch, at most; where it is 1, steps of even size may need a micro-batch of 2."""
     accumulation: Positive = 1
     """Micro-batches per optimiser step."""
     lr: PositiveFloat = 2e-3

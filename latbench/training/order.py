@@ -25,7 +25,7 @@ class Order:
         num_processes: divides `num_parts`; every process gets the same number of parts.
         lengths: of the rows in any unit; given, the rows of a step have similar lengths.
 
-    Raises: ValueError: fewer rows than processes.
+    Raises: ValueError: fewer rows than processes, in all or in a step.
     """
 
     def __init__(
@@ -40,10 +40,15 @@ class Order:
     ) -> None:
         self.steps_per_epoch = ceil(num_rows / rows_per_step)
         smallest = num_rows // self.steps_per_epoch
-        if smallest < num_processes:
+        if num_rows < num_processes:
             raise ValueError(
                 f"{num_rows} training examples are too few for {num_processes} processes; "
                 "use fewer processes or more examples"
+            )
+        if smallest < num_processes:
+            raise ValueError(
+                f"{num_rows} training examples in steps of at most {rows_per_step} make steps of {smallest}, in which "
+                f"{num_processes} processes cannot have one each; raise train.batch_size or train.accumulation"
             )
         self.parts_per_process = min(num_parts, smallest) // num_processes
         self._num_parts = self.parts_per_process * num_processes

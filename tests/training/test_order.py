@@ -74,3 +74,9 @@ def test_bucketed_steps_hold_rows_of_similar_length_in_random_order() -> None:
 def test_more_processes_than_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="3 training examples are too few for 4 processes; use fewer"):
         order(3, num_parts=4, num_processes=4)
+
+
+def test_steps_too_small_for_the_processes_are_refused_for_what_they_are() -> None:
+    with pytest.raises(ValueError, match=r"make steps of 7, in which 8 processes .* raise train\.batch_size"):
+        order(1001, rows_per_step=8, num_parts=8, num_processes=8)
+    assert order(1001, rows_per_step=16, num_parts=8, num_processes=8).parts_per_process == 1

@@ -74,17 +74,22 @@ def _estimate(method: Method[Any], plan: StagePlan, config: TrainConfig, *, rows
         return StageEstimate(name=stage.name, steps=plan.steps, passes=prompts, flops=None)
     passes = round(plan.steps * len(examples) / plan.steps_per_epoch)  # the steps of a pass are of nearly equal size
     measured = examples[:: max(1, len(examples) // rows)][:rows]
-    flops = passes * _flops(method, stage, measured) / len(measured)
+    longest = max(examples, key=lambda example: len(example.steps))  # what a method asks of its data at the most
+    prepared = measured if longest in measured else [*measured, longest]
+    flops = passes * _flops(method, stage, measured, prepared) / len(measured)
     return StageEstimate(name=stage.name, steps=plan.steps, passes=passes, flops=flops)
 
 
-def _flops(method: Method[Any], stage: Stage, examples: Sequence[Example]) -> int:
+def _flops(method: Method[Any], stage: Stage, examples: Sequence[Example], prepared: Sequence[Example]) -> int:
     """Of the loss of some examples in one micro-batch, forward and backward.
 
     The backward pass is run with gradient checkpointing alone, which repeats forward passes in it.
+
+    Args:
+        prepared: what the method is told to be the training data.
     """
     with TemporaryDirectory() as folder:
-        method.prepare(stage, examples, Path(folder))
+        method.prepare(stage, prepared, Path(folder))
         set_trainable(method, stage)
         method.train()
         meter = FlopMeter(method)

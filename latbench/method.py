@@ -287,7 +287,7 @@ class Method(nn.Module, ABC, Generic[ConfigT, BatchT]):
     def asking(self, question: str, request: str) -> str:
         """The question, of a model without markers with a request after it, such as for the form of the answer.
 
-        A model that was trained, or that has think tokens, knows its form from its layout.
+        A model with a close marker knows its form from its layout; one without is asked in the same words in training.
         """
         return question if self.backbone.layout.close or not request else f"{question}\n\n{request}"
 

@@ -15,6 +15,7 @@ reinforcement learning has to be compared with.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as config_dataclass
@@ -53,7 +54,7 @@ class Cot(Method[CotConfig, SequenceBatch]):
 
     def batch(self, examples: Sequence[Example], stage: Stage) -> SequenceBatch:
         """Whole sequences; steps, close marker, answer and EOS are supervised."""
-        return self.backbone.batch_sequences(examples, supervise="steps")
+        return self.backbone.batch_sequences([self._asked(example) for example in examples], supervise="steps")
 
     def loss(self, batch: SequenceBatch, stage: Stage) -> Losses:
         """Next-token cross-entropy."""
@@ -67,6 +68,17 @@ class Cot(Method[CotConfig, SequenceBatch]):
         """Plain text."""
         return StepRule(self.backbone, Sampling.from_config(config))
 
+    def skip_reason(self, example: Example, stage: Stage) -> str | None:
+        """The request counts too."""
+        return self.backbone.too_long(self._asked(example))
+
     def prompt_ids(self, question: str, config: GenerateConfig | None = None) -> list[int]:
         """The question; of a model without think tokens with the request to reason."""
-        return self.backbone.prompt(self.asking(question, ASK if self.config.ask is None else self.config.ask))
+        return self.backbone.prompt(self._worded(question))
+
+    def _worded(self, question: str) -> str:
+        return self.asking(question, ASK if self.config.ask is None else self.config.ask)
+
+    def _asked(self, example: Example) -> Example:
+        """The example as it is asked at inference."""
+        return replace(example, question=self._worded(example.question))

@@ -2,8 +2,8 @@
 
 The baseline called No-CoT in Coconut (Hao et al., arXiv:2412.06769, Table 1) and No-CoT-SFT in CODI (Shen et al.,
 arXiv:2502.21074, Table 1): the chain is dropped from the training text, so that its length #L is 0. The close marker is
-part of the prompt in training and at inference alike, hence not supervised. Where the layout has no markers (`coconut`)
-this is that paper's own text: question, `###`, answer.
+part of the prompt in training and at inference alike, hence not supervised. Where the layout has no markers
+(`plain_hash_answer`) this is that paper's own text: question, `###`, answer.
 
 A model as it comes, without think tokens, is asked for the answer alone; what it writes before the answer all the same
 is counted as its chain (`latbench/decoding/written.py`).
@@ -12,6 +12,7 @@ is counted as its chain (`latbench/decoding/written.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as config_dataclass
@@ -48,7 +49,7 @@ class Direct(Method[DirectConfig, SequenceBatch]):
 
     def batch(self, examples: Sequence[Example], stage: Stage) -> SequenceBatch:
         """Sequences without steps; answer and EOS are supervised."""
-        return self.backbone.batch_sequences([example.without_steps(None) for example in examples], supervise="answer")
+        return self.backbone.batch_sequences([self._asked(example) for example in examples], supervise="answer")
 
     def loss(self, batch: SequenceBatch, stage: Stage) -> Losses:
         """Next-token cross-entropy."""
@@ -60,8 +61,15 @@ class Direct(Method[DirectConfig, SequenceBatch]):
 
     def skip_reason(self, example: Example, stage: Stage) -> str | None:
         """The chain does not count: it is not in the sequence."""
-        return self.backbone.too_long(example.without_steps(None))
+        return self.backbone.too_long(self._asked(example))
 
     def prompt_ids(self, question: str, config: GenerateConfig | None = None) -> list[int]:
         """The question with both markers, or with the request for the answer alone: next comes the answer."""
-        return self.backbone.closed_prompt(self.asking(question, ASK if self.config.ask is None else self.config.ask))
+        return self.backbone.closed_prompt(self._worded(question))
+
+    def _worded(self, question: str) -> str:
+        return self.asking(question, ASK if self.config.ask is None else self.config.ask)
+
+    def _asked(self, example: Example) -> Example:
+        """The example as it is asked at inference, without its chain."""
+        return replace(example.without_steps(None), question=self._worded(example.question))

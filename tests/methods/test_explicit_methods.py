@@ -53,6 +53,16 @@ def test_direct_supervises_the_answer_after_its_own_prompt(backbone_of: Backbone
     assert target == [*backbone.layout.encode(EXAMPLE).answer, backbone.layout.eos]
 
 
+@pytest.mark.parametrize(("cls", "config"), [(Cot, CotConfig), (Direct, DirectConfig)])
+@pytest.mark.parametrize("ask", [None, "", "Be brief."])
+def test_a_model_without_think_tokens_is_trained_on_what_it_is_asked(
+    backbone_of: BackboneOf, cls: Any, config: Any, ask: str | None
+) -> None:
+    method = cls(backbone_of("gpt2", layout="plain_boxed"), config(ask=ask))
+    prompt, _ = supervised(method)
+    assert prompt == method.prompt_ids(EXAMPLE.question)
+
+
 @pytest.mark.parametrize("layout", ["default", "plain_hash_answer"])
 def test_direct_is_cot_with_its_steps_removed(backbone_of: BackboneOf, layout: str) -> None:
     backbone = backbone_of("gpt2", layout=layout)

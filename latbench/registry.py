@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -230,8 +231,8 @@ def _entry_points(group: str, _search_path: tuple[str, ...]) -> tuple[tuple[str,
 
 
 def _run_file(path: Path) -> None:
-    """Run a Python file once, as a module of its own name."""
-    name = f"latbench_file_{path.stem}"
+    """Run a Python file once, as a module named after it and its place: files of one name may lie in several."""
+    name = f"latbench_file_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return
     spec = importlib.util.spec_from_file_location(name, path)

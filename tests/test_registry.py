@@ -97,6 +97,21 @@ def test_entry_points_add_names_and_are_imported_on_use(tmp_path: Path, monkeypa
     assert registry.get_task_entry("theirs").config is dict
 
 
+def test_two_files_of_one_name_are_both_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(registry.FILES, "")
+    for kind in ("method", "task"):
+        monkeypatch.setitem(registry._entries, kind, dict(registry._entries[kind]))
+        path = tmp_path / kind / "mine.py"
+        path.parent.mkdir()
+        path.write_text(
+            f'"""Mine."""\nfrom latbench.registry import register_{kind}\n'
+            f'@register_{kind}("my_{kind}", config=dict)\nclass Mine: ...\n'
+        )
+    assert registry.from_file("method", str(tmp_path / "method" / "mine.py")) == "my_method"
+    assert registry.from_file("task", str(tmp_path / "task" / "mine.py")) == "my_task"
+    assert registry.get_method("my_method").config is registry.get_task_entry("my_task").config is dict
+
+
 def test_a_plain_folder_found_instead_of_a_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     namespace = ModuleSpec("tasks", None, is_package=True)
     namespace.submodule_search_locations = ["/data/tasks"]

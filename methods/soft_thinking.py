@@ -10,8 +10,8 @@ usual; only what is fed is a posterior mean of the sampled token and the distrib
 `discrete`: the control. The same filters and cold stop with sampled tokens, written out; `top_k: 1` is greedy.
 
 The layout's markers are those of the thinking; without one (a plain chat model) thinking could not end, which is an
-error, except for `moi`. Of a marker of several tokens (layout `coconut`) the first ends the thinking, the others are
-forced. An end of sequence within the thinking ends the row without an answer.
+error, except for `moi`. Of a marker of several tokens the first ends the thinking, the others are forced (by
+`discrete` all are written). An end of sequence within the thinking ends the row without an answer.
 
 Differs from the released code (eric-ai-lab/Soft-Thinking): its counter of the cold stop runs on in the answer and may
 break it off, here it is that of the thinking; answers have their own settings (`generate.*`), which the code parses but
@@ -181,8 +181,9 @@ class DiscreteRule(StepRule):
     def step(self, hidden: Tensor, logits: Tensor, rows: RowState) -> Step:
         """See StepRule."""
         thinks = ~rows.in_answer
-        thought = self.filters.choose(logits, rows.keys, rows.steps)
-        token = torch.where(thinks, thought, self.sampling.choose(logits, rows.keys, rows.steps))
+        sayable = self.backbone.sayable(logits)
+        thought = self.filters.choose(sayable, rows.keys, rows.steps)
+        token = torch.where(thinks, thought, self.sampling.choose(sayable, rows.keys, rows.steps))
         stop = cold_stop(self.settings, logits, rows, thinks)
         forced = close_marker(self.backbone, stop)
         return Step(self.backbone.embed(token), None, torch.where(stop, -1, token), forced=forced)
@@ -202,7 +203,7 @@ class MixtureOfInputsRule(StepRule):
 
     def step(self, hidden: Tensor, logits: Tensor, rows: RowState) -> Step:
         """See StepRule."""
-        token = self.sampling.choose(logits, rows.keys, rows.steps)
+        token = self.sampling.choose(self.backbone.sayable(logits), rows.keys, rows.steps)
         ids, p = top_k_mixture(logits, self.settings.num_candidates, self.settings.candidate_temperature)
         ids = torch.cat([ids, token[:, None]], dim=-1)  # beside the candidates, whether it is one of them or not
         return Step(self.backbone.mix(ids, posterior(p, self.settings.beta)), None, token)

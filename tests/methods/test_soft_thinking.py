@@ -395,6 +395,18 @@ def test_the_control_without_cold_stop_is_plain_sampling(llama: Backbone) -> Non
     assert answers(method, **SAMPLED) == plain
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"variant": "moi", "beta": 1e9}, {"variant": "discrete", "min_p": 0.0, "cold_stop_entropy": 0.0, **SAMPLED}],
+)
+def test_tokens_that_the_model_suppresses_are_not_written(llama: Backbone, settings: dict[str, Any]) -> None:
+    unbound = answers(Cot(llama, CotConfig()).eval(), **SAMPLED)
+    llama.suppressed = torch.arange(10, llama.model.config.vocab_size, 2)
+    plain = answers(Cot(llama, CotConfig()).eval(), **SAMPLED)
+    assert plain != unbound
+    assert answers(built(llama, **settings), **SAMPLED) == plain
+
+
 @pytest.mark.parametrize("variant", ["soft", "gumbel", "dirichlet"])
 def test_without_latent_steps_it_is_direct(llama: Backbone, variant: str) -> None:
     expected = [got.text for got in answers(Direct(llama, DirectConfig()).eval())]

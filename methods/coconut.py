@@ -6,8 +6,9 @@ final stage keeps S * c latent steps and drops whatever is left of the chain. Th
 remaining text, with gradients through all latents.
 
 The layout's `<think>` and `</think>` play the paper's start and end markers: the state at the first is the first
-latent, the second is forced after the last, and supervised only where explicit steps stand before it. In the layout
-`coconut`, which has none, the end of the question and `###` do.
+latent, the second ends the thought. It follows the explicit steps that are left and is supervised there (in the paper
+it stands before them); without any it is forced after the last latent. In the layout `plain_hash_answer`, which has
+none, the end of the question and `###` do.
 
 The ablation "pause as thought" (Table 1) feeds one learned vector in place of every hidden state; it is unrolled like
 these, although one pass would give the same.

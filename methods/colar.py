@@ -9,8 +9,8 @@ thought; then the answer is text. c changes from step to step and stands in the 
 speed. `generate.method.thinking_speed` chooses it at test time, also one never trained on (less accurate in the paper).
 
 The paper's separator `###` opens and closes the thought. Here `<think>` and `</think>` do, special tokens of known ids;
-in the layout `coconut` the end of the question and `###` do. The opening one is part of the prompt, hence not
-supervised. Embedding tables are frozen as in the paper, rows of added markers included: start from a run that has
+in the layout `plain_hash_answer` the end of the question and `###` do. The opening one is part of the prompt, hence
+not supervised. Embedding tables are frozen as in the paper, rows of added markers included: start from a run that has
 trained them (`start: {method: cot}`, with which the paper starts all methods).
 
 Differs from the released code (xiaomi-research/colar@4b6ae9a): no padding inside a row, hence no lost stop labels

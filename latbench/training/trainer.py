@@ -15,6 +15,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from math import ceil
 from pathlib import Path
 from types import FrameType
@@ -44,6 +45,7 @@ from latbench.util.progress import progress
 from latbench.util.signals import handling
 
 REPORT = "report.json"
+PATIENCE = timedelta(days=1)  # of the processes, while the main one prepares a stage; NCCL would give up in ten minutes
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine_with_min_lr"}
 
 
@@ -105,7 +107,7 @@ def train_method(
     refuse_unsupported(
         on_cpu=on_cpu, keeps_moments=not config.reset_optimizer, decodes=any(stage.rollouts for stage in stages)
     )
-    state = PartialState(cpu=on_cpu)
+    state = PartialState(cpu=on_cpu, timeout=PATIENCE)
     if state.is_main_process and not resume and run.folder.exists() and any(run.folder.iterdir()):
         raise ValueError(f"{run.folder} already holds training; resume it (--resume) or choose another folder")
     reports: list[TrainReport] = []

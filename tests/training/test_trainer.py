@@ -7,17 +7,19 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 
 from latbench.config import LoraConfig, ModelConfig, StageOverrides, TrainConfig
 from latbench.method import Stage
 from latbench.model.backbone import Backbone
-from latbench.training import stage_trainer
+from latbench.training import stage_trainer, trainer
 from latbench.training.resume import STATE, hashes, resume_points
 from latbench.training.trainer import train_method
 from latbench.util import heap
@@ -93,6 +95,18 @@ def test_two_processes_equal_one_with_the_double_batch(tmp_path: Path) -> None:
     for row, other in zip(ours, theirs, strict=True):
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-9)
         assert row["loss/length"] == pytest.approx(other["loss/length"], rel=1e-9)
+
+
+def test_processes_wait_for_a_main_one_that_prepares_for_hours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def state(**options: Any) -> PartialState:
+        asked.update(options)
+        return PartialState(**options)
+
+    monkeypatch.setattr(trainer, "PartialState", state)
+    train(tmp_path, toy(0.0), config=replace(CONFIG, max_steps=1))
+    assert asked["timeout"] >= timedelta(hours=12), "soft labels of a large training set take so long"
 
 
 @pytest.mark.slow

@@ -52,6 +52,10 @@ class StageModule(nn.Module):
     The Trainer would write into `config` of a method itself, taking it for that of a Hugging Face model.
     """
 
+    # `compute_loss` divides by the items of the whole step, so the Trainer must not divide by the micro-batches again;
+    # that of transformers 5.0 knows no other way of saying so
+    accepts_loss_kwargs = True
+
     def __init__(self, method: Method[Any], stage: Stage) -> None:
         super().__init__()
         self.method = method
@@ -103,8 +107,6 @@ class StageTrainer(Trainer):
         auxiliary_lr: of the helper models; None: that of `args`.
         moments: file of the optimiser states to begin with; None: fresh ones.
     """
-
-    loss_is_scaled_for_ga = True  # compute_loss divides by the items of the whole step
 
     def __init__(
         self,

@@ -30,7 +30,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor
 
-from latbench.config import Fraction, GenerateConfig, NonNegativeFloat, Positive, PositiveFloat
+from latbench.config import YOUNGER, Fraction, GenerateConfig, NonNegativeFloat, Positive, PositiveFloat
 from latbench.decoding.rule import Latent, LatentRule, Mixture, Mode, RowState, Step, StepRule, close_marker
 from latbench.decoding.sampling import Sampling, dirichlet, gumbel
 from latbench.decoding.superposition import entropy, top_k_mixture
@@ -40,6 +40,7 @@ from latbench.model.batches import Batch
 from latbench.registry import register_method
 from latbench.task import STRICT, Example
 
+ASK = "Reason step by step, then put the final answer within \\boxed{}."
 NOISE_DRAW = 1  # draw 0 of a step is the text token's
 
 
@@ -74,6 +75,9 @@ class SoftThinkingConfig(MethodConfig):
     """n of `moi`: most probable tokens that are mixed with the sampled one."""
     candidate_temperature: PositiveFloat = 1.0
     """Temperature of these candidates' probabilities in `moi`, whatever that of the sampling."""
+    ask: str | None = Field(default=None, json_schema_extra=YOUNGER)
+    """Request after the question of a model without think tokens, which `moi` takes; null: to reason and to box the
+    answer, as `cot` asks; "": none."""
 
     def draws(self, generate: GenerateConfig) -> bool:
         """Noise and sampled thinking draw at any temperature of the answer."""
@@ -112,6 +116,10 @@ class SoftThinking(Method[SoftThinkingConfig]):
             )
         rule = DiscreteRule if self.config.variant == "discrete" else SoftRule
         return rule(self.backbone, self.config, config)
+
+    def prompt_ids(self, question: str, config: GenerateConfig | None = None) -> list[int]:
+        """The question; of a model without think tokens with the request to reason."""
+        return self.backbone.prompt(self.asking(question, ASK if self.config.ask is None else self.config.ask))
 
 
 class SoftRule(LatentRule):

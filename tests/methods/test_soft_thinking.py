@@ -219,6 +219,13 @@ def test_a_large_beta_is_plain_text(backbone_of: BackboneOf, settings: dict[str,
     assert answers(built(backbone, variant="moi", beta=0.5), **settings) != plain
 
 
+@pytest.mark.parametrize("ask", [None, "", "Be brief."])
+def test_a_model_without_think_tokens_is_asked_as_cot_asks_it(backbone_of: BackboneOf, ask: str | None) -> None:
+    backbone = backbone_of("llama", layout="plain_boxed")
+    asked = Cot(backbone, CotConfig(ask=ask)).prompt_ids("1 + 1?")
+    assert built(backbone, variant="moi", ask=ask).prompt_ids("1 + 1?") == asked
+
+
 # slow references: everything recomputed, one row, filters by loops
 
 

@@ -317,6 +317,7 @@ def _arguments(run: _Run, plan: StagePlan, folder: Path) -> TrainingArguments:
         report_to=config.trackers or "none",
         disable_tqdm=True,
     )
+    args.mixed_precision = "bf16" if args.bf16 else "no"  # whatever a launcher or Accelerate's own file says
     if args.world_size == 1:
         # The Trainer would take the first GPU, and all of them for DataParallel; the run's own device is the one.
         args.distributed_state.device = device

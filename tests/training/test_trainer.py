@@ -341,6 +341,13 @@ def test_bfloat16_computes_in_autocast_over_float32_weights(tmp_path: Path) -> N
     assert {parameter.dtype for parameter in method.parameters()} == {torch.float32}
 
 
+def test_the_run_says_the_precision_whatever_a_launcher_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    method = toy()
+    train(tmp_path, method, config=replace(CONFIG, max_steps=2))
+    assert method.dtypes == {torch.float32}
+
+
 def test_fewer_examples_than_a_step_holds_still_train(tmp_path: Path) -> None:
     method = toy()
     config = replace(CONFIG, batch_size=4, accumulation=8)

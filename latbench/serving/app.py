@@ -219,8 +219,8 @@ async def _hung_up(request: HttpRequest) -> None:
 
 
 async def _read_json(request: HttpRequest) -> Any:
-    """The body. Raises: BadRequestError: it is too large, or no JSON; only JSON is taken, which a foreign page may not
-    send."""
+    """The body. Raises: BadRequestError: it is too large, no JSON, or holds text that no tokenizer and no reply can;
+    only JSON is taken, which a foreign page may not send."""
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
         raise BadRequestError("the header Content-Type must be application/json", status=415)
     body = b""
@@ -229,9 +229,14 @@ async def _read_json(request: HttpRequest) -> Any:
         if len(body) > MAX_BODY:
             raise BadRequestError(f"the body has more than {MAX_BODY} bytes", status=413)
     try:
-        return json.loads(body)
+        value = json.loads(body)
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        sentence = "the body has half of a surrogate pair (\\ud800 to \\udfff), which is no character; leave it out"
+        raise BadRequestError(sentence) from None
     except (ValueError, RecursionError):
         raise BadRequestError("the body is no JSON") from None
+    return value
 
 
 def _failure(failed: Failed) -> BadRequestError:

@@ -272,6 +272,10 @@ class Engine:
         except ValueError as error:
             self._fail(ticket, str(error), is_clients=True)
             return
+        except Exception as error:  # of a tokenizer, say: the thread answers everybody else
+            log.exception("a question could not be read")
+            self._fail(ticket, f"the question could not be read: {type(error).__name__}", is_clients=False)
+            return
         if (longest := max(map(len, ids))) > context:
             sentence = f"the prompt has {longest} tokens, more than the context of {context}; shorten it"
             self._fail(ticket, sentence, is_clients=True)

@@ -198,6 +198,9 @@ def test_foreign_bodies_hosts_and_paths_are_refused(latent: Server) -> None:
     assert post(latent, path, body, **{"Content-Type": "text/plain"})[0] == 415
     assert post(latent, path, b"{")[1]["error"]["message"] == "the body is no JSON"
     assert post(latent, path, b"[" * 100_000)[0] == 400
+    for half in (b'{"model":"ours","prompt":"\\ud800"}', b'{"model":"ours","\\ud800":1}', b'"\xed\xa0\x80"'):
+        assert post(latent, path, half)[0] == 400
+        assert "half of a surrogate pair" in post(latent, path, half)[1]["error"]["message"]
     assert post(latent, path, b"[]")[1]["error"]["message"] == "the body must be a JSON object"
     assert post(latent, path, {**body, "prompt": "a" * (1 << 20)})[0] == 413
     assert post(latent, "/v1/embeddings", body)[0] == 404
@@ -277,6 +280,22 @@ def test_a_failing_step_fails_its_questions_and_no_later_ones(
         monkeypatch.setattr(Session, "step", step)
         assert server.idle()
         assert chat(server, questions[0]).choices[0].message.content == offline(latent_run, questions[0]).text
+
+
+def test_a_question_that_cannot_be_read_fails_alone(
+    explicit_run: Run, questions: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(explicit_run) as server:
+        with monkeypatch.context() as patch:
+
+            def broken(_prompt: object, _config: object) -> list[int]:
+                raise TypeError("no text")
+
+            patch.setattr(explicit_run.method, "fed_ids", broken)
+            with pytest.raises(openai.InternalServerError, match="the question could not be read: TypeError"):
+                chat(server, questions[0])
+        assert server.idle()
+        assert chat(server, questions[0]).choices[0].message.content == offline(explicit_run, questions[0]).text
 
 
 def test_stopping_answers_what_was_asked_and_nothing_more(explicit_run: Run, questions: list[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -755,12 +755,23 @@ def get_task(name: str, **settings: Any) -> Task[Any]:
 def _target(
     run: runs.Run | Path | str | None, model: str | None, method: str | None, changes: Mapping[str, Any], **how: Any
 ) -> tuple[runs.Run, dict[str, Any]]:
-    """Who answers, and the changes of the evaluation itself, as `evaluation_target`."""
+    """Who answers, and the changes of the evaluation itself, as `evaluation_target`.
+
+    A run that is given stays as it is loaded, unless it is to be put elsewhere.
+    """
     if not isinstance(run, runs.Run):
         return evaluation_target(None if run is None else str(run), model, method, changes, **how)
     if model is not None or method is not None:
         raise ValueError("run is a trained run, and model with method an untrained one; give one of the two")
-    return run, dict(changes)
+    if how["preset"] is not None:
+        raise ValueError("preset belongs to an evaluation with model and method; a run has its own")
+    changes = dict(changes)
+    put: dict[str, Any] = {"trust_remote_code": run.trust_remote_code or how["trust_remote_code"]}
+    device_map = changes.pop("model.device_map", None)  # where a run's model is put is not fixed by its training
+    if how["device"] is not None or device_map is not None:
+        put |= {"device": how["device"], "device_map": device_map}
+    is_as_loaded = all(getattr(run, name) == value for name, value in put.items())
+    return run if is_as_loaded else replace(run, **put), changes
 
 
 def _changes(settings: Mapping[str, Any] | None, **named: Any) -> dict[str, Any]:

@@ -147,6 +147,10 @@ def test_one_question_has_one_answer(cot: latbench.Run) -> None:
     assert isinstance(one.text, str)
     assert cot.generate(["mod 10: n0=1+2; n0?"]) == [one]
     assert len(cot.generate(["a", "b"])) == 2
+    with pytest.raises(ValueError, match=r"^unknown key 'generate.temprature'; did you mean 'generate.temperature'\?$"):
+        cot.generate("a", temprature=1)
+    with pytest.raises(ValueError, match=r"^generate.temperature must be >= 0, got -1$"):
+        cot.generate("a", temperature=-1)
 
 
 def test_a_result_carries_its_figures(cot: latbench.Run) -> None:
@@ -180,6 +184,18 @@ def test_one_task_has_one_result_and_several_a_list(folder: Path, cot: latbench.
     assert latbench.evaluate(cot.folder.name, "synth", limit=4, runs_dir=folder) == one
     sampled = cot.evaluate(limit=2, samples=2, seed=5, settings={"generate.temperature": 1.0})
     assert (len(sampled.records), sampled.records[0].seed) == (4, 5)
+
+
+def test_a_run_at_hand_takes_every_argument_of_an_evaluation_or_refuses_it(cot: latbench.Run) -> None:
+    with pytest.raises(ValueError, match=r"^preset belongs to an evaluation with model and method"):
+        cot.evaluate(limit=4, preset="tiny")
+    for device in ({"device": "cuda:9"}, {"settings": {"model.device_map": "no-such-map"}}):
+        with pytest.raises(ValueError, match=r"cuda:9|no-such-map"):
+            cot.evaluate(limit=3, **device)
+    for limit in (0, -1):
+        with pytest.raises(ValueError, match=rf"^limit must be >= 1, got {limit}; leave it out to ask all questions$"):
+            cot.evaluate(limit=limit)
+    assert not list(cot.folder.glob("eval/*first[0-]*"))
 
 
 def test_a_model_as_it_comes_is_evaluated(tmp_path: Path) -> None:

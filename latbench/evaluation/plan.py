@@ -61,6 +61,8 @@ def plan(
         changes: values by dotted key that replace the run's own `generate.*`, `task.*` and `seed`.
     Raises: ValueError: unknown task, an override of something that training has fixed, or values out of range.
     """
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit must be >= 1, got {limit}; leave it out to ask all questions")
     upper = tree.unfold(changes or {})
     for key, _ in tree.flatten(upper):
         if key == "task.name":

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from latbench.config import RunConfig, read_config
+from latbench.config import RunConfig, read_config, tree
 
 if TYPE_CHECKING:
     from latbench.decoding.loop import Generation, Prompt
@@ -129,7 +129,8 @@ class Run:
         Args:
             questions: one or several, as text or as `Prompt`.
             settings: replace keys of the run's `generate.*`.
-        Raises: ValueError: `samples` is set; ask a question as often as it is to be answered.
+        Raises: ValueError: `samples` is set (ask a question as often as it is to be answered), or a key is unknown or
+            out of range.
         """
         if settings.get("samples", 1) != 1:
             raise ValueError(
@@ -137,7 +138,10 @@ class Run:
             )
         if isinstance(questions, str) or not isinstance(questions, Sequence):
             return self.generate([questions], **settings)[0]
-        return self.method.generate(questions, replace(self.config.generate, **settings), seed=self.config.seed)
+        config = self.config
+        if settings:
+            config = RunConfig.from_tree(tree.merge(config.to_tree(), {"generate": settings}))
+        return self.method.generate(questions, config.generate, seed=config.seed)
 
 
 def load_run(

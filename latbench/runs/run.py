@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from latbench.config import RunConfig, read_config, tree
+from latbench.config import CARRIED_OUT, RunConfig, read_config, tree
 
 if TYPE_CHECKING:
     from latbench.decoding.loop import Generation, Prompt
@@ -103,7 +103,7 @@ class Run:
         elif self.device is not None:
             model = replace(model, device=self.device, device_map=model.device_map if self.device == "auto" else None)
         if self.report["trained"]:
-            return checkpoint.load(
+            loaded = checkpoint.load(
                 self.checkpoint,
                 device=model.device,
                 device_map=model.device_map,
@@ -112,10 +112,30 @@ class Run:
                 layout=model.layout,
                 trust_remote_code=self.trust_remote_code,
             )
+            self._refuse_other_training()
+            return loaded
         entry = registry.get_method(self.config.method_name)
         backbone = Backbone.load(model, seed=self.config.seed, markers=False, trust_remote_code=self.trust_remote_code)
         method: Method[Any] = entry.cls(backbone, self.config.method)
         return method.eval()
+
+    def _refuse_other_training(self) -> None:
+        """Raises: ValueError: the configuration is not the one with which the checkpoint was trained."""
+        from latbench.training import checkpoint
+
+        stored = checkpoint.read_info(self.checkpoint).get("extra", {}).get("config")
+        if stored is None or (trained := RunConfig.from_stored(stored)).run_id == self.config.run_id:
+            return
+        now, before = (dict(tree.flatten(config.to_tree())) for config in (self.config, trained))
+        changed = [
+            f"{key} {tree.show(now.get(key))}, which was {tree.show(before.get(key))}"
+            for key in dict.fromkeys([*now, *before])
+            if now.get(key) != before.get(key) and key not in CARRIED_OUT and not key.startswith("generate.")
+        ]
+        raise ValueError(
+            f"{self.folder / CONFIG} is not what the model beside it was trained with ({'; '.join(changed[:3])}); give "
+            "it back its values, and train another run with these"
+        )
 
     @overload
     def generate(self, questions: Prompt | str, **settings: Any) -> Generation: ...

@@ -191,6 +191,21 @@ def test_a_missing_run_names_those_at_hand(run: Run, tmp_path: Path) -> None:
         load_run(tmp_path / "nowhere" / "run")
 
 
+def test_a_configuration_that_was_changed_after_training_is_not_believed(run: Run) -> None:
+    path = run.folder / CONFIG
+    text = path.read_text()
+    for there, edited, told in (
+        ("seed: 0", "seed: 7", "seed 7, which was 0"),
+        ("hidden_size: 16", "hidden_size: 32", "model.hidden_size 32, which was 16"),
+        ("max_steps: 2", "max_steps: 200", "train.max_steps 200, which was 2"),
+    ):
+        path.write_text(text.replace(there, edited, 1))
+        with pytest.raises(ValueError, match=rf"config.yaml is not what the model .* was trained with \({told}\)"):
+            _ = load_run(run.folder).method
+    path.write_text(text.replace("max_new_tokens: 12", "max_new_tokens: 9").replace("device: auto", "device: cpu"))
+    assert load_run(run.folder).method.backbone.device.type == "cpu"
+
+
 def test_the_latest_trained_run_is_the_default(run: Run) -> None:
     runs_dir = run.folder.parent
     config, report = (run.folder / CONFIG).read_text(), json.loads((run.folder / TRAIN).read_text())

@@ -56,7 +56,8 @@ def _register(kind: Kind, name: str, config: type, decoding: type | None = None)
     def decorate(cls: ClassT) -> ClassT:
         known = _entries[kind].get(name)
         if known is not None and known.cls.__module__ != cls.__module__:
-            raise ValueError(f"{kind} {name!r} is registered twice: {known.cls.__module__} and {cls.__module__}")
+            both = " and ".join(_place(module) for module in (known.cls.__module__, cls.__module__))
+            raise ValueError(f"{kind} {name!r} is registered twice: {both}; give one of them another name")
         cls.name = name  # type: ignore[attr-defined]
         if kind == "method":
             cls.decoding = decoding  # type: ignore[attr-defined]
@@ -163,8 +164,8 @@ def preset_file(method: str) -> Path:
 def from_file(kind: Kind, name_or_path: str) -> str:
     """The registered name; of a Python file, such as `./mine.py`, which is run and must register one method or task.
 
-    Only a call's own argument leads here, never a file: whoever names a Python file asks for it to be run. Processes
-    that this one starts find the file in the environment variable FILES.
+    Only a call's own argument leads here, never a file: whoever names a Python file asks for it to be run, and anew
+    where it has changed since. Processes that this one starts find the file in the environment variable FILES.
 
     Raises: ValueError: no such file, or it registers none or several.
     """
@@ -177,10 +178,10 @@ def from_file(kind: Kind, name_or_path: str) -> str:
     if len(names) != 1:
         found = ", ".join(names) or "none"
         raise ValueError(f"--{kind} {name_or_path} must register one {kind} with @register_{kind}(...); found {found}")
+    _run_file(path, anew=True)
     known = [text for text in os.environ.get(FILES, "").split(os.pathsep) if text]
     if str(path) not in known:
         os.environ[FILES] = os.pathsep.join([*known, str(path)])
-    _run_file(path)
     return names[0]
 
 
@@ -230,21 +231,33 @@ def _entry_points(group: str, _search_path: tuple[str, ...]) -> tuple[tuple[str,
     return tuple((point.name, point.module) for point in importlib.metadata.entry_points(group=group))
 
 
-def _run_file(path: Path) -> None:
-    """Run a Python file once, as a module named after it and its place: files of one name may lie in several."""
+_run: dict[str, bytes] = {}  # what each file held when it was run, by the name of its module
+
+
+def _run_file(path: Path, *, anew: bool = False) -> None:
+    """Run a Python file once, as a module of its own name.
+
+    Args:
+        path: files of one name in several folders are several modules.
+        anew: run it again where it has changed since.
+    """
     name = f"latbench_file_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
+    if name in sys.modules and not (anew and path.read_bytes() != _run[name]):
         return
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None, f"{path} ends in .py"
-    assert spec.loader is not None, f"{path} ends in .py"
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    sys.modules[name], _run[name] = module, path.read_bytes()
     try:
-        spec.loader.exec_module(module)
+        exec(compile(_run[name], path, "exec"), module.__dict__)  # as it is now, and not as a cache has it
     except Exception:
         del sys.modules[name]
         raise
+
+
+def _place(module: str) -> str:
+    """Where a module lies, for a message: the file that a user named, else the module's name."""
+    return str(sys.modules[module].__file__) if module in _run else module
 
 
 def _registered_names(path: Path, kind: Kind) -> list[str]:

@@ -77,6 +77,34 @@ def test_registering_a_name_from_two_modules_is_refused(monkeypatch: pytest.Monk
         registry.register_task("thing", config=dict)(Second)
 
 
+def test_the_file_that_a_call_names_is_the_one_that_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._entries, "task", dict(registry._entries["task"]))
+    monkeypatch.setenv(registry.FILES, "")
+
+    def write(place: str, name: str, text: str) -> str:
+        file = tmp_path / place
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(
+            "from latbench.registry import register_task\n"
+            f'@register_task("{name}", config=dict)\nclass Theirs:\n    text = {text}\n'
+        )
+        return str(file)
+
+    def text_of(file: str) -> object:
+        return getattr(registry.get_task_entry(registry.from_file("task", file)).cls, "text", None)
+
+    assert text_of(write("a/mine.py", "mine", "'first'")) == "first"
+    assert text_of(write("a/mine.py", "mine", "'edited'")) == "edited"
+    assert text_of(write("b/mine.py", "other", "'of the same name'")) == "of the same name"
+    twice = rf"task 'mine' is registered twice: {tmp_path}/a/mine.py and {tmp_path}/b/more.py; give one of them another"
+    with pytest.raises(ValueError, match=twice):
+        registry.from_file("task", write("b/more.py", "mine", "'of the same task'"))
+    with pytest.raises(NameError):
+        registry.from_file("task", write("b/broken.py", "broken", "nothing"))
+    assert text_of(str(tmp_path / "a/mine.py")) == "edited", "what was refused stands in nobody's way"
+    assert "synth" in registry.task_names()
+
+
 def test_entry_points_add_names_and_are_imported_on_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = tmp_path / "their_task.py"
     module.write_text(

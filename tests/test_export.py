@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from latbench.config import parse
 from latbench.evaluation.metrics import summarise
 from latbench.exporting import export
 from latbench.report.columns import interval_text
+from latbench.report.model_card import model_card
 from latbench.runs.run import Run, load_run
 from latbench.runs.train import base_run
 from tests.integrations.conftest import random_run
@@ -84,6 +86,19 @@ def test_its_card_says_method_data_numbers_command_licence_and_citation(run: Run
     assert "&" not in body
     assert "{{" not in text
     assert "\n\n\n" not in text
+
+
+def test_its_card_names_a_base_model_of_the_hub_alone(run: Run, tmp_path: Path) -> None:
+    for model, is_named in (("openai-community/gpt2", True), ("gpt2", True), (str(tmp_path), False), ("tiny", False)):
+        config = replace(run.config, model=replace(run.config.model, id=model))
+        _, front, body = model_card(config, run.report, [], name="run", licence=None).split("---\n", 2)
+        assert yaml.safe_load(front).get("base_model") == (model if is_named else None)
+        assert model in body
+    (tmp_path / "gpt2").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)  # a folder comes before the Hub
+        config = replace(run.config, model=replace(run.config.model, id="gpt2"))
+        assert "base_model:" not in model_card(config, run.report, [], name="run", licence=None)
 
 
 def test_what_cannot_be_exported_is_refused_and_nothing_is_written(

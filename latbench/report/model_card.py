@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -15,6 +17,7 @@ from latbench.report.columns import interval_text, number_text
 from latbench.report.template import FOLDER
 
 OWN_LICENCE = "apache-2.0"  # of weights that come from nobody else
+_MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
 def model_card(
@@ -35,7 +38,7 @@ def model_card(
     front = {
         "library_name": "latbench",
         "license": chosen,
-        **({} if is_tiny else {"base_model": config.model.id}),
+        **({} if is_tiny or not _is_on_the_hub(config.model.id) else {"base_model": config.model.id}),
         "tags": ["latent-reasoning", "latbench", config.method_name],
         "model-index": [{"name": name, "results": [_result(summary) for summary in summaries]}],
     }
@@ -56,6 +59,11 @@ def model_card(
         ],
         licence=chosen if licence or is_tiny else None,
     )
+
+
+def _is_on_the_hub(model: str) -> bool:
+    """Whether a model is named as the Hub names it: a repository whose card names a local folder is refused there."""
+    return _MODEL_ID.fullmatch(model) is not None and not Path(model).exists()
 
 
 def _result(summary: Summary) -> dict[str, Any]:

@@ -247,7 +247,8 @@ def _problems(evaluation: Evaluation, cost: CostFile | None, read: QuestionsRead
     for name in (*_RECOMPUTED, *(["train_data"] if untrained else [])):
         there, here = getattr(manifest, name), getattr(fresh, name)
         if there != here:
-            yield f"{name} is {there!r} in the manifest, but {here!r} follows from its configuration and data"
+            way_out = "; evaluate it again in a folder of that name" if name == "run" else ""
+            yield f"{name} is {there!r} in the manifest, but {here!r} follows from its configuration and data{way_out}"
     contaminated = recomputed(job)
     if contaminated is not None and contaminated != (manifest.contaminated or 0):
         yield (

@@ -16,6 +16,7 @@ import latbench
 from latbench.cli import main
 from latbench.config import parse
 from latbench.evaluation.metrics import summarise
+from latbench.evaluation.records import write_manifest
 from latbench.exporting import export
 from latbench.report.columns import interval_text
 from latbench.report.model_card import model_card
@@ -118,6 +119,15 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(
     with pytest.raises(ValueError, match=r"is damaged \(heads.safetensors is not the file that was saved"):
         export(load_run(damaged), str(tmp_path / "nothing"))
     assert not list(tmp_path.glob("nothing*"))
+
+
+def test_evaluations_that_are_only_begun_stay_behind(run: Run, tmp_path: Path) -> None:
+    begun = load_run(shutil.copytree(run.folder, tmp_path / run.folder.name))
+    manifest = replace(latbench.evaluate(begun).manifest, complete=False)
+    (begun.folder / "eval" / "graphs-test").mkdir()
+    write_manifest(begun.folder / "eval" / "graphs-test", manifest)
+    export(begun, str(tmp_path / "model"))
+    assert [path.name for path in (tmp_path / "model" / "eval").iterdir()] == ["synth-test"]
 
 
 def test_a_repository_of_the_hub_gets_the_same_files(run: Run, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -450,7 +450,7 @@ def compare(a: Evaluation | Path | str, b: Evaluation | Path | str, *, runs_dir:
 @speaks_python
 def leaderboard(
     folders: Path | str | Sequence[Path | str] = RUNS,
-    formats: Sequence[FormatName] = ("md",),
+    formats: FormatName | Sequence[FormatName] = ("md",),
     out: Path | str | None = None,
     *,
     only: str | None = None,
@@ -463,7 +463,7 @@ def leaderboard(
 
     Args:
         folders: are searched for evaluations, at any depth.
-        formats: md, csv, latex, html.
+        formats: md, csv, latex, html; one or several.
         out: folder to write `leaderboard.<ending>` to; None: nothing is written.
         only: regular expression: rows whose "<task> <method> <variant>" it fits.
         plot: file to draw accuracy against chain length to, .png or .svg; None: no picture.
@@ -480,8 +480,9 @@ def leaderboard(
     if plot is not None:
         picture.refuse_format(Path(plot))
     where, read = Path(out) if out is not None else None, asked_of_generated if no_data else asked
+    names = [formats] if isinstance(formats, str) else formats
     board = report.leaderboard(
-        _paths(folders), formats, where, only=only, reported=reported, all_records=all_records, asked=read
+        _paths(folders), names, where, only=only, reported=reported, all_records=all_records, asked=read
     )
     if plot is not None:
         picture.plot(board.cells, Path(plot))
@@ -597,7 +598,7 @@ def rerun(
 
 @speaks_python
 def cost(
-    given: Sequence[runs.Run | Evaluation | Path | str],
+    given: runs.Run | Evaluation | Path | str | Sequence[runs.Run | Evaluation | Path | str],
     task: str | None = None,
     *,
     rounds: int = 5,
@@ -607,7 +608,8 @@ def cost(
     """What an answer costs: operations, and time at batch 1 and full batch, runs taking turns.
 
     Args:
-        given: runs, their folders or names, or results of runs, asked as these were; the first is the reference.
+        given: runs, their folders or names, or results of runs, asked as these were, one or several; the first is the
+            reference.
         task: as in `evaluate`; None: each run's own.
         rounds: of turns; medians count.
         runs_dir: folder of all runs.
@@ -621,7 +623,8 @@ def cost(
         run = Run.of(one) if isinstance(one, runs.Run) else load_run(one, runs_dir=runs_dir)
         return run._job(task, **asked)
 
-    return [found for _, found in measure([job(one) for one in given], rounds=rounds)]
+    each = [given] if isinstance(given, runs.Run | Evaluation | Path | str) else given
+    return [found for _, found in measure([job(one) for one in each], rounds=rounds)]
 
 
 @speaks_python

@@ -220,6 +220,7 @@ def test_a_leaderboard_is_a_table_and_a_frame(folder: Path, cot: latbench.Run, t
     mine = cot.evaluate(limit=4)
     board = latbench.leaderboard(folder, formats=["md", "csv"], out=tmp_path)
     assert {path.name for path in board.paths} == {"leaderboard.md", "leaderboard.csv"}
+    assert latbench.leaderboard(folder, "csv").text_by_format == {"csv": board.text_by_format["csv"]}
     frame = board.to_pandas()
     row = frame[(frame["run"] == cot.folder.name) & (frame["n"] == 4) & (frame["task"] == "synth")].iloc[0]
     assert row["accuracy"] == pytest.approx(mine.accuracy)
@@ -300,7 +301,7 @@ def test_latent_steps_are_looked_into(folder: Path) -> None:
     assert run.inspect("mod 10: n0=1+2; n0?").id is None
     assert list(run.reliance(interventions=["zeros"]).replaced) == ["zeros"]
     assert run.parallelism().header.n == 6
-    (cost,) = latbench.cost([run], rounds=1)
+    (cost,) = latbench.cost(run, rounds=1)
     assert cost.header.run == run.folder.name
     with pytest.raises(ValueError, match=r"index 99 is none of the questions 0 to 5"):
         run.inspect(index=99)

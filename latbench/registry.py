@@ -198,6 +198,11 @@ def _get(kind: Kind, name: str) -> Entry[Any]:
         return own_data(name)
     if name not in _entries[kind]:
         modules = _modules(kind)
+        if name.endswith(".py"):  # in a configuration or a sweep, which run nothing
+            raise ValueError(
+                f"{kind} {name!r} is a Python file, which no file of settings can run; set {FILES}={name} in the "
+                f"environment, and give the {kind} its registered name here"
+            )
         if name not in modules:
             own = f"; for a {kind} in a file of your own name the file, or set {FILES}=FILE.py in the environment"
             raise ValueError(f"{unknown(kind, name, modules)}{own}")
@@ -241,7 +246,8 @@ def _run_file(path: Path, *, anew: bool = False) -> None:
         path: files of one name in several folders are several modules.
         anew: run it again where it has changed since.
     """
-    name = f"latbench_file_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    path = path.resolve()
+    name = f"latbench_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules and not (anew and path.read_bytes() != _run[name]):
         return
     spec = importlib.util.spec_from_file_location(name, path)

@@ -77,6 +77,13 @@ def test_registering_a_name_from_two_modules_is_refused(monkeypatch: pytest.Monk
         registry.register_task("thing", config=dict)(Second)
 
 
+def test_a_python_file_in_a_file_of_settings_is_not_run_and_said_to_be_one(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("raise SystemExit")
+    with pytest.raises(ValueError, match=rf"^method '{file}' is a Python file, .*; set {registry.FILES}={file} in the"):
+        registry.get_method(str(file))
+
+
 def test_the_file_that_a_call_names_is_the_one_that_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry._entries, "task", dict(registry._entries["task"]))
     monkeypatch.setenv(registry.FILES, "")
@@ -102,6 +109,9 @@ def test_the_file_that_a_call_names_is_the_one_that_is_run(tmp_path: Path, monke
     with pytest.raises(NameError):
         registry.from_file("task", write("b/broken.py", "broken", "nothing"))
     assert text_of(str(tmp_path / "a/mine.py")) == "edited", "what was refused stands in nobody's way"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(registry.FILES, "a/mine.py")
+    assert text_of("a/../a/mine.py") == "edited", "one file, however it is named"
     assert "synth" in registry.task_names()
 
 

@@ -11,6 +11,7 @@ from latbench.answers.numbers import parse_number
 from latbench.answers.units import split_unit
 
 MAX_SIGNS = 4  # of \pm in one item
+_THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])")
 _SIGN = re.compile(r"\\(pm|mp)(?![A-Za-z])")
 NAME = re.compile(r"(?:[A-Za-z]{1,3}|\\[a-z]+(?: ?[A-Z]+)?)(?:_(?:\w|\{[^{}]{1,12}\}))?(?: ?\([\w, ]{1,8}\))?'?\s*")
 
@@ -128,13 +129,32 @@ def _parse_brackets(text: str) -> Compound | None:
 
 
 def _split_list(text: str) -> list[str]:
-    """Items of a bare list; a comma inside `1,234` separates only where the list has commas without spaces anyway."""
+    """Items of a bare list; a comma inside `1,234` separates only where the list has commas without spaces anyway.
+
+    In a calculation (`1,200 + 34 = 1,234`) whose only commas are such ones, none of them separates.
+    """
     if parse_number(split_unit(text)[0]):
         return [text]
     spaced = split_top(text, r"(?:,\s|;)")
-    if not all("," not in part or parse_number(split_unit(part)[0]) or inside(part) for part in spaced):
+    if not all(map(_holds_together, spaced)):
         spaced = split_top(text, "[,;]")
     return [sign for part in spaced if part for sign in expand_signs(part)]
+
+
+def _holds_together(item: str) -> bool:
+    """Whether no comma in an item separates two."""
+    whole = parse_number(split_unit(item)[0]) is not None or inside(item) is not None
+    return "," not in item or whole or _is_calculation(item)
+
+
+def _is_calculation(text: str) -> bool:
+    """Whether a text computes with numbers of which at least one has thousands separators, and has no other comma."""
+    plain = _THOUSANDS.sub("0", text)
+    return (
+        plain != text
+        and not re.search("[,;]", plain)
+        and re.search(r"=|[\d)}] ?(?:[-+*/]|\\(?:times|cdot|div)(?![A-Za-z]))", plain) is not None
+    )
 
 
 def expand_signs(text: str) -> list[str]:

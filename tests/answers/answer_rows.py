@@ -39,6 +39,8 @@ NUMBER: list[Row] = [
     ("18", "The answer to the question is 18", "correct"),
     ("18", "#### Step 2\n9 * 2 = 18", "correct"),
     ("1200", "The answer is: 1,200.", "correct"),
+    ("1200", "The answer is $2,000 - $800 = $1,200.", "correct"),
+    ("1200", "The answer is 1,200 + 800 = 2,000", "incorrect"),
     ("1200", "$1,200.00", "correct"),
     ("1200", "1,2000", "incorrect"),
     ("1200", "1.2e3", "correct"),
@@ -128,6 +130,8 @@ MATH: list[Row] = [
     # thousands separators
     ("58,500", "58500", "correct"),
     ("58,500", "58{,}500", "correct"),
+    ("58,500", "n = 58,500", "correct"),
+    ("58,500", r"9,000 \times 6.5", "correct"),
     ("58,500", "(58,500)", "incorrect"),
     ("58,500", "58, 500", "incorrect"),
     (r"10,\!080", "10080", "correct"),

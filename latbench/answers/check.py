@@ -58,6 +58,8 @@ _RELATION = r"=|\\in(?![A-Za-z])|\\equiv(?![A-Za-z])"
 _ALNUM = re.compile(r"[0-9A-Za-z]")
 _MEMBERSHIP = re.compile(rf"{NAME.pattern}\\in(?![A-Za-z])")
 _CLAUSE = re.compile(r"[,\s]*(?:\\text\{\s*)?(?<![A-Za-z\\])(?:where|for (?:all|any|every|each|some))(?![A-Za-z])")
+# `sold it for $30` is extracted as `or $30`, in published records too; the end of a word joins nothing.
+_CONNECTIVE = re.compile(r"^(?:or|and)\s+(?=[-\\$\d.(])")
 _APPROX = re.compile(r"\\approx(?![A-Za-z])|\\simeq(?![A-Za-z])")
 
 
@@ -100,7 +102,7 @@ def quick_verdict(gold: str, extracted: str | None, kind: AnswerKind) -> Status 
 
 
 def _prepared(text: str) -> str:
-    return in_symbols(normalise(text))
+    return in_symbols(normalise(_CONNECTIVE.sub("", text)))
 
 
 def _status(equal: bool | None) -> Status:

@@ -36,12 +36,12 @@ _COPULA = re.compile(
     re.IGNORECASE,
 )
 _QUALIFIER = (
-    r"(?:(?:(?:definitely|certainly|strictly)\s+)?(?:not|never|at least|at most|up to|no more than|no less than"
-    r"|more than|less than|fewer than|greater than|over|under|above|below|between)\s+)?"
+    r"(?:(?<![A-Za-z])(?:(?:definitely|certainly|strictly)\s+)?(?:not|never|at least|at most|up to|no more than"
+    r"|no less than|more than|less than|fewer than|greater than|over|under|above|below|between)\s+)?"
 )
 _TOKEN = (
     rf"(?:{DECIMAL}|\\[A-Za-z]+|\\[{{}}|,;:!% ]|[-+*/^=<>()\[\]{{}}_!|%&~]|[$€£](?=-?[\d.])"
-    r"|(?:sqrt|sin|cos|tan|log|ln|exp|pi)(?![A-Za-z])|[xX](?=\s?10\s?\^)"
+    r"|(?<![A-Za-z])(?:sqrt|sin|cos|tan|log|ln|exp|pi)(?![A-Za-z])|[xX](?=\s?10\s?\^)"
     r"|(?<![A-Za-z])[A-Za-z](?=\s?[-+*/^=<>_)(])|(?<=[-+*/^=(_\d])[A-Za-z](?![A-Za-z])"
     r"|(?<=[-+*/^=] )[A-Za-z](?![A-Za-z])"
     r"|(?<=[\d})]),\s?(?=[-\d\\$({])|(?:,\s?)?(?:and|or)\s(?=[-\d\\($]|[a-z]\s?=))"

@@ -24,6 +24,7 @@ from latbench.answers.prose import (
     WORD,
     clean,
     in_prose,
+    is_denied,
     is_prose,
     value_words,
 )
@@ -61,7 +62,7 @@ def extract(text: str, kind: AnswerKind, run_on: RunOn = "first") -> str | None:
         text: what the model wrote as its answer (all of its output where it writes no markers).
         kind: number: the number or formula after the marker, else the last number of the text. math: what the marker
             points at, else a short text itself, else the last formula or number. choice: the first capital A-J after
-            the marker, else the last one. text: after the marker, else all.
+            the marker, else the last one, none that is denied (`not A`). text: after the marker, else all.
         run_on: of a text that runs on to further questions, whether its "first" or its "last" answer counts: of several
             `####`, and of what precedes or follows a line that begins with `Question:` or the like. First by default:
             `####` ends a solution, what comes after it belongs to another question, and lm-eval's strict match reads
@@ -225,7 +226,8 @@ def _letter(text: str, *, last: bool) -> str | None:
     alone = re.fullmatch(r"[(\[]?([a-jA-J])[)\].:]?", text.strip())
     if alone:
         return alone[1].upper()
-    letters = [match[1] for match in _LETTER.finditer(text) if not _is_word(text, match)]
+    found = [match for match in _LETTER.finditer(text) if not _is_word(text, match)]
+    letters = [match[1] for match in found if not is_denied(text, match.start())]
     return letters[-1 if last else 0] if letters else None
 
 

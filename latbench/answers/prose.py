@@ -27,6 +27,8 @@ WORD = re.compile(r"(?<![\\A-Za-z])[^\W\d_]{2,}")
 _GOES_ON = re.compile(r"(?:(?:,|;|and|or)\s*)+[$\\\d({-]|[-+=<>\\]")  # after a formula: a list or a longer formula
 _SENTENCE_END = re.compile(r"(?<=[^\s.])(?<!Mr)(?<!Mrs)(?<!Ms)(?<!Dr)(?<!St)\.\s+(?=[A-Z])")
 CLAUSE = re.compile(r",?\s*(?:\\text\{\s*)?(?:where|for (?:all|any|every|each|some))(?![A-Za-z])")
+_DENIAL = re.compile(r"(?:\b(?:can)?not|\bnever|n['’]t)\s+(?:be\s+)?[^\w\s]*$", re.IGNORECASE)
+_MAX_DENIAL_CHARS = 20
 _REASON = re.compile(r"[,;:]\s|\s(?:because|since|as|when|where|if|so|and|with)\s")
 _COPULA = re.compile(
     r"(?<![A-Za-z\\])(?:is|are|be|equals?|was|were|gives?|gets?|makes?|leaves?|therefore|thus|hence|so|es|est|ist|lautet"
@@ -72,6 +74,11 @@ def clean(marked_text: str) -> str:
             return f"{span.content} {words}".strip()
     sentence = _SENTENCE_END.split(marked_text, maxsplit=1)[0]
     return sentence.strip().rstrip(".").strip("* ").strip()
+
+
+def is_denied(text: str, start: int) -> bool:
+    """Whether the word or letter that starts there is denied, as in `not A`, `it isn't true`."""
+    return _DENIAL.search(text[max(0, start - _MAX_DENIAL_CHARS) : start]) is not None
 
 
 def in_prose(text: str) -> str | None:

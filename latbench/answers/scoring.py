@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from latbench.answers.check import quick_verdict
 from latbench.answers.extract import AnswerKind, extract
 from latbench.answers.paper_scorers import paper_verdict
+from latbench.answers.prose import is_denied
 from latbench.answers.workers import shared_pool
 from latbench.task import RunOn, Score, Scorer
 
@@ -50,13 +51,15 @@ def gold_fault(answer: str, kind: AnswerKind) -> str | None:
 
 def _by_label(score: Score, gold: str, labels: Sequence[str]) -> Score:
     """The verdict on the label that an extracted sentence names: the one it opens with, else the last (`Yes, since
-    ...`, `... so the answer is no`). A sentence that names none keeps its verdict."""
+    ...`, `... so the answer is no`). A denied one (`it is not true`) is not named. A sentence that names none keeps its
+    verdict."""
     if score.status != "incorrect" or score.extracted is None:
         return score
     by_word = {label.casefold(): label for label in labels}
-    words = WORD.findall(score.extracted.casefold())
-    named = [by_word[word] for word in words if word in by_word]
+    sentence = score.extracted.casefold()
+    words = list(WORD.finditer(sentence))
+    named = [by_word[word[0]] for word in words if word[0] in by_word and not is_denied(sentence, word.start())]
     if not named:
         return score
-    chosen = named[0] if words[0] in by_word else named[-1]
+    chosen = named[0] if words[0][0] in by_word else named[-1]
     return Score(status="correct" if chosen == gold else "incorrect", extracted=chosen)

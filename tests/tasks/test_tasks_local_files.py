@@ -261,6 +261,8 @@ def test_multiplication_lines_without_a_separator_are_refused(folder: Path) -> N
         ("No, although yes is what many say.", "incorrect", "No"),
         ("Probably no", "incorrect", "No"),
         ("Nobody knows.", "incorrect", "Nobody knows."),
+        ("The answer is not yes.", "incorrect", "not yes"),
+        ("It isn't no, hence yes", "correct", "yes"),
         ("", "no_answer", None),
     ],
 )

@@ -64,6 +64,12 @@ _QUESTION = re.compile(
     r"\n[ \t]*(?:\*\*|#{1,4} ?)?(?:Question|Problem|Exercise|Q|Human|User|Instruction)[ \t]?\d{0,4}[ \t]?(?:\*\*)?[:.]",
     re.IGNORECASE,
 )
+# A letter, one of the usual labels, or a few words that begin with a number or formula (`12 apples`, `\\frac{1}{2}`).
+_BARE_ANSWER = re.compile(
+    r"\s*(?:[(\[]?[A-J][)\].:]?|(?:yes|no|true|false)\.?"
+    r"|(?!\d+[.):]\s)[-−+$€£(\[{*]{0,4}(?:\.?\d|\\[a-z]+\{)\S*(?: \S+){0,3})\s*",
+    re.IGNORECASE,
+)
 _ANY_MARKER = re.compile(
     rf"\\(?:f?boxed|fbox)(?![A-Za-z])|####[ \t]*[-$\d\\(]|</answer>|(?:{_NAMES})[ \t*]{{0,4}}(?:{_COPULA})",
     re.IGNORECASE,
@@ -82,10 +88,15 @@ def after_thinking(text: str) -> str:
 
 
 def before_next_question(text: str) -> str:
-    """The text up to a further question that a model put to itself after its answer (`Question: ...`)."""
+    """The text up to a further question that a model put to itself after its answer (`Question: ...`).
+
+    What comes before the question is an answer where a marker is in it, or where it is nothing but one.
+    """
     question = _QUESTION.search(text)
     if question is None:
         return text
+    if _BARE_ANSWER.fullmatch(text, 0, question.start()):
+        return text[: question.start()]
     marker = _ANY_MARKER.search(text)
     if marker is None:
         return text

@@ -92,6 +92,8 @@ RUN_ON = [
     "#### 7 #### 2",
     "The answer is 7.\n\nQ: How many are red?\nA: The answer is 2.",
     r"So it is \boxed{7}." + "\nProblem 2: How many are red?\n" + r"So it is \boxed{2}.",
+    "7\n\nQuestion: How many are red?\nAnswer: 2",
+    "7 \nQ: How many are red?\nA: 2",
     "<answer>7</answer>\nUser: And how many are red?\n<answer>2</answer>",
 ]
 
@@ -101,6 +103,13 @@ RUN_ON = [
 def test_of_a_text_that_runs_on_the_first_answer_counts_unless_told_otherwise(kind: AnswerKind, text: str) -> None:
     assert extract(text, kind) == "7"
     assert extract(text, kind, "last") == "2"
+
+
+def test_of_bare_answers_before_a_question_the_first_counts() -> None:
+    assert extract("B\n\nQuestion: And now?\nAnswer: D", "choice") == "B"
+    assert extract("7 apples.\nQuestion: And now?\n2 pears", "number") == "7"
+    assert extract("Yes\nQuestion: And now?\nAnswer: No", "text") == "Yes"
+    assert extract("1. Repeat it.\nQuestion: How many are red?\nAnswer: 2", "number") == "2"
 
 
 def test_a_question_that_is_repeated_before_the_answer_ends_nothing() -> None:

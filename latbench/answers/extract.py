@@ -41,14 +41,21 @@ MAX_TEXT_CHARS = 100_000  # of the text's end that are read; an answer stands at
 MAX_BARE_CHARS = 300  # a text this short, without any marker and without prose, is itself the answer
 
 _SIGN = r"(?:(?<![\w)}\]])[-−+]\s?)?"
-_NUMBER = re.compile(
-    rf"{_SIGN}[$€£]?(?:(?<=\$)-)?(?:\\[dtc]?frac\s*\{{\s*-?{DECIMAL}\s*\}}\s*\{{\s*{DECIMAL}\s*\}}"
+_NUMBER = re.compile(  # the power of a unit (`18 m^2`) is none
+    rf"(?<![A-Za-z]\^)(?<![A-Za-z]\^\{{)(?<![A-Za-z]\^\d)"
+    rf"{_SIGN}[$€£]?(?:(?<=\$)-)?(?:(?:(?<![\d.,])\d{{1,9}}\s?)?\\[dtc]?frac\s*\{{\s*-?{DECIMAL}\s*\}}\s*\{{\s*{DECIMAL}\s*\}}"
     rf"|(?<![\d.,])\d{{1,9}} \d{{1,9}}/\d{{1,9}}(?![\d/])"
     rf"|{DECIMAL}(?:\s?/\s?{DECIMAL}|[eE][+-]?\d{{1,3}}(?!\w)|\s?(?:[xX*]|\\times|\\cdot)\s?10\s?\^\s?\{{?-?\d{{1,4}}\}}?)?)"
 )
 _PLAIN = re.compile(rf"[-+]?\s?[$€£]?-?(?:\d{{1,3}}(?: \d{{3}})+|{DECIMAL})(?:\s?/\s?{DECIMAL}|[eE][+-]?\d{{1,3}})?")
-_SHORT_UNIT = re.compile(rf"(?P<number>[-+]?{DECIMAL})\s[A-Za-z]{{1,2}}(?:\^?\d)?(?:\s?/\s?[A-Za-z]{{1,3}})?")
+_SHORT_UNIT = re.compile(
+    rf"(?P<number>[-+]?{DECIMAL})\s[A-Za-z]{{1,2}}(?:\^?\d|\^\{{\d\}})?(?:\s?/\s?[A-Za-z]{{1,3}})?"
+)
 _LETTER = re.compile(r"(?<![A-Za-z'’])([A-J])(?![A-Za-z'’])")
+_NEGATIVE = re.compile(
+    r"(?<![A-Za-z])negative\s+(?=[$€£]?\.?\d)|(?:^|(?<=\bis )|(?<=\bwas )|(?<=#### )|(?<=: ))minus\s+(?=[$€£]?\.?\d)",
+    re.IGNORECASE,
+)
 _EXCLAIMED = re.compile(rf"([$€£]?{DECIMAL})!+")  # a sentence's end; in a box or a formula it is a factorial
 _CALCULATION = re.compile(r"<<[^<>\n]{0,300}>>")  # the calculator annotations of GSM8K
 _LABEL = re.compile(r"\\text[a-z]*\s*\{[^{}]*(?:\bis|\bare|\bbe|\bequals|:|=)\s*\}\s*(?=\S)")
@@ -83,6 +90,7 @@ def extract(text: str, kind: AnswerKind, run_on: RunOn = "first") -> str | None:
 
 
 def _number(text: str, run_on: RunOn) -> str | None:
+    text = _NEGATIVE.sub("-", text)
     whole = _PLAIN.fullmatch(text)
     if whole:
         return _tidy(text)

@@ -64,7 +64,7 @@ _QUESTION = re.compile(
     r"\n[ \t]*(?:\*\*|#{1,4} ?)?(?:Question|Problem|Exercise|Q|Human|User|Instruction)[ \t]?\d{0,4}[ \t]?(?:\*\*)?[:.]",
     re.IGNORECASE,
 )
-# A letter, one of the usual labels, or a few words that begin with a number or formula (`12 apples`, `\\frac{1}{2}`).
+# A letter, one of the usual labels, or a few words that begin with a number or formula (`12 apples`).
 _BARE_ANSWER = re.compile(
     r"\s*(?:[(\[]?[A-J][)\].:]?|(?:yes|no|true|false)\.?"
     r"|(?!\d+[.):]\s)[-−+$€£(\[{*]{0,4}(?:\.?\d|\\[a-z]+\{)\S*(?: \S+){0,3})\s*",

@@ -86,8 +86,9 @@ def in_prose(text: str) -> str | None:
     text = text[:_MAX_PROSE_CHARS]
     sentences = [part for line in text.split("\n") for part in _SENTENCE_END.split(line)]
     for sentence in sentences:
-        clause = _REASON.split(sentence, maxsplit=1)[0]
-        if "=" in clause and "$" not in clause and "\\" not in clause:
+        clauses = _REASON.split(sentence)
+        clause = next((part for part in clauses if re.search(r"\d", part)), clauses[0])
+        if "=" in clause and "\\" not in clause and next(math_spans(clause), None) is None:
             result = _leading(clause.rpartition("=")[2])
             if result:
                 return result

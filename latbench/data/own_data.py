@@ -33,6 +33,7 @@ from latbench.util.files import sha256_of
 
 ALL = "all"  # the split of a file that is not divided; it answers to the usual names too
 USUAL = ("train", "validation", "test")
+NOT_SHOWN = ("id", "steps", "answer")  # of a row; a prompt asks for what is in the others
 FIELD = re.compile(r"\{\{|\}\}|\{(\w+)\}")  # of a prompt template
 Column = Literal["id", "question", "steps", "answer", "solution", "choices"]
 
@@ -83,6 +84,11 @@ class OwnDataConfig(TaskConfig):
             raise ValueError(
                 f"task.prompt names no column, so that every row would be asked the same, got {self.prompt!r}; name "
                 "one, such as {question}"
+            )
+        if hidden := [name for name in FIELD.findall(self.prompt) if name in NOT_SHOWN]:
+            raise ValueError(
+                f"task.prompt names the {hidden[0]} of a row, which a model is not shown, got {self.prompt!r}; name "
+                f"another column, or rename one of the question that is called {hidden[0]!r}"
             )
 
     @property

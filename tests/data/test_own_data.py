@@ -92,6 +92,10 @@ def test_the_prompt_is_a_template_over_the_columns(tmp_path: Path) -> None:
             "{question",
             "task.prompt has a brace that belongs to no column, got '{question'; write a column as {question}",
         ),
+        (
+            "{question} {answer}",
+            "task.prompt names the answer of a row, which a model is not shown, got '{question} {an",
+        ),
         ("{question} {}", "task.prompt has a brace that belongs to no column, got '{question} {}'; "),
         ("{question}}}}", "task.prompt has a brace that belongs to no column, got '{question}}}}'; "),
         ("hello", "task.prompt names no column, so that every row would be asked the same, got 'hello'; name one"),

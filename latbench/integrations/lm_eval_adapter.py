@@ -25,8 +25,8 @@ Keys of --model_args:
 
 `--batch_size auto` takes the run's own `generate.batch_size`; lm-eval's default is 1. `until`, `max_gen_toks` (of
 reasoning and answer together), `do_sample`, `temperature` and any key of `generate.*` come from a task's
-`generation_kwargs` or from --gen_kwargs; the run's own settings where they say nothing. Random draws are keyed by the
-run's seed, the context and the repeat, so that neither batch nor --seed changes them.
+`generation_kwargs` or from --gen_kwargs; the run's own settings where they say nothing, as an empty `until` does.
+Random draws are keyed by the run's seed, the context and the repeat, so that neither batch nor --seed changes them.
 
 Own data among the --tasks (a data file, a Hub id such as org/name or org/name:split, a YAML file that says `path`) are
 asked and checked as `latbench eval` does it, with its options --columns, --kind and --prompt.
@@ -301,10 +301,11 @@ class LatbenchLM(TemplateLM):
         """`generate.*` of a request. Raises: ValueError: a key that is unknown, or a value out of range."""
         own = self.run.config.generate
         given = dict(normalize_gen_kwargs(dict(generation_kwargs), RAW_TOKENS if self.raw else own.max_new_tokens))
+        says_how = {"do_sample", "temperature"} & generation_kwargs.keys()  # else lm-eval would take it for greedy
         if not given.pop("do_sample", False):
-            given["temperature"] = 0.0
+            given["temperature"] = 0.0 if says_how else own.temperature
         given["max_new_tokens"] = given.pop("max_gen_toks")
-        given["until"] = [stop for stop in given["until"] if stop]
+        given["until"] = [stop for stop in given["until"] if stop] or own.until  # lm-eval has no task without the key
         for key, value in WITHOUT_EFFECT.items():
             if given.get(key) == value:
                 del given[key]

@@ -111,7 +111,7 @@ def own_data_task(named: str, run: Any = None, **settings: Any) -> dict[str, Any
         "output_type": "generate_until",
         "doc_to_text": "{{question}}",
         "doc_to_target": "{{answer}}",
-        "generation_kwargs": {"until": [], "do_sample": False},
+        "generation_kwargs": {"until": []},  # as the run says; greedy for lm-eval's other models
         "metric_list": [
             {
                 "metric": latbench_correct,

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from latbench.cli import main
 from latbench.config import GenerateConfig
 from latbench.integrations.likelihood import after_thinking
 from latbench.integrations.lm_eval_adapter import LatbenchLM
-from latbench.integrations.lm_eval_tasks import examples, latbench_correct
+from latbench.integrations.lm_eval_tasks import examples, latbench_correct, own_data_task
 from latbench.model.layout import Layout
 from latbench.model.tiny import PAD, tiny_tokenizer
 from latbench.runs.run import CHECKPOINT, Run
@@ -156,6 +157,17 @@ def test_a_request_says_how_it_is_decoded_and_the_run_says_the_rest(explicit: Ru
         lm.decoding({"num_beams": 4})
     with pytest.raises(ValueError, match=r"generation_kwargs.top_p must be <= 1, got 1.5"):
         lm.decoding({"top_p": 1.5})
+
+
+def test_what_a_task_leaves_open_is_as_in_the_runs_own_evaluation(explicit: Run) -> None:
+    lm = LatbenchLM(explicit.folder)
+    own = replace(explicit.config.generate, temperature=0.7, until=["9"])
+    lm.run = replace(explicit, config=replace(explicit.config, generate=own))
+    task = own_data_task(str(HERE / "questions.jsonl"))
+    for said in (task["generation_kwargs"], load_yaml(OURS)["generation_kwargs"]):
+        assert lm.decoding(said) == replace(own, batch_size=lm.batch_size)
+    greedy = lm.decoding({"until": ["\n"], "do_sample": False})
+    assert (greedy.temperature, greedy.until) == (0.0, ["\n"])
 
 
 def test_a_text_begins_with_one_bos_whoever_writes_it(explicit: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ def test_the_evaluation_is_named_and_nothing_is_said_twice(say: Say, coconut: Ru
     assert len(list(folder.parent.iterdir())) == 2  # that of the run's own task, and this one
     code, out, _ = say("inspect", str(folder), "--index", "1", "--json")
     assert json.loads(out)["question"] == "mod 10: n0=1+2; n0?"
-    assert say("cost", coconut.folder.name, str(folder), "--rounds", "1")[0] == 0
+    assert say("cost", str(folder), "--rounds", "1")[0] == 0
     code, _, err = say("trace", str(folder), "--task", "synth")
     assert (code, err) == (
         2,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal
 
@@ -25,6 +25,7 @@ from latbench.model.backbone import Backbone
 from latbench.model.batches import Batch
 from latbench.task import STRICT, Example, Task
 
+REASON = "Reason step by step, then put the final answer within \\boxed{}."  # a request, see Method.request
 DIAGNOSTICS = "diagnostics.json"  # in a stage's folder: goes to the run's report, numbers to manifests and tables
 
 
@@ -262,7 +263,7 @@ class Method(nn.Module, ABC, Generic[ConfigT, BatchT]):
 
     def skip_reason(self, example: Example, stage: Stage) -> str | None:
         """Why this example cannot be trained on in this stage (counted and reported), or None."""
-        return self.backbone.too_long(example)
+        return self.backbone.too_long(self.as_asked(example))
 
     def read_latents(self, embeds: Tensor) -> list[str] | None:
         """The latent steps of one answer as text, where a helper model at hand can tell; None: they stay vectors.
@@ -284,12 +285,22 @@ class Method(nn.Module, ABC, Generic[ConfigT, BatchT]):
         """
         return [None] * len(examples)
 
-    def asking(self, question: str, request: str) -> str:
-        """The question, of a model without markers with a request after it, such as for the form of the answer.
+    def request(self, question: str) -> str:
+        """What a model without a close marker is asked after a question, such as for the form of the answer; "": no
+        more."""
+        return ""
 
-        A model with a close marker knows its form from its layout; one without is asked in the same words in training.
+    def worded(self, question: str) -> str:
+        """The question as it is asked, in training and at inference: with the request where there is no close marker.
+
+        A model with one knows its form from its layout.
         """
-        return question if self.backbone.layout.close or not request else f"{question}\n\n{request}"
+        request = "" if self.backbone.layout.close else self.request(question)
+        return f"{question}\n\n{request}" if request else question
+
+    def as_asked(self, example: Example) -> Example:
+        """The example with its question in the words in which it is asked."""
+        return replace(example, question=self.worded(example.question))
 
     def prompt_ids(self, question: str, config: GenerateConfig | None = None) -> list[int]:
         """Token ids fed before the first decision; the shared layout's prompt unless a method adds markers.
@@ -297,7 +308,7 @@ class Method(nn.Module, ABC, Generic[ConfigT, BatchT]):
         Args:
             config: of the decoding to come, for a method that is told in the prompt how to think; None: the defaults.
         """
-        return self.backbone.prompt(question)
+        return self.backbone.prompt(self.worded(question))
 
     def generate(
         self,

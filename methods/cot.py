@@ -15,7 +15,6 @@ reinforcement learning has to be compared with.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as config_dataclass
@@ -24,14 +23,12 @@ from latbench.config import YOUNGER, GenerateConfig
 from latbench.decoding.action_batch import ActionBatch, ActionLogProbs
 from latbench.decoding.rule import StepRule
 from latbench.decoding.sampling import Sampling
-from latbench.method import Losses, Method, MethodConfig, Stage
+from latbench.method import REASON, Losses, Method, MethodConfig, Stage
 from latbench.model.batches import SequenceBatch
 from latbench.registry import register_method
 from latbench.task import STRICT, Example
 from latbench.training.losses import token_cross_entropy
 from latbench.training.rl.action_tensors import score_text
-
-ASK = "Reason step by step, then put the final answer within \\boxed{}."
 
 
 @config_dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -54,7 +51,7 @@ class Cot(Method[CotConfig, SequenceBatch]):
 
     def batch(self, examples: Sequence[Example], stage: Stage) -> SequenceBatch:
         """Whole sequences; steps, close marker, answer and EOS are supervised."""
-        return self.backbone.batch_sequences([self._asked(example) for example in examples], supervise="steps")
+        return self.backbone.batch_sequences([self.as_asked(example) for example in examples], supervise="steps")
 
     def loss(self, batch: SequenceBatch, stage: Stage) -> Losses:
         """Next-token cross-entropy."""
@@ -68,17 +65,6 @@ class Cot(Method[CotConfig, SequenceBatch]):
         """Plain text."""
         return StepRule(self.backbone, Sampling.from_config(config))
 
-    def skip_reason(self, example: Example, stage: Stage) -> str | None:
-        """The request counts too."""
-        return self.backbone.too_long(self._asked(example))
-
-    def prompt_ids(self, question: str, config: GenerateConfig | None = None) -> list[int]:
-        """The question; of a model without think tokens with the request to reason."""
-        return self.backbone.prompt(self._worded(question))
-
-    def _worded(self, question: str) -> str:
-        return self.asking(question, ASK if self.config.ask is None else self.config.ask)
-
-    def _asked(self, example: Example) -> Example:
-        """The example as it is asked at inference."""
-        return replace(example, question=self._worded(example.question))
+    def request(self, question: str) -> str:
+        """To reason, unless `method.ask` says otherwise."""
+        return REASON if self.config.ask is None else self.config.ask

@@ -12,7 +12,6 @@ is counted as its chain (`latbench/decoding/written.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as config_dataclass
@@ -49,7 +48,8 @@ class Direct(Method[DirectConfig, SequenceBatch]):
 
     def batch(self, examples: Sequence[Example], stage: Stage) -> SequenceBatch:
         """Sequences without steps; answer and EOS are supervised."""
-        return self.backbone.batch_sequences([self._asked(example) for example in examples], supervise="answer")
+        asked = [self.as_asked(example.without_steps(None)) for example in examples]
+        return self.backbone.batch_sequences(asked, supervise="answer")
 
     def loss(self, batch: SequenceBatch, stage: Stage) -> Losses:
         """Next-token cross-entropy."""
@@ -61,15 +61,12 @@ class Direct(Method[DirectConfig, SequenceBatch]):
 
     def skip_reason(self, example: Example, stage: Stage) -> str | None:
         """The chain does not count: it is not in the sequence."""
-        return self.backbone.too_long(self._asked(example))
+        return self.backbone.too_long(self.as_asked(example.without_steps(None)))
 
     def prompt_ids(self, question: str, config: GenerateConfig | None = None) -> list[int]:
         """The question with both markers, or with the request for the answer alone: next comes the answer."""
-        return self.backbone.closed_prompt(self._worded(question))
+        return self.backbone.closed_prompt(self.worded(question))
 
-    def _worded(self, question: str) -> str:
-        return self.asking(question, ASK if self.config.ask is None else self.config.ask)
-
-    def _asked(self, example: Example) -> Example:
-        """The example as it is asked at inference, without its chain."""
-        return replace(example.without_steps(None), question=self._worded(example.question))
+    def request(self, question: str) -> str:
+        """For the answer alone, unless `method.ask` says otherwise."""
+        return ASK if self.config.ask is None else self.config.ask

@@ -34,13 +34,12 @@ from latbench.config import YOUNGER, Fraction, GenerateConfig, NonNegativeFloat,
 from latbench.decoding.rule import Latent, LatentRule, Mixture, Mode, RowState, Step, StepRule, close_marker
 from latbench.decoding.sampling import Sampling, dirichlet, gumbel
 from latbench.decoding.superposition import entropy, top_k_mixture
-from latbench.method import Losses, Method, MethodConfig, Stage
+from latbench.method import REASON, Losses, Method, MethodConfig, Stage
 from latbench.model.backbone import Backbone
 from latbench.model.batches import Batch
 from latbench.registry import register_method
 from latbench.task import STRICT, Example
 
-ASK = "Reason step by step, then put the final answer within \\boxed{}."
 NOISE_DRAW = 1  # draw 0 of a step is the text token's
 
 
@@ -117,9 +116,9 @@ class SoftThinking(Method[SoftThinkingConfig]):
         rule = DiscreteRule if self.config.variant == "discrete" else SoftRule
         return rule(self.backbone, self.config, config)
 
-    def prompt_ids(self, question: str, config: GenerateConfig | None = None) -> list[int]:
-        """The question; of a model without think tokens with the request to reason."""
-        return self.backbone.prompt(self.asking(question, ASK if self.config.ask is None else self.config.ask))
+    def request(self, question: str) -> str:
+        """To reason, as `cot` asks, unless `method.ask` says otherwise."""
+        return REASON if self.config.ask is None else self.config.ask
 
 
 class SoftRule(LatentRule):

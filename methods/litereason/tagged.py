@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from latbench.config import GenerateConfig
 from latbench.decoding.sampling import uniform
-from latbench.method import Losses, LossTerm, Method
+from latbench.method import REASON, Losses, LossTerm, Method
 from latbench.model.backbone import Backbone
 from latbench.model.batches import IGNORE_INDEX, Batch, Tokens, pad
 from latbench.model.layout import Pieces
@@ -23,7 +22,6 @@ from methods.litereason.traces import Trace, TraceFile, choosable, masked, num_r
 
 PLACEHOLDER = 0  # id of a latent in a sequence
 SHARE_DRAW, SENTENCE_DRAW = 0, 1  # draws of a masked trace
-ASK = "Reason step by step, then put the final answer within \\boxed{}."
 GUIDE = (
     "You may replace a sentence of your reasoning by a silent step. Write {tag}, where N is a whole number from one to "
     "{most} and larger means harder, then continue as if the sentence were there. Use this for plain steps in the "
@@ -97,15 +95,15 @@ class TaggedModel(Method[LiteReasonConfig, TaggedBatch]):
 
     def pieces(self, example: Example) -> Pieces:
         """Token ids of an example, whose question has the requests of a model without think tokens."""
-        return self.backbone.layout.encode(replace(example, question=self.asked_in_words(example.question)))
+        return self.backbone.layout.encode(self.as_asked(example))
 
-    def asked_in_words(self, question: str) -> str:
-        """The question; for a model without think tokens with the request to reason and the guide to tags."""
-        wanted = [ASK if self.config.ask is None else self.config.ask]
+    def request(self, question: str) -> str:
+        """To reason, and the guide to tags where the question does not mention them."""
+        wanted = [REASON if self.config.ask is None else self.config.ask]
         if self.config.guide and not self.tags.mention.search(question):
             tag = f"{self.tags.texts[0]}N{self.tags.texts[1]}"
             wanted.append(GUIDE.format(tag=tag, most=self.config.max_budget))
-        return self.asking(question, " ".join(filter(None, wanted)))
+        return " ".join(filter(None, wanted))
 
     def beyond_context(self, example: Example) -> str | None:
         """Why an example does not fit the context when its sentences are replaced, in the worst case, or None."""
@@ -149,7 +147,3 @@ class TaggedModel(Method[LiteReasonConfig, TaggedBatch]):
         scale = relative_scale(self.backbone, latents).sum()
         losses["projector/scale"] = LossTerm(scale, len(latents), weight=0.0)
         return losses
-
-    def prompt_ids(self, question: str, config: GenerateConfig | None = None) -> list[int]:
-        """The question; of a model without think tokens with the request to reason and to use tags."""
-        return self.backbone.prompt(self.asked_in_words(question))

@@ -84,22 +84,24 @@ def key_of(folder: Path) -> str | None:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
+def _runs(config: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+    """The configuration of a run, of the one that it starts from, and so on."""
+    while config:
+        yield config
+        config = config.get("start")
+
+
 def _models(config: Mapping[str, Any]) -> Iterator[str]:
     yield str(config["model"]["id"])
-    start = config.get("start")
-    while start:  # it names a model where that is another one
-        if "model" in start:
+    for start in _runs(config.get("start")):
+        if "model" in start:  # it names a model where that is another one
             yield str(start["model"]["id"])
-        start = start.get("start")
 
 
 def _named_files(config: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
     """Files with own data, of the evaluation and of the training of its run, and Python files with further methods and
     tasks: by place, size and time of change."""
-    parts = [config.get("eval") or {}]
-    while config:
-        parts.append(config)
-        config = config.get("start") or {}
+    parts = [config.get("eval") or {}, *_runs(config)]
     named = [str((part.get("task") or {}).get("path") or "") for part in parts]
     named += os.environ.get(FILES, "").split(os.pathsep)
     for path in (Path(name).expanduser() for name in named if name):

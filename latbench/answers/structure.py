@@ -143,8 +143,12 @@ def _split_list(text: str) -> list[str]:
 
 def _holds_together(item: str) -> bool:
     """Whether no comma in an item separates two."""
-    whole = parse_number(split_unit(item)[0]) is not None or inside(item) is not None
-    return "," not in item or whole or _is_calculation(item)
+    return (
+        "," not in item
+        or parse_number(split_unit(item)[0]) is not None
+        or inside(item) is not None
+        or _is_calculation(item)
+    )
 
 
 def _is_calculation(text: str) -> bool:

@@ -103,7 +103,8 @@ class Run:
         elif self.device is not None:
             model = replace(model, device=self.device, device_map=model.device_map if self.device == "auto" else None)
         if self.report["trained"]:
-            loaded = checkpoint.load(
+            self._refuse_other_training()
+            return checkpoint.load(
                 self.checkpoint,
                 device=model.device,
                 device_map=model.device_map,
@@ -112,8 +113,6 @@ class Run:
                 layout=model.layout,
                 trust_remote_code=self.trust_remote_code,
             )
-            self._refuse_other_training()
-            return loaded
         entry = registry.get_method(self.config.method_name)
         backbone = Backbone.load(model, seed=self.config.seed, markers=False, trust_remote_code=self.trust_remote_code)
         method: Method[Any] = entry.cls(backbone, self.config.method)

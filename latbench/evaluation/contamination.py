@@ -1,17 +1,19 @@
-"""How many training rows ask a question of an evaluation, from the configuration of its run and the data at hand."""
+"""How many training rows ask a question of an evaluation, from the configuration of its run and the data at hand.
+
+These are the rows that the configuration names. Where `model.id` is what another run has learnt, its manifest also
+counts the questions that are kept beside that run, and may know of more.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from latbench import registry
 from latbench.config import RunConfig
 from latbench.config.identity import is_untrained
 from latbench.evaluation.job import EvalJob
-from latbench.runs.run import CHECKPOINT
 from latbench.runs.train import data_name, training_rows
 from latbench.runs.train_questions import Keys, either, num_shared, question_keys
 from latbench.task import Task
@@ -29,8 +31,7 @@ def recomputed(job: EvalJob) -> int | None:
     Returns: None where the run was not trained from its configuration alone, or its training data are not at hand.
     """
     settings, train_data, own = job.settings, str(job.run.report["train_data"]), job.run.config
-    goes_on = Path(own.model.id).name == CHECKPOINT  # with what another run had learnt
-    if is_untrained(train_data) or own.imported is not None or goes_on:
+    if is_untrained(train_data) or own.imported is not None:
         return None
     trained = question_keys([])
     for number, config in enumerate(_chain(own)):

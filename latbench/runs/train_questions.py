@@ -45,9 +45,10 @@ def write_train_questions(folder: Path, keys: Keys, earlier: Path | None) -> Non
 
 
 def run_of_checkpoint(config: RunConfig) -> Path | None:
-    """Folder of the run whose checkpoint a configuration takes for its model; None where that is no run's."""
-    checkpoint = Path(config.model.id)
-    return checkpoint.parent if (checkpoint.parent / TRAIN).is_file() and checkpoint.name == CHECKPOINT else None
+    """Folder of the run whose checkpoint or exported folder a configuration takes for its model; None: no run's."""
+    model = Path(config.model.id)
+    run = model.parent if model.name == CHECKPOINT else model
+    return run if (run / TRAIN).is_file() else None
 
 
 def read_train_questions(folder: Path) -> Keys | None:

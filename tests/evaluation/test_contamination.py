@@ -19,6 +19,7 @@ from latbench.evaluation.evaluate import evaluate
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.metrics import caveats, summarise
 from latbench.evaluation.records import MANIFEST, read_evaluation, read_manifest, write_manifest
+from latbench.exporting import export
 from latbench.runs.run import Run, load_run
 from latbench.runs.train import base_run, train
 from latbench.runs.train_questions import QUESTIONS, either, question_keys, read_train_questions
@@ -61,6 +62,23 @@ def test_a_model_that_is_the_checkpoint_of_a_run_has_seen_what_the_run_saw(own: 
     job = EvalJob.of(base_run(config, runs_dir=tmp_path / "base"), "synth", limit=5)
     assert read_manifest(evaluate(job)).contaminated == 5
     assert check_evaluation(job.folder).problems == []
+
+
+@pytest.mark.parametrize("exported", [False, True])
+def test_training_that_goes_on_with_what_a_run_learnt_has_seen_what_the_run_saw(
+    own: Run, tmp_path: Path, exported: bool
+) -> None:
+    model = export(own, str(tmp_path / "shared")) if exported else str(own.folder / "checkpoint")
+    config = parse(
+        own.config.to_tree() | {"start": None},
+        preset="none",
+        overrides=[f"model.id={model}", "train.split=train", "train.num_examples=4"],
+    )
+    job = EvalJob.of(train(config, runs_dir=tmp_path / "runs"), "synth", limit=5)
+    assert read_manifest(evaluate(job)).contaminated == 5
+    assert check_evaluation(job.folder).problems == []
+    shutil.move(model, tmp_path / "elsewhere")
+    assert check_evaluation(job.folder).problems == [], "on a machine without that model"
 
 
 def test_eval_compare_and_check_say_it(own: Run, run: Run, capsys: pytest.CaptureFixture[str]) -> None:

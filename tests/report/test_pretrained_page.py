@@ -16,6 +16,7 @@ PAGE = (RESULTS / "pretrained.md").read_text(encoding="utf-8")
 TEXT = " ".join(PAGE.split())
 WORDS = "preset=smollm2-135m task.num_train=2400"
 GSM8K = "preset=smollm2-135m"
+CAPPED = f"{GSM8K} generate.max_new_tokens=160 generate.max_latents=128"
 LABELS = {  # of the lines of a table, by its heading
     "Worded problems on SmolLM2-135M": {
         "`cot`": f"cot {WORDS} train.epochs=1.0",
@@ -29,9 +30,11 @@ LABELS = {  # of the lines of a table, by its heading
     },
     "GSM8K with chains of equations on SmolLM2-135M": {
         "`cot`": f"cot {GSM8K} train.epochs=1.0 generate.max_new_tokens=160",
-        "`soft_thinking`": (
-            f"soft_thinking {GSM8K} generate.max_new_tokens=160 generate.max_latents=128 start.train.epochs=1.0"
-        ),
+        "`soft_thinking`": f"soft_thinking {CAPPED} start.train.epochs=1.0",
+        "`colar`, speed 1": f"colar {CAPPED} generate.thinking_speed=1",
+        "`direct`": f"direct {GSM8K} train.epochs=1.0 generate.max_new_tokens=160",
+        "`colar`, speed 2": f"colar {CAPPED}",
+        "`colar`, speed 3": f"colar {CAPPED} generate.thinking_speed=3",
     },
 }
 TASKS = {"GSM8K, % (95 %)": "gsm8k", "SVAMP, %": "svamp", "MultiArith, %": "multiarith", "ASDiv, %": "asdiv"}

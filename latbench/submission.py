@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from latbench import registry
 from latbench.config import TINY, GenerateConfig, RunConfig, tree
 from latbench.evaluation.asked import asked, asked_config, asked_of_generated
-from latbench.evaluation.contamination import recomputed
+from latbench.evaluation.contamination import may_know_of_more, recomputed
 from latbench.evaluation.fed_prompt import fed_prompt
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.metrics import caveats as caveats_of
@@ -249,10 +249,10 @@ def _problems(evaluation: Evaluation, cost: CostFile | None, read: QuestionsRead
         if there != here:
             way_out = "; evaluate it again in a folder of that name" if name == "run" else ""
             yield f"{name} is {there!r} in the manifest, but {here!r} follows from its configuration and data{way_out}"
-    contaminated = recomputed(job)
-    if contaminated is not None and contaminated > (manifest.contaminated or 0):
+    stated, contaminated = manifest.contaminated or 0, recomputed(job)
+    if contaminated is not None and (contaminated > stated or (contaminated < stated and not may_know_of_more(config))):
         yield (
-            f"contaminated is {manifest.contaminated or 0} in the manifest, but {contaminated} training rows ask one "
+            f"contaminated is {stated} in the manifest, but {contaminated} training rows ask one "
             "of its questions; evaluate again"
         )
     key = f"{manifest.task}/{manifest.split}"

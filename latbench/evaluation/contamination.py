@@ -1,17 +1,18 @@
 """How many training rows ask a question of an evaluation, from the configuration of its run and the data at hand.
 
-These are the rows that the configuration names. Where `model.id` is what another run has learnt, its manifest also
-counts the questions that are kept beside that run, and may know of more.
+These are the rows that the configuration names. A run whose model another run has made also counts, in its manifest,
+the questions that are kept beside that run, and so may know of more (`may_know_of_more`).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from latbench import registry
-from latbench.config import RunConfig
+from latbench.config import TINY, RunConfig
 from latbench.config.identity import is_untrained
 from latbench.evaluation.job import EvalJob
 from latbench.runs.train import data_name, training_rows
@@ -47,6 +48,14 @@ def recomputed(job: EvalJob) -> int | None:
         elif config.start is None:  # trained on something else, or on nothing
             return None
     return num_shared(trained, question_keys(job.rows))
+
+
+def may_know_of_more(config: RunConfig) -> bool:
+    """Whether a run's model is what another run has learnt, or is not at hand, so that nobody can tell."""
+    from latbench.model.source import CHECKPOINT_INFO
+
+    models = {Path(part.model.id) for part in _chain(config) if part.model.id != TINY}
+    return any(not model.is_dir() or (model / CHECKPOINT_INFO).is_file() for model in models)
 
 
 def _chain(config: RunConfig) -> Iterator[RunConfig]:

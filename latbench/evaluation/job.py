@@ -18,7 +18,7 @@ from latbench.evaluation.provenance import Provenance, refuse_others
 from latbench.evaluation.records import Evaluation, Manifest, read_evaluation
 from latbench.runs import environment
 from latbench.runs.run import EVAL, Run
-from latbench.runs.train_questions import num_shared, question_keys, read_train_questions, run_of_checkpoint
+from latbench.runs.train_questions import num_shared, question_keys, read_train_questions, run_of_model
 from latbench.task import Example, Fingerprint, Task
 
 
@@ -160,7 +160,7 @@ def _manifest(job: EvalJob) -> Manifest:
 def _contaminated(job: EvalJob) -> int | None:
     """`Manifest.contaminated`."""
     untrained = not job.run.report.get("trained", True)
-    known = run_of_checkpoint(job.run.config) if untrained else job.run.folder
+    known = run_of_model(job.run.config) if untrained else job.run.folder
     trained = None if known is None else read_train_questions(known)
     return None if trained is None else num_shared(trained, question_keys(job.rows))
 

@@ -25,7 +25,7 @@ from latbench.runs.begun import BEGUN, begun_with, check_same, model_hashes, wri
 from latbench.runs.lock import LOCK, is_main_process, locked, wait_for_all
 from latbench.runs.owner import OWNER
 from latbench.runs.run import CHECKPOINT, CONFIG, TRAIN, Run, load_run
-from latbench.runs.train_questions import QUESTIONS, question_keys, run_of_checkpoint, write_train_questions
+from latbench.runs.train_questions import QUESTIONS, question_keys, run_of_model, write_train_questions
 from latbench.task import Example, Task
 from latbench.util.files import temporary, write_whole
 
@@ -247,7 +247,7 @@ def _write_beginning(run: Run, trained_on: list[Example], begun: Mapping[str, An
     """What a run keeps from before its first step: configuration, keys of its questions, data and versions."""
     write_whole(run.folder / CONFIG, _yaml(run.config))
     if not (run.folder / QUESTIONS).exists():  # a run that is resumed has the same data
-        earlier = start.folder if start else run_of_checkpoint(run.config)
+        earlier = start.folder if start else run_of_model(run.config)
         write_train_questions(run.folder, question_keys(trained_on), earlier)
     write_begun(run.folder, begun)
 

@@ -44,7 +44,7 @@ def write_train_questions(folder: Path, keys: Keys, earlier: Path | None) -> Non
         write_whole_bytes(folder / QUESTIONS, whole.astype("<u8").tobytes())
 
 
-def run_of_checkpoint(config: RunConfig) -> Path | None:
+def run_of_model(config: RunConfig) -> Path | None:
     """Folder of the run whose checkpoint or exported folder a configuration takes for its model; None: no run's."""
     model = Path(config.model.id)
     run = model.parent if model.name == CHECKPOINT else model

@@ -92,8 +92,8 @@ def test_eval_compare_and_check_say_it(own: Run, run: Run, capsys: pytest.Captur
     assert "mind: 20 training rows of A ask one of these questions" in text
 
 
-@pytest.mark.parametrize("stated", [None, 0, 19])
-def test_a_manifest_that_hides_it_is_refused(own: Run, stated: int | None) -> None:
+@pytest.mark.parametrize("stated", [None, 0, 19, 21])
+def test_a_manifest_that_says_otherwise_is_refused(own: Run, stated: int | None) -> None:
     folder = evaluate(EvalJob.of(own, "synth"))
     write_manifest(folder, replace(read_manifest(folder), contaminated=stated))
     (problem,) = check_evaluation(folder).problems

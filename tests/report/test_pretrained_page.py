@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fractions import Fraction
+from statistics import median_low
 
 import pytest
 
 from latbench.answers.formulas import constant
 from latbench.evaluation.records import Record, read_evaluation
-from tests.report.findings import RESULTS, tables, value
+from tests.report.findings import RESULTS, cells, tables, value
 
 PAGE = (RESULTS / "pretrained.md").read_text(encoding="utf-8")
 TEXT = " ".join(PAGE.split())
@@ -37,6 +38,8 @@ LABELS = {  # of the lines of a table, by its heading
         "`colar`, speed 3": f"colar {CAPPED} generate.thinking_speed=3",
     },
 }
+CHAINS = LABELS["GSM8K with chains of equations on SmolLM2-135M"]
+SPEEDS = {speed: CHAINS[f"`colar`, speed {speed}"] for speed in (1, 2, 3)}
 TASKS = {"GSM8K, % (95 %)": "gsm8k", "SVAMP, %": "svamp", "MultiArith, %": "multiarith", "ASDiv, %": "asdiv"}
 RUN = "gsm8k_eq-cot-smollm2_135m_instruct_q4_1-bb27bd0c-s0"
 EQUATION = re.compile(r"<<([^=<>]+)=([^=<>]+)>>")
@@ -99,3 +102,29 @@ def test_wrong_chains_hold_false_equations(task: str, name: str) -> None:
     wrong = [record for record in answers(task) if record.status != "correct"]
     found = share([any(is_false(*sides) for sides in equations(record)) for record in wrong])
     assert f"{found} ({name})" in TEXT
+
+
+def test_thoughts_that_do_not_end_are_counted() -> None:
+    lengths = {}
+    for speed, label in SPEEDS.items():
+        [row] = cells()["gsm8k", label].rows
+        lengths[speed] = [record.num_latents for record in read_evaluation(row.summary.folder).records]
+    capped = {speed: sum(length == 128 for length in found) for speed, found in lengths.items()}
+    assert f"{capped[3]} of 300 thoughts at speed 3 go on to the cap" in TEXT
+    assert f"{capped[2]} at speed 2 and {capped[1]} at speed 1" in TEXT
+    assert f"Half of those at speed 3 have at most {median_low(lengths[3])} latents" in TEXT
+
+
+def test_tests_of_significance_follow_from_the_records() -> None:
+    def p(task: str, label: str, other: str) -> str:
+        return value(task, label, f"p against {CHAINS[other]}")
+
+    tasks = TASKS.values()
+    first = [p(task, SPEEDS[1], "`direct`") for task in ("multiarith", "svamp")]
+    assert f"(p = {first[0]} and {first[1]}, exact McNemar)" in TEXT
+    svamp = sorted(float(p("svamp", label, "`cot`")) for label in SPEEDS.values())
+    assert f"On SVAMP no speed differs from `cot` (p = {svamp[0]} to {svamp[-1]})" in TEXT
+    soft = {task: p(task, CHAINS["`soft_thinking`"], "`cot`") for task in tasks}
+    assert f"it loses nine points (p = {soft.pop('multiarith')})" in TEXT
+    others = sorted(map(float, soft.values()))
+    assert f"(p = {others[0]} to {others[-1]})" in TEXT

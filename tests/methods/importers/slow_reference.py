@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,23 +48,25 @@ def slow_answer(
     """Prompt, latents until `stop`, the close marker, then greedy text.
 
     Args:
-        model: a causal LM in float32; next_embeds: (hidden,), (vocab,) -> (hidden,) what is fed next.
+        model: a causal LM in float32, whose copy in float64 answers, so that it adds no rounding of its own.
+        next_embeds: (hidden,), (vocab,) -> (hidden,) what is fed next, in float32.
         stop: (vocab,) logits and latents so far -> leave the thought; never: ids that text cannot have.
     """
+    model = deepcopy(model).double()
     table, head = model.get_input_embeddings(), model.get_output_embeddings()
     seen: list[Tensor] = []
-    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
 
     def last(embeds: Tensor) -> tuple[Tensor, Tensor]:
         logits = model(inputs_embeds=embeds[None], use_cache=False).logits[0, -1]
-        return seen.pop()[0, -1], logits
+        return seen.pop()[0, -1].float(), logits.float()
 
     embeds = table(torch.tensor(prompt))
     hidden, logits = last(embeds)
     prompt_logits, latents = logits, list[Tensor]()
     while not stop(logits, len(latents)):
         latents.append(next_embeds(hidden, logits))
-        embeds = torch.cat([embeds, latents[-1][None]])
+        embeds = torch.cat([embeds, latents[-1][None].double()])
         hidden, logits = last(embeds)
     embeds = torch.cat([embeds, table(torch.tensor(list(close), dtype=torch.long))])
     answer: list[int] = []
@@ -75,8 +78,7 @@ def slow_answer(
             break
         answer.append(token)
         embeds = torch.cat([embeds, table(torch.tensor([token]))])
-    hook.remove()
-    return Slow(prompt_logits, torch.stack(latents) if latents else embeds[:0], answer)
+    return Slow(prompt_logits, torch.stack(latents) if latents else embeds[:0].float(), answer)
 
 
 def exactly(num: int) -> Stop:

@@ -166,9 +166,9 @@ def assigned_steps(steps: Sequence[str], num_thoughts: int) -> list[Sequence[str
 
 
 def text_of_steps(layout: Layout, steps: Sequence[str]) -> tuple[int, ...]:
-    """Ids of steps joined by newline, without one at the end."""
+    """Ids of the joined steps alone."""
     ids = layout.steps(steps)
-    return ids[: len(ids) - len(layout.joiner)] if layout.spec.joiner_after_last else ids
+    return ids[: len(ids) - len(layout.after_steps)]
 
 
 # the decoder

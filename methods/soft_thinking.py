@@ -9,9 +9,10 @@ largest decides what a step stands for.
 usual; only what is fed is a posterior mean of the sampled token and the distribution it came from.
 `discrete`: the control. The same filters and cold stop with sampled tokens, written out; `top_k: 1` is greedy.
 
-The layout's markers are those of the thinking; without one (a plain chat model) thinking could not end, which is an
-error, except for `moi`. Of a marker of several tokens the first ends the thinking, the others are forced (by
-`discrete` all are written). An end of sequence within the thinking ends the row without an answer.
+The layout's markers are those of the thinking; without one thinking could not end, which is an error, except for `moi`.
+A chat model that boxes its answer can think until it opens the box (`model.layout=boxed_chain`). Of a marker of several
+tokens the first ends the thinking, the others are forced (by `discrete` all are written). An end of sequence within
+the thinking ends the row without an answer.
 
 Differs from the released code (eric-ai-lab/Soft-Thinking): its counter of the cold stop runs on in the answer and may
 break it off, here it is that of the thinking; answers have their own settings (`generate.*`), which the code parses but
@@ -110,7 +111,7 @@ class SoftThinking(Method[SoftThinkingConfig]):
         if not self.backbone.layout.close:
             raise ValueError(
                 f"method {self.name!r} thinks until the close marker, which {self.backbone.name} has not; take a model "
-                "with <think> tokens, a run with start.method=cot, model.layout=plain_hash_answer or "
+                "with <think> tokens, a run with start.method=cot, model.layout=boxed_chain for boxed answers, or "
                 "method.variant=moi"
             )
         rule = DiscreteRule if self.config.variant == "discrete" else SoftRule

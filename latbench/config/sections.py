@@ -60,6 +60,7 @@ class ModelConfig:
         "boxed_system",
         "boxed_llama3",
         "plain_boxed",
+        "boxed_chain",
     ] = "default"
     """How question, markers, steps and answer become one sequence."""
     markers: tuple[str, str] | None = Field(default=None, json_schema_extra=YOUNGER)

@@ -381,6 +381,10 @@ class Loop:
         """The prompt ends with the close marker: the model does not think."""
         return self.backbone.layout.is_closed(self.prompt_ids[question])
 
+    def _answer_text(self, question: int, ids: Sequence[int]) -> str:
+        layout = self.backbone.layout
+        return layout.decode(ids) if self.prompts[question].raw else layout.answer_text(ids)
+
     def _retire(self) -> None:
         """Read finished rows out of their slots."""
         s = self.slots
@@ -395,7 +399,7 @@ class Loop:
             reasoning = tokens[:reasoning_end] if closed else tokens[:num_tokens]
             num_prompt_tokens = len(self._ids(question))
             self.results[question] = Generation(
-                text=_cut(self.backbone.layout.decode(answer), self._until(question)),
+                text=_cut(self._answer_text(question, answer), self._until(question)),
                 reasoning=self.backbone.layout.decode(reasoning),
                 closed=bool(closed),
                 num_latents=num_latents,

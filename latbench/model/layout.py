@@ -40,10 +40,12 @@ class LayoutSpec:
     """The open marker is read by the tokenizer together with what is before it; False: by itself."""
     joiner: str = "\n"
     """Between two steps."""
-    joiner_after_last: bool = False
-    """The joiner also stands after the last step."""
+    after_steps: str = ""
+    """After the last step."""
     close: str = ""
     """Text of the close marker where `markers` is off."""
+    answer_opening: str = ""
+    """What the text of an answer begins with that its tokens do not hold: a box that the close marker has opened."""
     answer_prefix: str = ""
     """Before the answer."""
     answer_suffix: str = ""
@@ -64,11 +66,11 @@ LAYOUTS: dict[str, LayoutSpec] = {
     "default": LayoutSpec(markers=True),
     # Coconut's plain-text baselines: question newline, each step with a newline, `### ` answer EOS
     "plain_hash_answer": LayoutSpec(
-        markers=False, question_suffix="\n", joiner_after_last=True, close="###", answer_prefix=" "
+        markers=False, question_suffix="\n", after_steps="\n", close="###", answer_prefix=" "
     ),
     # question newline <open> steps, each with a newline <close> `### ` answer (Coconut's own, arXiv:2412.06769;
     # facebookresearch/coconut@27273cb dataset.py)
-    "hash_answer": LayoutSpec(markers=True, question_suffix="\n", joiner_after_last=True, answer_prefix="### "),
+    "hash_answer": LayoutSpec(markers=True, question_suffix="\n", after_steps="\n", answer_prefix="### "),
     # question <open> steps joined by a space <close> `The answer is: ` answer (CODI's own, arXiv:2502.21074;
     # zhenyi4/codi@4fd88d4 test.py)
     "answer_sentence": LayoutSpec(markers=True, single_spaces=True, joiner=" ", answer_prefix="The answer is: "),
@@ -92,6 +94,16 @@ LAYOUTS: dict[str, LayoutSpec] = {
     # markers, so that its whole output is the answer segment (LiteReason, arXiv:2512.02240;
     # Alex-Gurung/LiteReason@cf68f72 litereason/pipeline/prepare_sft.py, build_messages)
     "plain_boxed": LayoutSpec(markers=False, answer_prefix="\n\\boxed{", answer_suffix="}"),
+    # the same text after the instruction of `boxed`, as a chain that ends where the box opens; the backslash is of the
+    # chain, since it begins other formulas too
+    "boxed_chain": LayoutSpec(
+        markers=False,
+        question_prefix=f"{BOXED}\n",
+        after_steps="\n\\",
+        close="boxed{",
+        answer_suffix="}",
+        answer_opening="\\boxed{",
+    ),
     "boxed_llama3": LayoutSpec(
         markers=True,
         bos=False,
@@ -157,6 +169,7 @@ class Layout:
         self.open: tuple[int, ...] = self._ids(texts[0])
         self.close: tuple[int, ...] = self._ids(texts[1])
         self.joiner: tuple[int, ...] = self._ids(self.spec.joiner)
+        self.after_steps: tuple[int, ...] = self._ids(self.spec.after_steps)
 
     def prompt(self, question: str, note: str = "") -> tuple[int, ...]:
         """Ids fed before the first decision: the worded question and the open marker.
@@ -200,8 +213,7 @@ class Layout:
         ids: list[int] = []
         for number, step in enumerate(steps, start=1):
             ids += self._ids(step)
-            if number < len(steps) or self.spec.joiner_after_last:
-                ids += self.joiner
+            ids += self.joiner if number < len(steps) else self.after_steps
         return tuple(ids)
 
     def encode(self, example: Example, note: str = "") -> Pieces:
@@ -217,6 +229,10 @@ class Layout:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids, special tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def answer_text(self, ids: Sequence[int]) -> str:
+        """Text of an answer that follows the close marker; "" without a token."""
+        return self.spec.answer_opening + self.decode(ids) if ids else ""
 
     def _tokenize(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False)) if text else ()

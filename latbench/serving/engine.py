@@ -123,10 +123,11 @@ class _Lane:
         self.asked: dict[int, _Asked] = {}
 
     def take(self, ticket: Ticket, place: int, ids: Sequence[int]) -> None:
-        question, decode = ticket.questions[place], self.backbone.layout.decode
+        question, layout = ticket.questions[place], self.backbone.layout
         number = self.session.add(ids, question.prompt, latents=question.latents)
         stops = question.settings.until if question.prompt.until is None else question.prompt.until
-        self.asked[number] = _Asked(ticket, place, TextStream(decode), TextStream(decode, stops))
+        answer = TextStream(layout.decode if question.prompt.raw else layout.answer_text, stops)
+        self.asked[number] = _Asked(ticket, place, TextStream(layout.decode), answer)
         ticket.running[place] = self, number
 
     def step(self) -> list[tuple[Ticket, Told]]:

@@ -188,6 +188,21 @@ def test_an_emitted_marker_divides_reasoning_from_answer(backbone_of: Callable[.
     assert got.decode_steps == 3 + len(marker) + 2
 
 
+def test_an_answer_begins_with_the_box_that_the_marker_opens(backbone_of: Callable[..., Backbone]) -> None:
+    backbone = backbone_of("llama", layout="boxed_chain")
+    encode = backbone.layout._tokenize
+    script = [*encode("abc\\"), *backbone.layout.close, *encode("42} km"), backbone.layout.eos]
+    settings: dict[str, Any] = {"batch_size": 1, "questions": ["x"], "max_new_tokens": 40}
+    (got,) = run(backbone, Scripted(backbone, script), **settings)
+    assert (got.reasoning, got.text, got.num_answer_tokens) == ("abc\\", r"\boxed{42} km", len(encode("42} km")))
+    (cut,) = run(backbone, Scripted(backbone, script), **settings, until=["}"])
+    assert cut.text == r"\boxed{42"
+    (raw,) = run(backbone, Scripted(backbone, script), **settings, raw=True)
+    assert raw.text == r"abc\boxed{42} km"
+    (unanswered,) = run(backbone, Scripted(backbone, script), **settings | {"max_new_tokens": 2})
+    assert unanswered.text == ""
+
+
 def test_a_latent_rule_thinks_on_raw_prompts_and_without_markers(backbone_of: Callable[..., Backbone]) -> None:
     backbone = backbone_of("llama")
     (with_marker,) = run(backbone, FixedLatents(backbone, 3), batch_size=1, questions=["x"], raw=True)

@@ -166,7 +166,7 @@ def test_no_row_of_a_padded_batch_loses_its_stop(
     """Every z_K has the close marker as its label and e(marker) as its target; the layout `coconut` has three of it."""
     backbone = backbone_of("llama", layout=layout)
     method = at(c, backbone)
-    joined = int(backbone.layout.spec.joiner_after_last)  # one token of the chain
+    joined = len(backbone.layout.after_steps)  # tokens of the chain
     batch = method.batch([chain("abcdefghi"[: num - joined], str(num)) for num in lengths], STAGE)
     close = list(backbone.layout.close)
     with watched_targets(monkeypatch) as seen, torch.no_grad():

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from latbench.config import ModelConfig
 from latbench.model.backbone import Backbone
 from latbench.model.batches import IGNORE_INDEX, SequenceBatch, pad, sequence_batch
-from latbench.model.layout import LAYOUTS, Layout
+from latbench.model.layout import BOXED, LAYOUTS, Layout
 from latbench.task import Example
 
 ANN = Example(
@@ -74,6 +74,16 @@ def test_layouts_of_releases_word_a_whole_sequence(name: str, text: str, backbon
     ids = [*pieces.prompt, *pieces.steps, *pieces.close, *pieces.answer]
     asked = text.format(q=ANN.question, a=ANN.steps[0], b=ANN.steps[1])
     assert layout.tokenizer.decode(ids, clean_up_tokenization_spaces=False) == asked
+
+
+def test_a_boxed_chain_ends_where_the_box_opens(backbone_of: Callable[..., Backbone]) -> None:
+    layout = backbone_of("llama", layout="boxed_chain").layout
+    pieces = layout.encode(ANN)
+    chain = f"{BOXED}\n{ANN.question}{ANN.steps[0]}\n{ANN.steps[1]}\n\\"
+    assert layout.decode([*pieces.prompt, *pieces.steps]) == chain
+    assert layout.decode(pieces.close) == "boxed{"
+    assert layout.answer_text(pieces.answer) == r"\boxed{10}"
+    assert layout.answer_text([]) == ""
 
 
 def test_every_layout_can_be_chosen() -> None:

@@ -45,7 +45,7 @@ class LayoutSpec:
     close: str = ""
     """Text of the close marker where `markers` is off."""
     answer_opening: str = ""
-    """What the text of an answer begins with that its tokens do not hold: a box that the close marker has opened."""
+    """What the text of an answer begins with that is in chain and close marker, such as the name of a box."""
     answer_prefix: str = ""
     """Before the answer."""
     answer_suffix: str = ""
@@ -94,15 +94,16 @@ LAYOUTS: dict[str, LayoutSpec] = {
     # markers, so that its whole output is the answer segment (LiteReason, arXiv:2512.02240;
     # Alex-Gurung/LiteReason@cf68f72 litereason/pipeline/prepare_sft.py, build_messages)
     "plain_boxed": LayoutSpec(markers=False, answer_prefix="\n\\boxed{", answer_suffix="}"),
-    # the same text after the instruction of `boxed`, as a chain that ends where the box opens; the backslash is of the
-    # chain, since it begins other formulas too
+    # the same text after the instruction of `boxed`, as a chain that ends at the word `boxed`: the backslash before it
+    # begins other formulas too, and the brace after it is often one token with what is in the box
     "boxed_chain": LayoutSpec(
         markers=False,
         question_prefix=f"{BOXED}\n",
         after_steps="\n\\",
-        close="boxed{",
+        close="boxed",
+        answer_prefix="{",
         answer_suffix="}",
-        answer_opening="\\boxed{",
+        answer_opening="\\boxed",
     ),
     "boxed_llama3": LayoutSpec(
         markers=True,

@@ -191,10 +191,10 @@ def test_an_emitted_marker_divides_reasoning_from_answer(backbone_of: Callable[.
 def test_an_answer_begins_with_the_box_that_the_marker_opens(backbone_of: Callable[..., Backbone]) -> None:
     backbone = backbone_of("llama", layout="boxed_chain")
     encode = backbone.layout._tokenize
-    script = [*encode("abc\\"), *backbone.layout.close, *encode("42} km"), backbone.layout.eos]
+    script = [*encode("abc\\"), *backbone.layout.close, *encode("{42} km"), backbone.layout.eos]
     settings: dict[str, Any] = {"batch_size": 1, "questions": ["x"], "max_new_tokens": 40}
     (got,) = run(backbone, Scripted(backbone, script), **settings)
-    assert (got.reasoning, got.text, got.num_answer_tokens) == ("abc\\", r"\boxed{42} km", len(encode("42} km")))
+    assert (got.reasoning, got.text, got.num_answer_tokens) == ("abc\\", r"\boxed{42} km", len(encode("{42} km")))
     (cut,) = run(backbone, Scripted(backbone, script), **settings, until=["}"])
     assert cut.text == r"\boxed{42"
     (raw,) = run(backbone, Scripted(backbone, script), **settings, raw=True)

@@ -81,7 +81,7 @@ def test_a_boxed_chain_ends_where_the_box_opens(backbone_of: Callable[..., Backb
     pieces = layout.encode(ANN)
     chain = f"{BOXED}\n{ANN.question}{ANN.steps[0]}\n{ANN.steps[1]}\n\\"
     assert layout.decode([*pieces.prompt, *pieces.steps]) == chain
-    assert layout.decode(pieces.close) == "boxed{"
+    assert layout.decode(pieces.close) == "boxed"
     assert layout.answer_text(pieces.answer) == r"\boxed{10}"
     assert layout.answer_text([]) == ""
 

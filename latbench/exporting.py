@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from latbench.evaluation.metrics import Summary, summarise
-from latbench.evaluation.records import MANIFEST, RECORDS, read_evaluation, read_manifest
+from latbench.evaluation.records import MANIFEST, RECORDS, evaluations_in, read_evaluation, read_manifest
 from latbench.report.model_card import model_card
 from latbench.runs.begun import BEGUN
 from latbench.runs.run import CONFIG, EVAL, TRAIN, Run
@@ -82,9 +82,9 @@ def _write(run: Run, folder: Path, licence: str | None) -> Path:
 
 
 def _complete_evaluations(folder: Path) -> Iterator[tuple[Path, Summary]]:
-    for path in sorted((folder / EVAL).glob(f"*/{MANIFEST}")):
-        if read_manifest(path.parent).complete:  # one that is begun may have no records yet
-            yield path.parent, summarise(read_evaluation(path.parent))
+    for evaluation in evaluations_in(folder / EVAL):
+        if read_manifest(evaluation).complete:  # one that is begun may have no records yet
+            yield evaluation, summarise(read_evaluation(evaluation))
 
 
 def _copy(source: Path, target: Path) -> None:

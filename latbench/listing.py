@@ -11,7 +11,7 @@ from latbench import registry
 from latbench.config import TINY, tree
 from latbench.config.keys import Key, every_task_keys, imported_keys, method_keys, shared_keys, task_keys
 from latbench.evaluation.metrics import summarise
-from latbench.evaluation.records import MANIFEST, read_evaluation, read_manifest
+from latbench.evaluation.records import evaluations_in, read_evaluation, read_manifest
 from latbench.runs.run import CONFIG, EVAL, TRAIN, run_folders
 
 Row = dict[str, Any]
@@ -95,7 +95,7 @@ def _run(folder: Path) -> Row:
         "seed": config.get("seed"),
         "steps": costs.get("optimiser_steps"),
         "seconds": costs.get("seconds"),
-        "evaluations": [_evaluation(path) for path in _evaluations(folder)],
+        "evaluations": [_evaluation(path) for path in evaluations_in(folder / EVAL)],
     }
 
 
@@ -120,13 +120,11 @@ def _evaluation(folder: Path) -> Row:
 def _run_texts(runs_dir: Path) -> dict[str, str]:
     found = {}
     for folder in run_folders(runs_dir):
-        evaluations = [f"{path.name}{'' if _is_complete(path) else ' (incomplete)'}" for path in _evaluations(folder)]
+        evaluations = [
+            f"{path.name}{'' if _is_complete(path) else ' (incomplete)'}" for path in evaluations_in(folder / EVAL)
+        ]
         found[folder.name] = ", ".join([_state(folder), *evaluations])
     return found
-
-
-def _evaluations(folder: Path) -> list[Path]:
-    return sorted(path.parent for path in (folder / EVAL).glob(f"*/{MANIFEST}"))
 
 
 def _is_complete(folder: Path) -> bool:

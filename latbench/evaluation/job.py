@@ -15,7 +15,7 @@ from latbench.evaluation.manifest import questions_hash
 from latbench.evaluation.metrics import problem
 from latbench.evaluation.plan import EvalConfig, plan, questions, task_identity, usual_plan
 from latbench.evaluation.provenance import Provenance, refuse_others
-from latbench.evaluation.records import Evaluation, Manifest, read_evaluation
+from latbench.evaluation.records import Evaluation, Manifest, evaluations_in, read_evaluation
 from latbench.runs import environment
 from latbench.runs.run import EVAL, Run
 from latbench.runs.train_questions import num_shared, question_keys, read_train_questions, run_of_model
@@ -107,7 +107,9 @@ class EvalJob:
         try:
             evaluation = read_evaluation(self.folder)
         except ValueError as error:
-            raise ValueError(f"{error}; evaluate the run first with `latbench eval`") from None
+            others = ", ".join(map(str, evaluations_in(self.folder.parent)[:5]))
+            way_out = f", or name one of its evaluations as RUN: {others}" if others else ""
+            raise ValueError(f"{error}; evaluate the run first with `latbench eval`{way_out}") from None
         if reason := problem(evaluation):
             raise ValueError(f"{self.folder}: {reason}")
         known = Provenance.of(evaluation.manifest)

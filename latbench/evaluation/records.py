@@ -267,6 +267,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_whole(folder / MANIFEST, _dumps({k: v for k, v in row.items() if k not in younger}, indent=1) + "\n")
 
 
+def evaluations_in(folder: Path) -> list[Path]:
+    """Folders directly within one that have a manifest, complete or not, by name."""
+    return sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
+
+
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a folder.
 

@@ -13,10 +13,11 @@ from latbench.evaluation.job import EvalJob
 from latbench.evaluation.manifest import questions_hash
 from latbench.evaluation.metrics import summarise
 from latbench.evaluation.plan import questions
-from latbench.evaluation.records import Evaluation, Manifest, read_evaluation
+from latbench.evaluation.records import Evaluation, Manifest, evaluations_in, read_evaluation
 from latbench.evaluation.statistics import Interval
 from latbench.evaluation.stored import settings_of
 from latbench.runs import environment
+from latbench.runs.run import EVAL
 from latbench.runs.train import base_run, train
 
 RERUNS = ".rerun"  # within the folder of runs; hidden, so that no leaderboard counts a repetition as another seed
@@ -64,6 +65,8 @@ def rerun(result: Path, *, runs_dir: Path, trust_remote_code: bool = False) -> A
     Raises: ValueError: no complete result there, its configuration no longer fits this version, its questions are not
         at hand, or the model is not the one that answered.
     """
+    if evaluations := evaluations_in(result / EVAL):
+        raise ValueError(f"{result} is a run; name one of its evaluations: {', '.join(map(str, evaluations))}")
     before = read_evaluation(result)
     manifest = before.manifest
     if not manifest.complete or len(before.records) != manifest.n:

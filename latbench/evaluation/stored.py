@@ -12,7 +12,7 @@ from latbench.data.own_data import OwnDataConfig
 from latbench.evaluation.asked import asked_config
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.plan import EvalConfig, plan, task_identity
-from latbench.evaluation.records import MANIFEST, Manifest, read_manifest
+from latbench.evaluation.records import MANIFEST, Manifest, evaluations_in, read_manifest
 from latbench.runs.run import CONFIG, EVAL, Run
 from latbench.task import TaskConfig
 
@@ -125,9 +125,9 @@ def job_on_file(
 def _asked_of(run: Run) -> list[tuple[Path, TaskConfig]]:
     """Folder and task of every evaluation of a run whose manifest can be read."""
     found = list[tuple[Path, TaskConfig]]()
-    for path in sorted((run.folder / EVAL).glob(f"*/{MANIFEST}")):
+    for folder in evaluations_in(run.folder / EVAL):
         try:
-            found.append((path.parent, asked_config(read_manifest(path.parent)).task))
+            found.append((folder, asked_config(read_manifest(folder)).task))
         except ValueError:
             continue
     return found

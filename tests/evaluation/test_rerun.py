@@ -101,6 +101,13 @@ def test_an_incomplete_result_is_not_repeated(run: Run) -> None:
         rerun(result, runs_dir=run.folder.parent)
 
 
+def test_a_run_is_not_taken_for_one_of_its_results(run: Run) -> None:
+    result = evaluate(EvalJob.of(run, "synth", limit=2))
+    with pytest.raises(ValueError, match="is a run; name one of its evaluations:") as refused:
+        rerun(run.folder, runs_dir=run.folder.parent)
+    assert str(result) in str(refused.value)
+
+
 def test_quickstart_runs_what_is_registered_and_repeats_nothing(tmp_path: Path) -> None:
     configs = quickstart_configs(every=False, seeds=[0], settings=QUICK)
     assert [config.method_name for config in configs][:2] == ["cot", "direct"]

@@ -216,7 +216,7 @@ def test_a_missing_trace_is_one_sentence_that_says_what_to_run(
     assert "make one with `latbench trace`" in err
     code, out, err = call(capsys, "reliance", folder, "--limit", "3")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "`latbench eval`" in err
+    assert f"`latbench eval`, or name one of its evaluations as RUN: {job_of(coconut).folder}" in err
 
 
 def test_the_leaderboard_shows_what_was_measured_and_a_dash_for_what_was_not(

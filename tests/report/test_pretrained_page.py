@@ -16,6 +16,8 @@ from tests.report.findings import RESULTS, cells, tables, value
 PAGE = (RESULTS / "pretrained.md").read_text(encoding="utf-8")
 TEXT = " ".join(PAGE.split())
 WORDS = "preset=smollm2-135m task.num_train=2400"
+FLOAT32 = f"{WORDS} train.precision=float32"
+BOXED = "model.layout=boxed_chain"
 GSM8K = "preset=smollm2-135m"
 CAPPED = f"{GSM8K} generate.max_new_tokens=160 generate.max_latents=128"
 LABELS = {  # of the lines of a table, by its heading
@@ -36,6 +38,15 @@ LABELS = {  # of the lines of a table, by its heading
         "`direct`": f"direct {GSM8K} train.epochs=1.0 generate.max_new_tokens=160",
         "`colar`, speed 2": f"colar {CAPPED}",
         "`colar`, speed 3": f"colar {CAPPED} generate.thinking_speed=3",
+    },
+    "The same worded problems in float32": {
+        "`cot`": f"cot {WORDS} train.epochs=1.0 train.precision=float32",
+        "`colar`, speed 1": f"colar {FLOAT32} generate.thinking_speed=1 start.train.precision=float32",
+        "`colar`, speed 2": f"colar {FLOAT32} start.train.precision=float32",
+    },
+    "Soft Thinking on the model as it comes": {
+        "`cot`": f"cot {BOXED} generate.max_new_tokens=512",
+        "`soft_thinking`": f"soft_thinking {BOXED} generate.max_new_tokens=64 generate.max_latents=512",
     },
 }
 CHAINS = LABELS["GSM8K with chains of equations on SmolLM2-135M"]
@@ -128,3 +139,28 @@ def test_tests_of_significance_follow_from_the_records() -> None:
     assert f"it loses nine points (p = {soft.pop('multiarith')})" in TEXT
     others = sorted(map(float, soft.values()))
     assert f"(p = {others[0]} to {others[-1]})" in TEXT
+
+
+def test_float32_is_compared_with_the_worded_problems_above() -> None:
+    above, here = LABELS["Worded problems on SmolLM2-135M"], LABELS["The same worded problems in float32"]
+    p = {name: value("synth_words", label, f"p against {above[name]}") for name, label in here.items()}
+    for name in ("`cot`", "`colar`, speed 1"):
+        ours, theirs = (value("synth_words", labels[name], "accuracy, %") for labels in (here, above))
+        assert f"{ours} against {theirs} % (p = {p[name]}" in TEXT
+    first = value("synth_words", here["`colar`, speed 1"], "needed first, %")
+    assert f"one quantity at a time, {first} % of pairs in the order" in TEXT
+
+
+def test_soft_thinking_is_compared_with_the_written_chain() -> None:
+    cot, soft = LABELS["Soft Thinking on the model as it comes"].values()
+    rows = [cells()["gsm8k", label].rows[0] for label in (cot, soft)]
+    written, mixed = ({record.id: record for record in read_evaluation(row.summary.folder).records} for row in rows)
+    right = [{key for key, record in found.items() if record.status == "correct"} for found in (written, mixed)]
+    assert f"(p = {value('gsm8k', soft, f'p against {cot}')}, exact McNemar)" in TEXT
+    assert f"solves {len(right[1] - right[0])} questions that `cot` does not" in TEXT
+    assert f"`cot` {len(right[0] - right[1])} that it does not" in TEXT
+    capped = sum(record.num_latents == 512 for record in mixed.values())
+    cut = sum(record.stop_reason == "length" for record in written.values())
+    assert f"Of 200 thoughts {capped} run to the cap of 512 latents; {cut} written chains do" in TEXT
+    other = "cot model.dtype=bfloat16 generate.max_new_tokens=512"
+    assert f"do not differ (p = {value('gsm8k', cot, f'p against {other}')})" in TEXT

@@ -381,10 +381,6 @@ class Loop:
         """The prompt ends with the close marker: the model does not think."""
         return self.backbone.layout.is_closed(self.prompt_ids[question])
 
-    def _answer_text(self, question: int, ids: Sequence[int]) -> str:
-        layout = self.backbone.layout
-        return layout.decode(ids) if self.prompts[question].raw else layout.answer_text(ids)
-
     def _retire(self) -> None:
         """Read finished rows out of their slots."""
         s = self.slots
@@ -398,8 +394,9 @@ class Loop:
             answer = tokens[answer_start:num_tokens] if closed else []
             reasoning = tokens[:reasoning_end] if closed else tokens[:num_tokens]
             num_prompt_tokens = len(self._ids(question))
+            text = self.backbone.layout.answer_text(answer, raw=self.prompts[question].raw)
             self.results[question] = Generation(
-                text=_cut(self._answer_text(question, answer), self._until(question)),
+                text=_cut(text, self._until(question)),
                 reasoning=self.backbone.layout.decode(reasoning),
                 closed=bool(closed),
                 num_latents=num_latents,

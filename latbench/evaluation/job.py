@@ -107,8 +107,8 @@ class EvalJob:
         try:
             evaluation = read_evaluation(self.folder)
         except ValueError as error:
-            others = ", ".join(map(str, evaluations_in(self.folder.parent)[:5]))
-            way_out = f", or name one of its evaluations as RUN: {others}" if others else ""
+            others = [str(folder) for folder in evaluations_in(self.folder.parent) if folder != self.folder]
+            way_out = f", or name one of its evaluations as RUN: {', '.join(others)}" if others else ""
             raise ValueError(f"{error}; evaluate the run first with `latbench eval`{way_out}") from None
         if reason := problem(evaluation):
             raise ValueError(f"{self.folder}: {reason}")

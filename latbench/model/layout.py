@@ -231,9 +231,9 @@ class Layout:
         """Text of generated ids, special tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    def answer_text(self, ids: Sequence[int]) -> str:
-        """Text of an answer that follows the close marker; "" without a token."""
-        return self.spec.answer_opening + self.decode(ids) if ids else ""
+    def answer_text(self, ids: Sequence[int], *, raw: bool = False) -> str:
+        """Text of an answer, which follows the close marker unless its prompt is raw; "" without a token."""
+        return self.decode(ids) if raw or not ids else self.spec.answer_opening + self.decode(ids)
 
     def _tokenize(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False)) if text else ()

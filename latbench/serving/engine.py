@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from latbench.config import GenerateConfig
@@ -126,7 +127,7 @@ class _Lane:
         question, layout = ticket.questions[place], self.backbone.layout
         number = self.session.add(ids, question.prompt, latents=question.latents)
         stops = question.settings.until if question.prompt.until is None else question.prompt.until
-        answer = TextStream(layout.decode if question.prompt.raw else layout.answer_text, stops)
+        answer = TextStream(partial(layout.answer_text, raw=question.prompt.raw), stops)
         self.asked[number] = _Asked(ticket, place, TextStream(layout.decode), answer)
         ticket.running[place] = self, number
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from latbench import registry
-from latbench.config import ConfigError, own_data, parse, tree
+from latbench.config import ConfigError, over_file, own_data, parse, tree
 from latbench.evaluation import stored
 from latbench.evaluation.evaluate import evaluate_all
 from latbench.evaluation.job import EvalJob
@@ -250,7 +250,7 @@ def train(
     named |= {"task.name": task and registry.from_file("task", task), "seed": seed}
     chosen = {key: value for key, value in named.items() if value is not None}
     chosen |= own_data.changes(columns, kind, prompt) | dict(settings or {})
-    given = tree.spelled(chosen, Path(config) if config is not None else None)
+    given = over_file(chosen, Path(config) if config is not None else None)
     run = train_run(parse(given, preset=preset), runs_dir=runs_dir, resume=resume, trust_remote_code=trust_remote_code)
     return Run.of(run)
 
@@ -617,13 +617,20 @@ def cost(
     """
     from latbench.measures.answer_cost import cost as measure
 
+    if rounds < 1:
+        raise ValueError(f"rounds must be >= 1, got {rounds}; leave it out for 5")
+    each = [given] if isinstance(given, runs.Run | Evaluation | Path | str) else given
+    if task is not None and any(isinstance(one, Evaluation) for one in each):
+        raise ValueError(
+            f"a result says itself what it asked, got task {task!r} beside one; leave task out, or give the run"
+        )
+
     def job(one: runs.Run | Evaluation | Path | str) -> EvalJob:
         if isinstance(one, Evaluation):
             return load_run(stored.run_of(one.folder) or one.folder)._job(one, **asked)
         run = Run.of(one) if isinstance(one, runs.Run) else load_run(one, runs_dir=runs_dir)
         return run._job(task, **asked)
 
-    each = [given] if isinstance(given, runs.Run | Evaluation | Path | str) else given
     return [found for _, found in measure([job(one) for one in each], rounds=rounds)]
 
 

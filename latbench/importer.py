@@ -98,6 +98,8 @@ class Importer(ABC):
 
     needs_base_weights: ClassVar[bool] = False
     """The base model's weights are read, beside its configuration and tokenizer."""
+    takes: ClassVar[frozenset[str]] = frozenset()
+    """What the format leaves to the user, of `imported`: `lora_alpha`, `first_added_id`."""
 
     @abstractmethod
     def recognises(self, source: Release) -> bool:
@@ -116,7 +118,7 @@ class Importer(ABC):
 
         Args:
             base: what `base_id` asked for.
-            options: what the user said of it: `lora_alpha`, `first_added_id`.
+            options: what the user said of it: what it `takes`.
         Raises: ValueError: it is not whole, or something is missing that only the user can say.
         """
 

@@ -185,6 +185,17 @@ def from_file(kind: Kind, name_or_path: str) -> str:
     return names[0]
 
 
+def own_code(method: str, task: str) -> dict[str, str]:
+    """SHA-256, as they were run, of the user's own Python files that a method and a task are made of, by what they are
+    and their name, such as `method mine.py`; empty for ours and for installed packages."""
+    found = {}
+    for kind, entry in (("method", get_method(method)), ("task", get_task_entry(task))):
+        for module in dict.fromkeys(cls.__module__ for cls in entry.cls.__mro__):
+            if module in _run:
+                found[f"{kind} {Path(_place(module)).name}"] = hashlib.sha256(_run[module]).hexdigest()
+    return found
+
+
 def unknown(what: str, name: str, available: Iterable[str]) -> ValueError:
     """One sentence: the unknown name, the nearest known one, and all of them."""
     names = sorted(available)

@@ -31,6 +31,7 @@ class Example:
         steps: explicit reasoning steps, may be empty.
         answer: the gold answer.
         meta: further fields of the source row (level, subject, graph ...), never read by a method.
+        beside: further texts of the row that the task's prompt shows; equal questions beside other texts differ.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Example:
     steps: tuple[str, ...]
     answer: str
     meta: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    beside: tuple[str, ...] = ()
 
     def without_steps(self, num_dropped: int | None) -> Example:
         """The example without its first `num_dropped` steps; None drops every step."""

@@ -303,6 +303,10 @@ def test_latent_steps_are_looked_into(folder: Path) -> None:
     assert run.parallelism().header.n == 6
     (cost,) = latbench.cost(run, rounds=1)
     assert cost.header.run == run.folder.name
+    with pytest.raises(ValueError, match=r"rounds must be >= 1, got 0"):
+        latbench.cost(run, rounds=0)
+    with pytest.raises(ValueError, match=r"a result says itself what it asked, got task 'synth'"):
+        latbench.cost(run.evaluate(), "synth", rounds=1)
     with pytest.raises(ValueError, match=r"index 99 is none of the questions 0 to 5"):
         run.inspect(index=99)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -49,6 +50,17 @@ def test_new_files_train_and_evaluate_as_they_stand(tmp_path: Path) -> None:
     evaluated = latbench("eval", run, "--method", "my_way.py", "--tasks", "my_sums.py", "--limit", "3", folder=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
     assert evaluated.stdout.splitlines()[-1].endswith("my_sums-test-first3")
+    manifest = next((tmp_path / "runs" / run).glob("eval/*/manifest.json"))
+    assert sorted(json.loads(manifest.read_text())["code"]) == ["method my_way.py", "task my_sums.py"]
+
+    with (tmp_path / "my_sums.py").open("a") as file:  # results of one code are never taken for those of another
+        file.write("# another version\n")
+    other = latbench("eval", run, "--method", "my_way.py", "--tasks", "my_sums.py", "--limit", "3", folder=tmp_path)
+    assert (other.returncode, other.stdout) == (2, "")
+    assert "holds records of another Python files" in other.stderr
+    resumed = latbench("train", "--method", "my_way.py", "--task", "my_sums.py", "--resume", *settings, folder=tmp_path)
+    assert (resumed.returncode, resumed.stdout) == (2, "")
+    assert "was begun with other versions (task my_sums.py " in resumed.stderr
 
 
 def test_the_method_of_the_template_learns_and_generates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,9 @@ def own_data_options(columns: str | None, kind: str | None, prompt: str | None) 
         raise ValueError(
             f"--columns takes FIELD=COLUMN pairs such as question=problem,answer=solution, got {wrong[0]!r}"
         )
+    fields = [field.strip() for field, _, _ in pairs]
+    if twice := [field for field in fields if fields.count(field) > 1]:
+        raise ValueError(f"--columns names {twice[0]!r} twice, got {columns!r}; name one column for a field")
     names = {field.strip(): column.strip() for field, _, column in pairs}
     return own_data.changes(names, kind, prompt)
 

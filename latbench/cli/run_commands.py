@@ -108,7 +108,7 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a method; the embedded tiny backbone and synth unless told otherwise."""
-    from latbench.config import parse
+    from latbench.config import over_file, parse
     from latbench.runs.train import slow_precision
     from latbench.runs.train import train as train_run
 
@@ -119,7 +119,7 @@ def train(
     task = task and registry.from_file("task", task)
     options = {"method.name": method, "task.name": task, "model.id": model, "seed": seed, "model.device": device}
     named = {key: value for key, value in options.items() if value is not None}
-    given = tree.spelled(named | own_data_options(columns, kind, prompt), config)
+    given = over_file(named | own_data_options(columns, kind, prompt), config)
     chosen = parse(given, preset=preset, overrides=settings or [])
     if (slow := slow_precision(chosen)) is not None:
         note(slow)

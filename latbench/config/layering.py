@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from latbench import registry
 from latbench.config import tree
 from latbench.config.fields import TINY
+from latbench.config.own_data import PLACE, is_named
 
 SHARED = ("seed", "task", "model")  # by a run and the one it starts from
 DATA = ("split", "num_examples", "drop_contaminated")  # of `train`: shared too unless `start.train` says otherwise
@@ -80,6 +82,19 @@ def spelled_out(given: Mapping[str, Any]) -> tree.Tree:
         whole["start"] = spelled_out(start)
     names = {kind: {"name": whole[kind]} for kind in ("task", "method") if isinstance(whole.get(kind), str)}
     return whole | names
+
+
+def over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> tree.Tree:
+    """One tree over another. Own data that the upper one names are not where those of the lower one are."""
+    below, above = spelled_out(lower), spelled_out(upper)
+    if is_named(section_of(above, "task").get("name")):
+        below["task"] = {key: value for key, value in section_of(below, "task").items() if key not in PLACE}
+    return tree.merge(below, above)
+
+
+def over_file(settings: Mapping[str, Any], file: Path | None) -> tree.Tree:
+    """The tree of values by dotted key, over that of a YAML file. Raises: ValueError: as `tree.read_yaml`."""
+    return over({} if file is None else tree.unfold(tree.read_yaml(file)), tree.unfold(settings))
 
 
 def model_id(given: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from latbench.config import tree
 from latbench.config.fields import Seed
 from latbench.config.generate import GenerateConfig
 from latbench.config.identity import OWN, SAID_ELSEWHERE, SECTIONS, identity, modernised, results_only, stable_hash
-from latbench.config.layering import DATA, SHARED, default_preset, layered, spelled_out
+from latbench.config.layering import DATA, SHARED, default_preset, layered, over, spelled_out
 from latbench.config.own_data import with_own_data
 from latbench.config.rl import RLConfig
 from latbench.config.sections import ImportConfig, ModelConfig, TrainConfig
@@ -158,7 +158,7 @@ def parse(given: Mapping[str, Any], *, preset: str | None = None, overrides: Ite
         overrides: `KEY=VALUE` texts, applied last.
     Raises: ConfigError: every error of every section; ValueError: a malformed override, or own data that are not there.
     """
-    upper = tree.merge(spelled_out(given), spelled_out(tree.parse_overrides(overrides)))
+    upper = over(given, tree.parse_overrides(overrides))
     upper |= {"preset": preset} if preset else {}
     if isinstance(upper.get("task"), dict):
         upper["task"] = with_own_data(upper["task"])

@@ -147,13 +147,6 @@ def unfold(settings: Mapping[str, Any]) -> Tree:
     return tree
 
 
-def spelled(settings: Mapping[str, Any], file: Path | None = None) -> Tree:
-    """The tree of values by dotted key, over that of a YAML file. Raises: ValueError: as `read_yaml`."""
-    lower = unfold(read_yaml(file)) if file is not None else {}
-    named = {kind: {"name": lower[kind]} for kind in ("task", "method") if isinstance(lower.get(kind), str)}
-    return merge(lower | named, unfold(settings))
-
-
 def get(tree: Mapping[str, Any], key: str) -> Any:
     """The value at a dotted key; None where there is none."""
     value: Any = tree

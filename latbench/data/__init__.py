@@ -1,7 +1,7 @@
 """Where questions come from: data files, the Hub, and the rows that both become."""
 
 from latbench.data.file_task import FileTask, Source, read_split, short_name
-from latbench.data.overlap import ContaminationReport, contamination, normalised_question, overlaps
+from latbench.data.overlap import ContaminationReport, contamination, normalised_question, normalised_row, overlaps
 from latbench.util.data_dir import DATA_DIR
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Source",
     "contamination",
     "normalised_question",
+    "normalised_row",
     "overlaps",
     "read_split",
     "short_name",

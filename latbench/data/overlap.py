@@ -62,6 +62,11 @@ def normalised_question(question: str) -> str:
     return " ".join(token for index, token in enumerate(tokens) if token != "-" or not _joins_words(tokens, index))
 
 
+def normalised_row(example: Example) -> str:
+    """The normal form of what a row asks: its question, after the further texts of the row that are shown with it."""
+    return "\n".join(map(normalised_question, (*example.beside, example.question)))
+
+
 def _joins_words(tokens: Sequence[str], index: int) -> bool:
     """The `-` at this index is a hyphen (`pie-eating`, `T-shirt`, `5-day`), not a minus (`x-1`, `a-b`)."""
     if not 0 < index < len(tokens) - 1:
@@ -76,10 +81,8 @@ def contamination(train: Sequence[Example], test: Sequence[Example]) -> Contamin
     """Which training rows ask a test question; pairs in training order."""
     tests: dict[str, list[str]] = defaultdict(list)
     for example in test:
-        tests[normalised_question(example.question)].append(example.id)
-    pairs = tuple(
-        (example.id, test_id) for example in train for test_id in tests.get(normalised_question(example.question), ())
-    )
+        tests[normalised_row(example)].append(example.id)
+    pairs = tuple((example.id, test_id) for example in train for test_id in tests.get(normalised_row(example), ()))
     return ContaminationReport(num_train=len(train), num_test=len(test), pairs=pairs)
 
 

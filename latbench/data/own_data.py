@@ -11,6 +11,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,7 +24,7 @@ from latbench.config.own_data import HUB_ID
 from latbench.data.choices import choice_fields
 from latbench.data.file_task import SHORT_HASH, Split
 from latbench.data.hub import HubSource, Row, hub_rows, is_cached
-from latbench.data.overlap import normalised_question
+from latbench.data.overlap import normalised_row
 from latbench.data.rows import examples_of, file_rows, mapped, rows_hash
 from latbench.data.solutions import gsm8k_solution, number_text
 from latbench.registry import unknown
@@ -34,6 +35,7 @@ from latbench.util.files import sha256_of
 ALL = "all"  # the split of a file that is not divided; it answers to the usual names too
 USUAL = ("train", "validation", "test")
 NOT_SHOWN = ("id", "steps", "answer")  # of a row; a prompt asks for what is in the others
+HIDDEN = (*NOT_SHOWN, "solution")  # fields whose columns a prompt may not name, whatever these are called
 FIELD = re.compile(r"\{\{|\}\}|\{(\w+)\}")  # of a prompt template
 Column = Literal["id", "question", "steps", "answer", "solution", "choices"]
 
@@ -85,10 +87,12 @@ class OwnDataConfig(TaskConfig):
                 f"task.prompt names no column, so that every row would be asked the same, got {self.prompt!r}; name "
                 "one, such as {question}"
             )
-        if hidden := [name for name in FIELD.findall(self.prompt) if name in NOT_SHOWN]:
+        kept = dict(zip(NOT_SHOWN, NOT_SHOWN, strict=True))
+        kept |= {column: field for field, column in self.columns.items() if field in HIDDEN}
+        if hidden := [name for name in FIELD.findall(self.prompt) if name in kept]:
             raise ValueError(
-                f"task.prompt names the {hidden[0]} of a row, which a model is not shown, got {self.prompt!r}; name "
-                f"another column, or rename one of the question that is called {hidden[0]!r}"
+                f"task.prompt names the {kept[hidden[0]]} of a row, which a model is not shown, got {self.prompt!r}; "
+                f"name another column, or rename one of the question that is called {hidden[0]!r}"
             )
 
     @property
@@ -166,7 +170,7 @@ class OwnData(Task[OwnDataConfig]):
             name, sha256 = path.name, sha256_of(path)
         if not rows:
             raise ValueError(f"{name} holds no rows; give data with at least one")
-        examples = examples_of(rows, None)
+        examples = [replace(example, beside=self._beside(example)) for example in examples_of(rows, None)]
         fingerprint = Fingerprint(source=name, sha256=sha256, num_examples=len(examples))
         return Split(examples=examples, fingerprint=fingerprint)
 
@@ -177,7 +181,7 @@ class OwnData(Task[OwnDataConfig]):
             raise ValueError(
                 f"task.held_out is {wanted}, but {whole.fingerprint.source} holds {total} rows; hold out fewer"
             )
-        keys = [_place(example.question) for example in whole.examples]
+        keys = [_place(normalised_row(example)) for example in whole.examples]
         last = sorted(keys)[wanted - 1]
         rows = [row for row, key in zip(whole.examples, keys, strict=True) if (key <= last) == (split == "test")]
         if not rows:
@@ -186,6 +190,9 @@ class OwnData(Task[OwnDataConfig]):
         name = f"{whole.fingerprint.source} {what} {wanted} held out"
         fingerprint = Fingerprint(source=name, sha256=whole.fingerprint.sha256, num_examples=len(rows))
         return Split(examples=rows, fingerprint=fingerprint)
+
+    def _beside(self, example: Example) -> tuple[str, ...]:
+        return tuple(str(example.meta[name]) for name in self._prompt_fields if name in example.meta)
 
     def _hub_source(self, split: str) -> HubSource:
         config = self.config
@@ -307,9 +314,9 @@ class OwnData(Task[OwnDataConfig]):
             raise ValueError(f"field {name!r} is {answer!r}, none of task.labels: {', '.join(config.labels)}")
 
 
-def _place(question: str) -> bytes:
-    """Where a question stands in the order by which rows are held out."""
-    return hashlib.sha256(normalised_question(question).encode()).digest()
+def _place(normalised: str) -> bytes:
+    """Where a question in normal form stands in the order by which rows are held out."""
+    return hashlib.sha256(normalised.encode()).digest()
 
 
 def _names(raw: Mapping[str, Any]) -> str:

@@ -76,4 +76,4 @@ def number_text(value: float | str) -> str:
         number = Decimal(text)
         return format(number.to_integral_value() if number == number.to_integral_value() else number, "f")
     except ArithmeticError:
-        return text
+        return str(value).strip()

@@ -9,6 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from latbench import registry
 from latbench.config import RunConfig, stable_hash, tree
 from latbench.config.identity import SAID_ELSEWHERE, untrained_data
 from latbench.evaluation.manifest import questions_hash
@@ -156,6 +157,7 @@ def _manifest(job: EvalJob) -> Manifest:
         created=environment.now(),
         contaminated=_contaminated(job),
         model=model,
+        code=registry.own_code(config.method_name, settings.task_name) or None,
     )
 
 

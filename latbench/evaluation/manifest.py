@@ -53,6 +53,7 @@ def circumstances(manifest: Manifest, *, batch: bool) -> Mapping[str, str]:
         "setting": manifest.setting,
         "latbench commit": manifest.git_commit,
         "versions": manifest.versions,
+        "Python files": manifest.code,
         "number of answers": manifest.n,
         "generate.chunk": manifest.configured("generate", "chunk"),
         **({"generate.batch_size": manifest.configured("generate", "batch_size")} if batch else {}),

@@ -117,6 +117,8 @@ class Manifest:
         dtype: of the weights that answered, where the configuration leaves it to the model's files; None elsewhere.
         prompt: what stands `before` and `after` each question in what the model read, special tokens included; or,
             where that is not the same for all, the prompt of the `first` question. None where it is not known.
+        code: SHA-256 by name of the user's own Python files that hold the method and the task (`registry.own_code`);
+            None where none does.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -148,6 +150,7 @@ class Manifest:
     dtype: str | None = None
     model: dict[str, str] | None = None
     prompt: dict[str, str] | None = None
+    code: dict[str, str] | None = None
 
     @property
     def is_rounded(self) -> bool:

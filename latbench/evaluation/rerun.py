@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+from latbench import registry
 from latbench.config import stable_hash
 from latbench.evaluation.evaluate import evaluate
 from latbench.evaluation.job import EvalJob
@@ -35,7 +36,7 @@ class Agreement:
         accuracy_now: pass@1 of the repetition.
         length_before: mean #L of the result, with its interval; None where nothing was decoded.
         length_now: mean #L of the repetition.
-        differences: what else is not the same: data, versions.
+        differences: what else is not the same: data, versions, code.
     """
 
     folder: Path
@@ -79,7 +80,7 @@ def rerun(result: Path, *, runs_dir: Path, trust_remote_code: bool = False) -> A
             f"{result} answers other questions than {settings.task_name}/{settings.split} holds now; "
             "fetch the data that its manifest names"
         )
-    where = _folder(runs_dir)
+    where = _folder(runs_dir, registry.own_code(config.method_name, settings.task_name))
     run = (
         base_run(config, runs_dir=where, trust_remote_code=trust_remote_code)
         if manifest.is_untrained
@@ -97,13 +98,13 @@ def _changed_files(there: Mapping[str, str], here: Mapping[str, str]) -> list[st
     return [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
 
 
-def _folder(runs_dir: Path) -> Path:
+def _folder(runs_dir: Path, own_code: Mapping[str, str]) -> Path:
     """Where this code repeats results: an earlier repetition by other code proves nothing, nor one by changed files."""
     commit, dirty = environment.git_state()
     where = runs_dir / RERUNS
     if dirty or commit is None:
         return where / f"changed-{uuid4().hex[:8]}"
-    return where / stable_hash([commit, environment.versions()])
+    return where / stable_hash([commit, environment.versions(), own_code])
 
 
 def _agreement(before: Evaluation, now: Evaluation) -> Agreement:
@@ -135,4 +136,5 @@ def _differences(before: Manifest, now: Manifest) -> tuple[str, ...]:
         if now.versions.get(name) != version
     ]
     commits = [] if before.git_commit == now.git_commit else ["latbench's commit"]
-    return (*data, *versions, *commits)
+    files = [] if before.code == now.code else ["Python files of the method or the task"]
+    return (*data, *versions, *commits, *files)

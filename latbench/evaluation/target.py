@@ -55,6 +55,6 @@ def evaluation_target(
         raise ValueError("an evaluation without a run needs both --model and --method")
     fixed = {key: changes.pop(key) for key in list(changes) if key.split(".")[0] in ("model", "method")}
     named = {"model.id": model, "method.name": method} | ({} if device is None else {"model.device": device})
-    config = parse(tree.spelled(fixed | named), preset=preset)
+    config = parse(tree.unfold(fixed | named), preset=preset)
     base = base_run(config, runs_dir=runs_dir, trust_remote_code=trust_remote_code)
     return base, decoding_changes(base.config, config) | changes

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from latbench.evaluation.asked import asked
 from latbench.evaluation.job import EvalJob
@@ -16,7 +16,7 @@ from latbench.measures.compression import even_cuts
 from latbench.measures.latents import COLUMNS, AnswerLatents, StoredTrace
 from latbench.measures.measure_files import LatentsFile, LatentStep, read_measure
 from latbench.runs.run import Run
-from latbench.task import Example, Score, Status, StopReason, Task
+from latbench.task import Example, Score, Status, StopReason
 from latbench.util.text import printable
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def inspect(job: EvalJob, *, index: int = 0, text: str | None = None, top: int =
     Raises: ValueError: no such index, the run is unfinished, the data are not at hand, or the trace stored for this
         evaluation belongs to something else or is damaged.
     """
-    place, example = _find(job.task, job.examples, index, text)
+    place, example = _find(job.examples, index, text)
     stored = None if place is None else _stored_latents(job, place)
     run = job.run if stored is not None else job.run.with_helpers_for("read_latents")
     record = None if stored is None else _record(job, example)
@@ -154,17 +154,16 @@ def inspect_stored(folder: Path, *, index: int | None = None, text: str | None =
     )
 
 
-def _find(task: Task[Any], examples: Sequence[Example], index: int, text: str | None) -> tuple[int | None, Example]:
+def _find(examples: Sequence[Example], index: int, text: str | None) -> tuple[int | None, Example]:
     """The question with its place in the split, None for a free text."""
     if text is None:
         if not 0 <= index < len(examples):
             raise ValueError(f"--index {index} is none of the questions 0 to {len(examples) - 1}; choose one of them")
         return index, examples[index]
-    free = Example(id="", question=text, steps=(), answer="")
-    worded = task.prompt(free)
-    places = (place for place, example in enumerate(examples) if example.question in (text, worded))
-    place = next(places, None)
-    return place, replace(free, question=worded) if place is None else examples[place]
+    known = {example.question: place for place, example in reversed([*enumerate(examples)])}
+    if text in known:
+        return known[text], examples[known[text]]
+    return None, Example(id="", question=text, steps=(), answer="")
 
 
 def _stored_latents(job: EvalJob, place: int) -> AnswerLatents | None:

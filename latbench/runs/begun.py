@@ -19,7 +19,10 @@ SCORING_ALONE = ("python", "math-verify", "sympy")  # of `environment.versions`:
 
 
 def begun_with(
-    examples: Sequence[Example], data: Mapping[str, Mapping[str, Any]], model: Mapping[str, str]
+    examples: Sequence[Example],
+    data: Mapping[str, Mapping[str, Any]],
+    model: Mapping[str, str],
+    own_code: Mapping[str, str],
 ) -> dict[str, Any]:
     """What a run would be begun with now, as JSON values.
 
@@ -27,9 +30,10 @@ def begun_with(
         examples: as they are trained on.
         data: fingerprints of the splits they come from, with `sha256`.
         model: SHA-256 of the model's files by name; empty for the embedded one.
+        own_code: as `registry.own_code` gives it.
     """
     commit, dirty = environment.git_state()
-    versions = environment.versions()
+    versions = {**environment.versions(), **own_code}
     return {
         "data": {name: str(fingerprint["sha256"]) for name, fingerprint in data.items()},
         "examples": {"n": len(examples), "sha256": _examples_hash(examples)},
@@ -72,17 +76,28 @@ def check_same(folder: Path, now: Mapping[str, Any]) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path} is damaged; remove {folder} to train anew") from None
     for what, then, today in parts:
-        changed = [
-            f"{name} {_short(then.get(name))}, now {_short(today.get(name))}"
-            for name in sorted({*then, *today})
-            if then.get(name) != today.get(name)
-        ]
-        if changed:
-            raise ValueError(
-                f"{folder} was begun with other {what} ({'; '.join(changed[:3])}); continue it with what it was begun "
-                "with, or remove the folder to train anew"
-            )
+        _refuse_changed(folder, what, then, today)
     return before
+
+
+def check_same_code(folder: Path, own_code: Mapping[str, str]) -> None:
+    """Raises: ValueError: the run in a folder, which may be complete, was begun with other own Python files."""
+    path = folder / BEGUN
+    then = json.loads(path.read_text(encoding="utf-8"))["versions"] if path.exists() else own_code
+    _refuse_changed(folder, COMPARED["versions"], {name: then.get(name) for name in own_code}, own_code)
+
+
+def _refuse_changed(folder: Path, what: str, then: Mapping[str, Any], today: Mapping[str, Any]) -> None:
+    changed = [
+        f"{name} {_short(then.get(name))}, now {_short(today.get(name))}"
+        for name in sorted({*then, *today})
+        if then.get(name) != today.get(name)
+    ]
+    if changed:
+        raise ValueError(
+            f"{folder} was begun with other {what} ({'; '.join(changed[:3])}); continue it with what it was begun "
+            "with, or remove the folder to train anew"
+        )
 
 
 def write_begun(folder: Path, now: Mapping[str, Any]) -> None:

@@ -22,12 +22,14 @@ TEXT_FILES = (*TEXTS, "adapter_config.json", "pccot_args.json")
 """What is read of a model folder beside its weights."""
 PLACES = ("*", "checkpoints/*", "*/checkpoints/*")
 """Where a single file of weights lies in a folder: Lightning writes version_N/checkpoints/*.ckpt."""
+HPARAMS = ("hparams.yaml", "*/hparams.yaml")
+"""Lightning writes it as version_N/hparams.yaml, beside the folder of checkpoints."""
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "*.ckpt", "checkpoint_*", "*" + INDEX)
 
 
 def open_source(name: str, revision: str | None = None) -> Release:
     """The files of a released checkpoint. Raises: ValueError: not at hand, or no weights are there."""
-    path, commit = _located(name, revision, what="SOURCE", patterns=(*TEXT_FILES, "hparams.yaml", *WEIGHT_FILES))
+    path, commit = _located(name, revision, what="SOURCE", patterns=(*TEXT_FILES, *HPARAMS, *WEIGHT_FILES))
     if path.is_dir() and not _has_weights(path):
         single = _single_files(path)
         if len(single) != 1:

@@ -42,8 +42,12 @@ if TYPE_CHECKING:
     from latbench.method import Method
 
 GIVEN = "given on the command line"
-FOUND_OUT = {field.name for field in fields(ImportConfig)} - {"lora_alpha", "first_added_id"}
+LEFT_TO_USER = frozenset({"lora_alpha", "first_added_id"})
+"""Keys of `imported` that a format may leave open."""
+FOUND_OUT = {field.name for field in fields(ImportConfig)} - LEFT_TO_USER
 """Keys of `imported` that follow from the files."""
+OF_THE_MODEL = ("id", "revision", "weights", "hidden_size", "num_layers", "num_heads", "mlp_size", "words", "lora")
+"""Keys of `model` that follow from the files."""
 SHARD_BYTES = 500_000_000
 """Most bytes of a file of the run's weights, unless one tensor has more."""
 BLOCK = 1 << 22
@@ -95,6 +99,8 @@ def plan_import(
     checked, errors = tree.validate("imported", ImportConfig, options)
     if errors:
         raise ValueError("\n".join(errors))
+    if ignored := [f"imported.{key}" for key in sorted(LEFT_TO_USER - importer.takes) if options.get(key) is not None]:
+        raise ValueError(f"{ignored[0]} is nothing that the format {importer.name} leaves open; leave it out")
     below = open_base(importer, found, base)
     recipe = importer.read(found, below, checked)
     if missing := [f"{key} ({why})" for key, why in recipe.required.items() if tree.get(own, key) is None]:
@@ -121,7 +127,8 @@ def _refuse_settings(own: Mapping[str, Any]) -> None:
         section, _, name = key.partition(".")
         if section in ("start", "train"):
             raise ValueError(f"{key} cannot be set: an import trains nothing; leave it out")
-        if section == "imported" and (not name or name.partition(".")[0] in FOUND_OUT):
+        known = {"imported": FOUND_OUT, "model": OF_THE_MODEL}.get(section, ())
+        if (section == "imported" and not name) or name.partition(".")[0] in known:
             raise ValueError(
                 f"{key} cannot be set: it follows from SOURCE, --format, --base and --revision; leave it out"
             )

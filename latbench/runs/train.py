@@ -21,7 +21,7 @@ from latbench.config.identity import untrained_data
 from latbench.config.tree import dump_yaml
 from latbench.data import ContaminationReport, overlaps
 from latbench.runs import environment
-from latbench.runs.begun import BEGUN, begun_with, check_same, model_hashes, write_begun
+from latbench.runs.begun import BEGUN, begun_with, check_same, check_same_code, model_hashes, write_begun
 from latbench.runs.lock import LOCK, is_main_process, locked, wait_for_all
 from latbench.runs.owner import OWNER
 from latbench.runs.run import CHECKPOINT, CONFIG, TRAIN, Run, load_run
@@ -85,6 +85,7 @@ def _train_in(
         if resume and run.is_complete:
             if config.imported is not None:
                 _check_same_run(folder, config)
+            check_same_code(folder, registry.own_code(config.method_name, config.task_name))
             return load_run(folder, trust_remote_code=trust_remote_code)
         if is_main_process():
             _check_free(folder, config, resume)
@@ -198,6 +199,7 @@ def _train(run: Run, resume: bool) -> dict[str, Any]:
     if (problem := device_map_problem(config)) is not None:
         raise ValueError(problem)
     task = registry.get_task_entry(config.task_name).cls(config.task)
+    own_code = registry.own_code(config.method_name, config.task_name)
     examples, data = training_examples(task, config)
     start = None
     if config.start is not None:
@@ -210,7 +212,7 @@ def _train(run: Run, resume: bool) -> dict[str, Any]:
         data["data"] = _data_of_both(start, data["data"])
     with _told_of(start):
         source = config.model if start is None else _as_left_by(start, config.model)
-        now = begun_with(examples, data["data"], model_hashes(source))
+        now = begun_with(examples, data["data"], model_hashes(source), own_code)
     begun = check_same(folder, now) or now
     with _told_of(start):
         backbone = _backbone(run, source)

@@ -1,7 +1,7 @@
 """Which questions a run was trained on, as hashes beside it: what an evaluation of any task can be compared with.
 
 `train_questions.bin` holds eight bytes for each training row: the hash of its question in normal form, which one row
-shares with another where both ask the same (`latbench.data.normalised_question`). The rows of the run that a run starts
+shares with another where both ask the same (`latbench.data.normalised_row`). The rows of the run that a run starts
 from are among them; a row that both were trained on stands there once.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latbench.config import RunConfig
-from latbench.data import normalised_question
+from latbench.data import normalised_row
 from latbench.runs.run import CHECKPOINT, TRAIN
 from latbench.task import Example
 from latbench.util.files import write_whole_bytes
@@ -26,7 +26,7 @@ Keys = NDArray[np.uint64]
 
 def question_keys(examples: Iterable[Example]) -> Keys:
     """The hash of each question: (row,), sorted."""
-    digests = (hashlib.blake2b(normalised_question(row.question).encode(), digest_size=8).digest() for row in examples)
+    digests = (hashlib.blake2b(normalised_row(row).encode(), digest_size=8).digest() for row in examples)
     return np.sort(np.frombuffer(b"".join(digests), dtype="<u8"))
 
 

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from pydantic.dataclasses import dataclass as config_dataclass
 
-from latbench.config import ConfigError, Positive, RunConfig, parse, stable_hash, tree
+from latbench.config import ConfigError, Positive, RunConfig, over, parse, stable_hash, tree
 from latbench.evaluation.job import EvalJob
 from latbench.evaluation.plan import decoding_changes
 from latbench.evaluation.records import MANIFEST, read_manifest
@@ -102,7 +102,7 @@ def run_configs(sweep: SweepConfig) -> list[RunConfig]:
         names = {"method.name": method, "task.name": task, "seed": seed}
         upper = {name: value for name, value in names.items() if value is not None} | settings
         try:
-            configs.append(parse(tree.merge(base, tree.unfold(upper))))
+            configs.append(parse(over(base, tree.unfold(upper))))
         except ConfigError as error:
             errors.update(dict.fromkeys(str(error).split("\n")))
     if errors:

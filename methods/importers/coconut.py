@@ -44,6 +44,7 @@ class CoconutImporter(Importer):
 
     name = "coconut"
     looks_for = f"tensors {PREFIX}* without those of a second model"
+    takes = frozenset({"first_added_id"})
 
     def recognises(self, source: Release) -> bool:
         """See Importer."""

@@ -50,6 +50,7 @@ class CodiImporter(Importer):
 
     name = "codi"
     looks_for = f"tensors {PREFIX}*.base_layer.weight and prj.1.weight, nothing of a second model"
+    takes = frozenset({"lora_alpha", "first_added_id"})
 
     def recognises(self, source: Release) -> bool:
         """See Importer."""

@@ -44,6 +44,7 @@ class ColarImporter(Importer):
 
     name = "colar"
     looks_for = f"tensors {PREFIX}*.lora_A{SUFFIX} and {HEAD}*"
+    takes = frozenset({"lora_alpha"})
     needs_base_weights = True
 
     def recognises(self, source: Release) -> bool:

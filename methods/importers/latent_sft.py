@@ -40,7 +40,7 @@ class LatentSFTImporter(Importer):
         assembly.drop_buffers()
         untie(assembly, source, "", config)
         assembly.copy_rest(lambda name: name)
-        top_k = TOP_K.search(label(source))
+        top_k = TOP_K.findall(label(source))  # of a name such as Laptop4-Latent-SFT-Top3 the last
         layout, template, origin = protocol(config.model_type)
         settings = {
             "model.layout": Setting(layout, origin),
@@ -55,7 +55,7 @@ class LatentSFTImporter(Importer):
         if config.model_type != "llama":
             settings["task.name"] = Setting("math500", "the difficult tasks of the paper are those of this model")
         if top_k:
-            settings["method.top_k"] = Setting(int(top_k.group(1)), f"name of the folder, {label(source)}")
+            settings["method.top_k"] = Setting(int(top_k[-1]), f"name of the folder, {label(source)}")
         open_ids, close_ids = (tokenizer.encode(text, add_special_tokens=False) for text in (OPEN_MARKER, CLOSE_MARKER))
         return Recipe(
             method="latent_sft",

@@ -25,6 +25,7 @@ class SimCotImporter(Importer):
 
     name = "sim_cot"
     looks_for = f"tensors base_causallm.* and {HELPER}*"
+    takes = frozenset({"first_added_id"})
 
     def recognises(self, source: Release) -> bool:
         """See Importer."""

@@ -29,6 +29,7 @@ class SimCotCodiImporter(Importer):
 
     name = "sim_cot_codi"
     looks_for = "tensors of codi with decoder.*, pj_in.* or pj_out.*"
+    takes = frozenset({"lora_alpha", "first_added_id"})
 
     def recognises(self, source: Release) -> bool:
         """See Importer."""

@@ -12,8 +12,8 @@ import pandas
 import pytest
 
 import latbench
-from latbench.config import parse
-from latbench.data import own_data
+from latbench.config import over_file, parse
+from latbench.data import contamination, own_data
 from latbench.data.hub import HubRows
 from latbench.registry import get_task_entry
 from latbench.task import Example
@@ -116,6 +116,38 @@ def test_a_solution_with_its_answer_after_the_mark_gives_steps_and_answer(tmp_pa
     path = jsonl(tmp_path / "rows.jsonl", [{"question": "1+2?", "answer": "We add.\n1+2=3\n#### 3"}])
     (row,) = load(path, columns={"solution": "answer"})
     assert (row.steps, row.answer) == (("We add.", "1+2=3"), "3")
+
+
+def test_an_answer_that_is_no_number_keeps_its_commas(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "points.jsonl", [{"question": "Where?", "work": "By sight.\n#### (3, 4)"}])
+    assert load(path, columns={"solution": "work"}, kind="math")[0].answer == "(3, 4)"
+
+
+def test_more_choices_than_letters_are_refused(tmp_path: Path) -> None:
+    row = {"question": "Which?", "choices": [f"no. {number}" for number in range(11)], "answer": 3}
+    with pytest.raises(ValueError, match=r"there are 11 choices, but answers are letters from A to J; leave some out"):
+        load(jsonl(tmp_path / "many.jsonl", [row]), kind="choice")
+
+
+@pytest.mark.parametrize("field", ["answer", "solution", "steps", "id"])
+def test_a_prompt_may_not_name_a_hidden_column_whatever_it_is_called(field: str, tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "rows.jsonl", ROWS)
+    with pytest.raises(ValueError, match=rf"task.prompt names the {field} of a row, which a model is not shown"):
+        load(path, columns={"question": "problem", field: "result"}, prompt="{question} (hint: {result})")
+
+
+def test_rows_with_one_question_beside_different_texts_are_different_rows(tmp_path: Path) -> None:
+    rows = [
+        {"question": "How many are left?", "context": f"Ann has {number} apples.", "answer": number}
+        for number in range(12)
+    ]
+    train, test = jsonl(tmp_path / "train.jsonl", rows[:6]), jsonl(tmp_path / "test.jsonl", rows[5:])
+    prompt = "{context}\n{question}"
+    report = contamination(load(train, prompt=prompt), load(test, prompt=prompt))
+    assert report.pairs == (("row-00005", "row-00000"),)
+    assert len(contamination(load(train), load(test)).pairs) == 42  # where the question alone is asked, all are one
+    held = load(jsonl(tmp_path / "all.jsonl", rows), prompt=prompt, held_out=3)
+    assert len(held) == 3
 
 
 @pytest.mark.parametrize(
@@ -247,6 +279,16 @@ def test_the_content_is_the_identity_and_the_place_is_not(tmp_path: Path) -> Non
     assert run_id(first).startswith("rows.jsonl-cot-")
     jsonl(moved, ROWS[:1])
     assert run_id(first) != run_id(moved)
+
+
+def test_data_that_are_named_over_a_saved_configuration_are_the_ones_that_are_read(tmp_path: Path) -> None:
+    first, second = jsonl(tmp_path / "first.jsonl", ROWS), jsonl(tmp_path / "second.jsonl", ROWS[:1])
+    saved = tmp_path / "config.yaml"
+    saved.write_text(json.dumps(parse({"method": "cot", "task": {"name": str(first), "columns": COLUMNS}}).to_tree()))
+    config = parse(over_file({"task.name": str(second)}, saved))
+    assert (config.task_name, config.task) == ("second.jsonl", latbench.get_task(str(second), columns=COLUMNS).config)
+    assert parse(over_file({}, saved), overrides=[f"task.name={second}"]).task == config.task
+    assert parse(over_file({"seed": 1}, saved)).task_name == "first.jsonl"
 
 
 def test_a_moved_or_changed_file_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,12 @@ def test_other_own_data_are_asked_as_the_runs_own(run: Run, folder: Path) -> Non
     assert other.manifest.setting != job.manifest.setting
 
 
+def test_a_free_question_is_asked_as_it_is(run: Run) -> None:
+    assert latbench.Run.of(run).inspect("Sum: 7 and 2?").question == "Sum: 7 and 2?"
+    (first, *_) = EvalJob.of(run).examples
+    assert latbench.Run.of(run).inspect(first.question).id == first.id
+
+
 @pytest.mark.parametrize("name", ["sums.jsonl", "others.jsonl"])
 def test_a_result_is_repeated_and_checked_wherever_its_file_lies(
     name: str, run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -147,6 +153,8 @@ def test_the_commands_take_a_file(
     assert capsys.readouterr().err == "error: task 'absent.jsonl': there is no such file; give the path of one\n"
     assert main(["train", "--method", "cot", "--task", "sums.jsonl", "--columns", "question", *runs]) == 2
     assert "--columns takes FIELD=COLUMN pairs" in capsys.readouterr().err
+    assert main(["train", "--method", "cot", "--task", "sums.jsonl", "--columns", "answer=a,answer=b", *runs]) == 2
+    assert "--columns names 'answer' twice" in capsys.readouterr().err
     assert main(["train", "--method", "cot", "--task", "sums.jsonl", *OPTIONS, *runs]) == 2
     assert "sums.jsonl, line 1: field 'question' is missing; the row has q, steps, a" in capsys.readouterr().err
     assert not list((tmp_path / "runs").glob("sums.jsonl-cot-*"))  # refused, so that nothing is left

@@ -126,6 +126,29 @@ def test_a_folder_whose_name_says_nothing_needs_format_and_size(tmp_path: Path) 
     assert run.method.config.top_k == 7
 
 
+def test_the_last_number_of_a_name_is_the_size_of_the_superposition(tmp_path: Path) -> None:
+    llama(tmp_path / "Laptop4-Latent-SFT-Top3")
+    assert run_of(tmp_path, "Laptop4-Latent-SFT-Top3").method.config.top_k == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("imported__lora_alpha", 4.0, r"imported.lora_alpha is nothing that the format latent_sft leaves open"),
+        ("imported__first_added_id", 4, r"imported.first_added_id is nothing that the format latent_sft leaves open"),
+        ("model__id", "some/other", r"model.id cannot be set: it follows from SOURCE"),
+        ("model__weights", "random", r"model.weights cannot be set: it follows from SOURCE"),
+    ],
+)
+def test_what_would_change_the_name_and_not_the_weights_is_refused(
+    key: str, value: Any, sentence: str, tmp_path: Path
+) -> None:
+    llama(tmp_path / NAME)
+    with pytest.raises(ValueError, match=sentence):
+        run_of(tmp_path, **{key: value})
+    assert not (tmp_path / "runs").exists()
+
+
 def test_an_index_that_names_no_weights_is_refused(tmp_path: Path) -> None:
     llama(tmp_path / NAME)
     index = tmp_path / NAME / "model.safetensors.index.json"

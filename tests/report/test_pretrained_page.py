@@ -17,6 +17,7 @@ PAGE = (RESULTS / "pretrained.md").read_text(encoding="utf-8")
 TEXT = " ".join(PAGE.split())
 WORDS = "preset=smollm2-135m task.num_train=2400"
 FLOAT32 = f"{WORDS} train.precision=float32"
+FOURTH = f"{WORDS} method.tokens_per_latent=4 train.precision=float32"
 BOXED = "model.layout=boxed_chain"
 GSM8K = "preset=smollm2-135m"
 CAPPED = f"{GSM8K} generate.max_new_tokens=160 generate.max_latents=128"
@@ -43,6 +44,10 @@ LABELS = {  # of the lines of a table, by its heading
         "`cot`": f"cot {WORDS} train.epochs=1.0 train.precision=float32",
         "`colar`, speed 1": f"colar {FLOAT32} generate.thinking_speed=1 start.train.precision=float32",
         "`colar`, speed 2": f"colar {FLOAT32} start.train.precision=float32",
+        "`coconut`, 3 latents": f"coconut {FLOAT32} start.train.precision=float32",
+        "`latent_sft`, r = 2": f"latent_sft {FLOAT32} start.train.precision=float32",
+        "`latent_sft`, r = 4": f"latent_sft {FOURTH} start.train.precision=float32",
+        "`direct`": f"direct {WORDS} train.epochs=1.0 train.precision=float32",
     },
     "Soft Thinking on the model as it comes": {
         "`cot`": f"cot {BOXED} generate.max_new_tokens=512",
@@ -143,12 +148,32 @@ def test_tests_of_significance_follow_from_the_records() -> None:
 
 def test_float32_is_compared_with_the_worded_problems_above() -> None:
     above, here = LABELS["Worded problems on SmolLM2-135M"], LABELS["The same worded problems in float32"]
+    here = {name: here[name] for name in here if name != "`latent_sft`, r = 4"}  # which stands below alone
     p = {name: value("synth_words", label, f"p against {above[name]}") for name, label in here.items()}
     for name in ("`cot`", "`colar`, speed 1"):
         ours, theirs = (value("synth_words", labels[name], "accuracy, %") for labels in (here, above))
         assert f"{ours} against {theirs} % (p = {p[name]}" in TEXT
     first = value("synth_words", here["`colar`, speed 1"], "needed first, %")
     assert f"one quantity at a time, {first} % of pairs in the order" in TEXT
+
+
+def test_what_shortens_the_chain_is_compared_with_guessing_in_float32() -> None:
+    labels = LABELS["The same worded problems in float32"]
+    names = ("`latent_sft`, r = 2", "`latent_sft`, r = 4", "`coconut`, 3 latents", "`colar`, speed 2")
+
+    def values(column: str) -> str:
+        *others, last = [value("synth_words", labels[name], column) for name in names]
+        return f"{', '.join(others)} and {last}"
+
+    against = f"p against {labels['`direct`']}"
+    assert f"p = {values(against)} (exact McNemar)" in TEXT
+    assert f"computed next ({values('carried, %')} %)" in TEXT
+    assert f"the graph of another question ({values('carried by chance, %')} %)" in TEXT
+    diagnostics = [cells()["synth_words", labels[name]].rows[0].manifest.diagnostics for name in names[:2]]
+    second, fourth = [(f"{found['segment_loss']:.2f}", f"{100 * found['oracle']:.1f} %") for found in diagnostics]
+    assert f"segment is {second[0]} nats a token at r = 2" in TEXT
+    assert f"latents {second[1]} of 256" in TEXT
+    assert f"At r = 4 these are {fourth[0]} and {fourth[1]}." in TEXT
 
 
 def test_soft_thinking_is_compared_with_the_written_chain() -> None:

@@ -110,8 +110,9 @@ class ColarConfig(MethodConfig):
     """Ask each question of a rollout at a speed drawn from the training speeds, one for its group."""
 
     def draws(self, generate: GenerateConfig) -> bool:
-        """The latent head draws at any temperature of the answer."""
-        return super().draws(generate) or generate.own(ColarDecoding).latent_noise > 0
+        """The latent head draws at any temperature of the answer, unless it is deterministic."""
+        has_deviation = self.latent_loss != "mse" or self.min_deviation > 0
+        return super().draws(generate) or (has_deviation and generate.own(ColarDecoding).latent_noise > 0)
 
     def __post_init__(self) -> None:
         if self.latent_loss == "mse" and self.entropy_bonus > 0:

@@ -96,7 +96,13 @@ class LatentSFT(Condenser):
         return self.backbone.beyond_context(length)
 
     def prepare(self, stage: Stage, examples: Sequence[Example], folder: Path) -> None:
-        """Before stage 2: the encoder's soft labels of all examples, and a report of what stage 1 has learnt."""
+        """Refuse a model that cannot stop. Before stage 2: the encoder's soft labels of all examples, and a report of
+        what stage 1 has learnt."""
+        if not self.backbone.layout.close:
+            raise ValueError(
+                f"method {self.name!r} stops at the close marker, which {self.backbone.name} has not; "
+                "load it with markers, or set model.layout=plain_hash_answer"
+            )
         if stage.rollouts:
             self.labels = None
         if stage.name == STAGE2:
@@ -228,9 +234,9 @@ class LatentSFT(Condenser):
 
     def check_rl(self, config: RLConfig) -> None:
         """Raises: ValueError: hidden states are fed, which are not drawn from anything."""
-        if self.config.latent_space == "hidden" and config.learn_from != "text":
+        if self.config.latent_space == "hidden":
             raise ValueError(
-                "train.rl learns from superpositions, but with method.latent_space=hidden latents are hidden states, "
+                "train.rl draws superpositions, but with method.latent_space=hidden latents are hidden states, "
                 "which have no density; set method.latent_space=vocab, or train.rl=null"
             )
 

@@ -21,6 +21,9 @@ class Surrogate:
     clipped: Tensor
 
 
+MAX_LOG_RATIO = 80.0  # exp of more is infinite in float32, and the gradient of a clipped infinite ratio not a number
+
+
 def clipped_surrogate(log_probs: Tensor, old: Tensor, advantages: Tensor, config: RLConfig) -> Surrogate:
     """PPO's clipped objective (arXiv:1707.06347, equation 7), negated, with the variants in use.
 
@@ -33,7 +36,7 @@ def clipped_surrogate(log_probs: Tensor, old: Tensor, advantages: Tensor, config
         old: of the policy that drew them.
         advantages: (action,).
     """
-    ratio = (log_probs - old).exp()
+    ratio = (log_probs - old).clamp(max=MAX_LOG_RATIO).exp()
     clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)  # type: ignore[operator]
     cut = ratio if config.ratio_cap is None else ratio.clamp(max=config.ratio_cap)
     loss = -torch.minimum(cut * advantages, clipped * advantages)

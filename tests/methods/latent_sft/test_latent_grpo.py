@@ -294,6 +294,8 @@ def test_hidden_states_cannot_be_reinforced(backbone_of: BackboneOf) -> None:
         ValueError, match=r"method.latent_space=hidden .* have no density; set method.latent_space=vocab"
     ):
         method.check_rl(RLConfig())
+    with pytest.raises(ValueError, match=r"method.latent_space=hidden"):
+        method.check_rl(RLConfig(learn_from="text"))  # whose latents would be drawn as mixtures all the same
 
 
 # learning

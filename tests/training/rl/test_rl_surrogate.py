@@ -50,6 +50,7 @@ def one(ratio: float, advantage: float, **settings: Any) -> tuple[float, float, 
         (5.0, -2.0, {"dual_clip": 3.0}, 6.0, 0.0, False),
         (2.0, -2.0, {"dual_clip": 3.0}, 4.0, 4.0, False),
         (5.0, -2.0, {"ratio_cap": 4.0}, 8.0, 0.0, False),
+        (1e40, 2.0, {}, -2.4, 0.0, True),  # infinite in float32
         (1.0, -2.0, {"negative_weight": 0.5}, 1.0, 1.0, False),
         (1.0, 2.0, {"negative_weight": 0.5}, -2.0, -2.0, False),
     ],

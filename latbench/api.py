@@ -617,8 +617,6 @@ def cost(
     """
     from latbench.measures.answer_cost import cost as measure
 
-    if rounds < 1:
-        raise ValueError(f"rounds must be >= 1, got {rounds}; leave it out for 5")
     each = [given] if isinstance(given, runs.Run | Evaluation | Path | str) else given
     if task is not None and any(isinstance(one, Evaluation) for one in each):
         raise ValueError(

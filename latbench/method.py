@@ -257,6 +257,19 @@ class Method(nn.Module, ABC, Generic[ConfigT, BatchT]):
         Of several processes the main one comes first, alone.
         """
 
+    def require_close_marker(self, what: str) -> None:
+        """Refuse a model without the marker that closes a thought, for a method that needs it; to call in `prepare`.
+
+        Args:
+            what: the method does at the marker, such as "stops".
+        Raises: ValueError: the model's layout has none.
+        """
+        if not self.backbone.layout.close:
+            raise ValueError(
+                f"method {self.name!r} {what} at the close marker, which {self.backbone.name} has not; "
+                "load it with markers, or set model.layout=plain_hash_answer"
+            )
+
     def keys(self, examples: Sequence[Example]) -> Tensor:
         """Keys of a batch's random draws in training, by seed, pass and example: (batch,), see `sampling.row_keys`."""
         return row_keys(self.seed, [example.id for example in examples], [self.epoch] * len(examples))

@@ -100,11 +100,7 @@ class Codi(Method[CodiConfig, CodiBatch]):
 
     def prepare(self, stage: Stage, examples: Sequence[Example], folder: Path) -> None:
         """Refuse what has nothing to distil, or no place for it."""
-        if not self.backbone.layout.close:
-            raise ValueError(
-                f"method {self.name!r} distils at the close marker, which {self.backbone.name} has not; "
-                "load it with markers, or set model.layout=plain_hash_answer"
-            )
+        self.require_close_marker("distils")
         if not any(self.taught(example).steps for example in examples):
             raise ValueError(
                 f"method {self.name!r} needs reasoning steps, but none of {len(examples)} examples has one for the "

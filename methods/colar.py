@@ -244,11 +244,7 @@ class Colar(Method[ColarConfig, ColarBatch]):
 
     def prepare(self, stage: Stage, examples: Sequence[Example], folder: Path) -> None:
         """Refuse a model that cannot stop; report s."""
-        if not self.backbone.layout.close:
-            raise ValueError(
-                f"method {self.name!r} stops at the close marker, which {self.backbone.name} has not; "
-                "load it with markers, or set model.layout=plain_hash_answer"
-            )
+        self.require_close_marker("stops")
         write_whole(folder / DIAGNOSTICS, json.dumps({"latent_head": {"embedding_scale": float(self.head.scale)}}))
 
     # training

@@ -51,7 +51,9 @@ _PLAIN = re.compile(rf"[-+]?\s?[$€£]?-?(?:\d{{1,3}}(?: \d{{3}})+|{DECIMAL})(?
 _SHORT_UNIT = re.compile(
     rf"(?P<number>[-+]?{DECIMAL})\s[A-Za-z]{{1,2}}(?:\^?\d|\^\{{\d\}})?(?:\s?/\s?[A-Za-z]{{1,3}})?"
 )
-_LETTER = re.compile(r"(?<![A-Za-z'’])([A-J])(?![A-Za-z'’])")
+CHOICE_LETTERS = "ABCDEFGHIJ"
+"""What an answer of kind choice is one of."""
+_LETTER = re.compile(rf"(?<![A-Za-z'’])([{CHOICE_LETTERS}])(?![A-Za-z'’])")
 _NEGATIVE = re.compile(
     r"(?<![A-Za-z])negative\s+(?=[$€£]?\.?\d)|(?:^|(?<=\bis )|(?<=\bwas )|(?<=#### )|(?<=: ))minus\s+(?=[$€£]?\.?\d)",
     re.IGNORECASE,

@@ -102,7 +102,7 @@ def own_data_options(columns: str | None, kind: str | None, prompt: str | None) 
     fields = [field.strip() for field, _, _ in pairs]
     if twice := [field for field in fields if fields.count(field) > 1]:
         raise ValueError(f"--columns names {twice[0]!r} twice, got {columns!r}; name one column for a field")
-    names = {field.strip(): column.strip() for field, _, column in pairs}
+    names = dict(zip(fields, (column.strip() for _, _, column in pairs), strict=True))
     return own_data.changes(names, kind, prompt)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from latbench import registry
 from latbench.config import tree
 from latbench.config.fields import TINY
-from latbench.config.own_data import PLACE, is_named
+from latbench.config.own_data import is_named, without_place
 
 SHARED = ("seed", "task", "model")  # by a run and the one it starts from
 DATA = ("split", "num_examples", "drop_contaminated")  # of `train`: shared too unless `start.train` says otherwise
@@ -88,7 +88,7 @@ def over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> tree.Tree:
     """One tree over another. Own data that the upper one names are not where those of the lower one are."""
     below, above = spelled_out(lower), spelled_out(upper)
     if is_named(section_of(above, "task").get("name")):
-        below["task"] = {key: value for key, value in section_of(below, "task").items() if key not in PLACE}
+        below["task"] = without_place(section_of(below, "task"))
     return tree.merge(below, above)
 
 

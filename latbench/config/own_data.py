@@ -26,6 +26,11 @@ def is_named(name: object) -> bool:
     )
 
 
+def without_place(section: Mapping[str, Any]) -> tree.Tree:
+    """How the section `task` asks, without where its data are."""
+    return {key: value for key, value in section.items() if key not in PLACE}
+
+
 def changes(columns: Mapping[str, str] | None, kind: str | None, prompt: str | None) -> dict[str, Any]:
     """What is said of own data, by dotted key.
 

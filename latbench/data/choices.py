@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from latbench.answers.extract import CHOICE_LETTERS
 from latbench.data.hub import Row
-
-CHOICE_LETTERS = "ABCDEFGHIJ"  # the labels of choices, which are all the letters that an answer is read as
 
 
 def choice_fields(stem: str, choices: Sequence[str], answer: int) -> Row:

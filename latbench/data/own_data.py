@@ -87,7 +87,7 @@ class OwnDataConfig(TaskConfig):
                 f"task.prompt names no column, so that every row would be asked the same, got {self.prompt!r}; name "
                 "one, such as {question}"
             )
-        kept = dict(zip(NOT_SHOWN, NOT_SHOWN, strict=True))
+        kept = {name: name for name in NOT_SHOWN}
         kept |= {column: field for field, column in self.columns.items() if field in HIDDEN}
         if hidden := [name for name in FIELD.findall(self.prompt) if name in kept]:
             raise ValueError(

@@ -71,9 +71,9 @@ def number_text(value: float | str) -> str:
 
     Text that is no number comes back as it is, for the check of gold answers to refuse.
     """
-    text = str(value).strip().replace(",", "")
+    text = str(value).strip()
     try:
-        number = Decimal(text)
+        number = Decimal(text.replace(",", ""))
         return format(number.to_integral_value() if number == number.to_integral_value() else number, "f")
     except ArithmeticError:
-        return str(value).strip()
+        return text

@@ -112,8 +112,7 @@ def _other_task(own: tree.Tree, named: str, given: tree.Tree) -> tree.Tree:
     if not registry.is_own_data(own["name"]):
         return section
     is_same = section["name"] == own["name"] and own["sha256"] and own["sha256"] == section.get("sha256")
-    how = {key: value for key, value in own.items() if is_same or key not in own_data_of.PLACE}
-    return tree.merge(how, section)
+    return tree.merge(own if is_same else own_data_of.without_place(own), section)
 
 
 def decoding_changes(own: RunConfig, other: RunConfig) -> dict[str, Any]:

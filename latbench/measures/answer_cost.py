@@ -35,11 +35,13 @@ def cost(jobs: Sequence[EvalJob], *, rounds: int = 5, num_single: int = NUM_SING
     first questions of the evaluation, and one round before the others is not counted.
 
     Returns: the file, `cost.json` beside the records, and what it holds, for each run.
-    Raises: ValueError: no run, one without a complete evaluation, runs that are asked different questions, or another
-        process writes a folder.
+    Raises: ValueError: no round or no run, one without a complete evaluation, runs that are asked different questions,
+        or another process writes a folder.
     """
     if not is_main_process():
         raise ValueError("cost is measured in one process; start it without a launcher")
+    if rounds < 1:
+        raise ValueError(f"--rounds must be >= 1, got {rounds}; leave it out for 5")
     if not jobs:
         raise ValueError("no run to measure; name one")
     measured = [_Measured(job, job.answered()) for job in jobs]

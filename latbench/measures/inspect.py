@@ -160,10 +160,8 @@ def _find(examples: Sequence[Example], index: int, text: str | None) -> tuple[in
         if not 0 <= index < len(examples):
             raise ValueError(f"--index {index} is none of the questions 0 to {len(examples) - 1}; choose one of them")
         return index, examples[index]
-    known = {example.question: place for place, example in reversed([*enumerate(examples)])}
-    if text in known:
-        return known[text], examples[known[text]]
-    return None, Example(id="", question=text, steps=(), answer="")
+    asked_as = ((place, example) for place, example in enumerate(examples) if example.question == text)
+    return next(asked_as, (None, Example(id="", question=text, steps=(), answer="")))
 
 
 def _stored_latents(job: EvalJob, place: int) -> AnswerLatents | None:

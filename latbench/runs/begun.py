@@ -70,24 +70,29 @@ def check_same(folder: Path, now: Mapping[str, Any]) -> dict[str, Any] | None:
                 "train anew"
             )
         return None
-    try:
-        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        parts = [(what, dict(before[key]), dict(now[key])) for key, what in COMPARED.items()]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} is damaged; remove {folder} to train anew") from None
-    for what, then, today in parts:
-        _refuse_changed(folder, what, then, today)
+    before = _read(path)
+    for key in COMPARED:
+        _refuse_changed(folder, key, before[key], now[key])
     return before
 
 
 def check_same_code(folder: Path, own_code: Mapping[str, str]) -> None:
     """Raises: ValueError: the run in a folder, which may be complete, was begun with other own Python files."""
-    path = folder / BEGUN
-    then = json.loads(path.read_text(encoding="utf-8"))["versions"] if path.exists() else own_code
-    _refuse_changed(folder, COMPARED["versions"], {name: then.get(name) for name in own_code}, own_code)
+    if own_code and (path := folder / BEGUN).exists():
+        then = _read(path)["versions"]
+        _refuse_changed(folder, "versions", {name: then.get(name) for name in own_code}, own_code)
 
 
-def _refuse_changed(folder: Path, what: str, then: Mapping[str, Any], today: Mapping[str, Any]) -> None:
+def _read(path: Path) -> dict[str, Any]:
+    """What was kept, with the mappings of COMPARED. Raises: ValueError: damaged."""
+    try:
+        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return before | {key: dict(before[key]) for key in COMPARED}
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} is damaged; remove {path.parent} to train anew") from None
+
+
+def _refuse_changed(folder: Path, key: str, then: Mapping[str, Any], today: Mapping[str, Any]) -> None:
     changed = [
         f"{name} {_short(then.get(name))}, now {_short(today.get(name))}"
         for name in sorted({*then, *today})
@@ -95,8 +100,8 @@ def _refuse_changed(folder: Path, what: str, then: Mapping[str, Any], today: Map
     ]
     if changed:
         raise ValueError(
-            f"{folder} was begun with other {what} ({'; '.join(changed[:3])}); continue it with what it was begun "
-            "with, or remove the folder to train anew"
+            f"{folder} was begun with other {COMPARED[key]} ({'; '.join(changed[:3])}); continue it with what it was "
+            "begun with, or remove the folder to train anew"
         )
 
 

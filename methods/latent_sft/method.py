@@ -98,11 +98,7 @@ class LatentSFT(Condenser):
     def prepare(self, stage: Stage, examples: Sequence[Example], folder: Path) -> None:
         """Refuse a model that cannot stop. Before stage 2: the encoder's soft labels of all examples, and a report of
         what stage 1 has learnt."""
-        if not self.backbone.layout.close:
-            raise ValueError(
-                f"method {self.name!r} stops at the close marker, which {self.backbone.name} has not; "
-                "load it with markers, or set model.layout=plain_hash_answer"
-            )
+        self.require_close_marker("stops")
         if stage.rollouts:
             self.labels = None
         if stage.name == STAGE2:

@@ -843,6 +843,13 @@ def test_a_model_that_cannot_stop_is_refused(tmp_path: Path) -> None:
         train_method(built(backbone), EXAMPLES, TrainConfig(), folder=tmp_path, seed=0)
 
 
+def test_a_deterministic_head_draws_nothing() -> None:
+    noisy = GenerateConfig(method=ColarDecoding(latent_noise=1.0))
+    assert ColarConfig().draws(noisy)
+    assert not ColarConfig(latent_loss="mse").draws(noisy)
+    assert ColarConfig(latent_loss="mse", min_deviation=0.1).draws(noisy)
+
+
 @pytest.mark.parametrize("speeds", [(2, 5), (1,)])
 @pytest.mark.parametrize("auto_prob", [0.0, 0.5])
 def test_rows_that_do_not_fit_at_some_speed_are_skipped(

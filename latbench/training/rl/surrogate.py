@@ -12,6 +12,8 @@ from latbench.decoding.action_batch import ActionBatch, ActionLogProbs
 from latbench.decoding.actions import Kind
 from latbench.method import Losses, LossTerm
 
+MAX_LOG_RATIO = 80.0  # exp of more is infinite in float32, and the gradient of a clipped infinite ratio not a number
+
 
 @dataclass
 class Surrogate:
@@ -19,9 +21,6 @@ class Surrogate:
 
     loss: Tensor
     clipped: Tensor
-
-
-MAX_LOG_RATIO = 80.0  # exp of more is infinite in float32, and the gradient of a clipped infinite ratio not a number
 
 
 def clipped_surrogate(log_probs: Tensor, old: Tensor, advantages: Tensor, config: RLConfig) -> Surrogate:

@@ -185,3 +185,11 @@ def test_inference_loads_no_encoder(tmp_path: Path) -> None:
     loaded = checkpoint.load(tmp_path / "checkpoint")
     assert "encoder" not in loaded.auxiliary
     assert loaded.generate(["n0 = 3"], config) == before
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_a_model_that_cannot_stop_is_refused(noise: float, tmp_path: Path) -> None:
+    method = built(Backbone.load(ModelConfig(hidden_size=16, num_layers=1, num_heads=2, mlp_size=16)), noise=noise)
+    method.backbone.layout.close = ()
+    with pytest.raises(ValueError, match=r"method 'latent_sft' stops at the close marker, which tiny.* has not"):
+        train_method(method, EXAMPLES, TrainConfig(max_steps=2), folder=tmp_path, seed=0)

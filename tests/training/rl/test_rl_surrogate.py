@@ -50,7 +50,7 @@ def one(ratio: float, advantage: float, **settings: Any) -> tuple[float, float, 
         (5.0, -2.0, {"dual_clip": 3.0}, 6.0, 0.0, False),
         (2.0, -2.0, {"dual_clip": 3.0}, 4.0, 4.0, False),
         (5.0, -2.0, {"ratio_cap": 4.0}, 8.0, 0.0, False),
-        (1e40, 2.0, {}, -2.4, 0.0, True),  # infinite in float32
+        (1e40, 2.0, {}, -2.4, 0.0, True),
         (1.0, -2.0, {"negative_weight": 0.5}, 1.0, 1.0, False),
         (1.0, 2.0, {"negative_weight": 0.5}, -2.0, -2.0, False),
     ],
@@ -61,6 +61,18 @@ def test_loss_and_slope_of_one_action(
     found = one(ratio, advantage, **settings)
     assert found[:2] == pytest.approx((loss, slope), abs=1e-9)
     assert found[2] == clipped
+
+
+@pytest.mark.parametrize(("advantage", "settings", "loss"), [(2.0, {}, -2.4), (-2.0, {"dual_clip": 3.0}, 6.0)])
+def test_a_clipped_action_has_no_slope_where_its_ratio_is_beyond_float32(
+    advantage: float, settings: dict[str, Any], loss: float
+) -> None:
+    value = torch.tensor([100.0]).requires_grad_()
+    found = clipped_surrogate(value, torch.zeros(1), torch.tensor([advantage]), RLConfig(**settings))
+    found.loss.sum().backward()
+    assert found.loss.tolist() == pytest.approx([loss])
+    assert value.grad is not None
+    assert value.grad.tolist() == [0.0]
 
 
 def test_the_divergence_is_that_of_k3() -> None:

@@ -250,6 +250,14 @@ class Method(nn.Module, ABC, Generic[ConfigT, BatchT]):
             )
         return FixedLatents(self.backbone, num_latents, next_embeds, sampling=Sampling.from_config(config))
 
+    def check_training(self, stages: Sequence[Stage]) -> None:
+        """Called before anything is trained, what a run starts from included.
+
+        Args:
+            stages: that will be trained, at least one.
+        Raises: ValueError: the model, or a setting of it, is one that this method cannot learn with.
+        """
+
     def prepare(self, stage: Stage, examples: Sequence[Example], folder: Path) -> None:
         """Called before a stage, also on resume; may write what the stage reads (soft labels) into `folder`, and
         figures about the training so far as a JSON object into its DIAGNOSTICS file.
@@ -258,7 +266,7 @@ class Method(nn.Module, ABC, Generic[ConfigT, BatchT]):
         """
 
     def require_close_marker(self, what: str) -> None:
-        """Refuse a model without the marker that closes a thought, for a method that needs it; to call in `prepare`.
+        """Refuse a model without the marker that closes a thought; for `check_training` of a method that needs it.
 
         Args:
             what: the method does at the marker, such as "stops".

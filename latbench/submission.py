@@ -43,6 +43,7 @@ from latbench.util.text import printable
 
 if TYPE_CHECKING:
     from latbench.method import Method
+    from latbench.model.backbone import Backbone
 
 MAX_BYTES = 150_000  # of a run's gzipped records
 MAX_UNPACKED = 64_000_000  # bytes that these hold
@@ -309,16 +310,21 @@ def _record_problems(evaluation: Evaluation, job: EvalJob, method: Method[Any] |
             "chunk": place // samples // chunk,
             "gold": example.answer,
             "seed": settings.seed,
-            "extracted": score.extracted,
         }
-        if "timeout" not in (record.status, score.status):  # the checker's time limit depends on the machine
+        late = "timeout" in (record.status, score.status)  # the checker's time limit depends on the machine
+        if not late or record.status == "correct":
             expected["status"] = score.status
+        if not late or None not in (record.extracted, score.extracted):
+            expected["extracted"] = score.extracted
         if method:
             expected |= tokens[place // samples]
         for name, value in expected.items():
             if getattr(record, name) != value:
                 faults.setdefault(name, []).append(_fault(record, name, value))
-        if reason := _impossible(record, settings.generate, writes_marks=writes_marks):
+        reason = _impossible(record, settings.generate, writes_marks=writes_marks)
+        if reason is None and method:
+            reason = _too_few_tokens(record, method.backbone, writes_marks=writes_marks)
+        if reason:
             impossible.append(f"{record.id!r}, {reason}")
     if impossible:
         yield f"counts of {len(impossible)} records are impossible; the first: {impossible[0]}"
@@ -348,6 +354,18 @@ def _impossible(record: Record, config: GenerateConfig, *, writes_marks: bool) -
     for text, num_tokens in ((record.reasoning, in_chain), (record.text, in_text)):
         if text and not num_tokens:
             return f"{text[:20]!r} in no token"
+    return None
+
+
+def _too_few_tokens(record: Record, backbone: Backbone, *, writes_marks: bool) -> str | None:
+    """Why these counts are of no text that a model with this tokenizer wrote; what is in no text may add to them."""
+    in_chain, in_text = record.num_reasoning_tokens or 0, record.num_answer_tokens
+    answer = record.text.removeprefix(backbone.layout.spec.answer_opening)  # which no model wrote
+    parts = [(record.reasoning, in_chain), (answer, in_text)] if record.reasoning else [(answer, in_chain + in_text)]
+    for text, num_tokens in parts[1:] if writes_marks else parts:  # marks are in the chain
+        least = len(backbone.tokenizer.encode(text, add_special_tokens=False))
+        if num_tokens < least and "\ufffd" not in text:  # it stands for a byte of no character, and has three
+            return f"{text[:20]!r} in {num_tokens} tokens, of which it has {least}"
     return None
 
 

@@ -133,6 +133,10 @@ class Coconut(Method[CoconutConfig, CoconutBatch]):
             for example, (coin, place) in zip(examples, draws, strict=True)
         ]
 
+    def check_training(self, stages: Sequence[Stage]) -> None:
+        """Latents go through a cache."""
+        self.backbone.require_cache()
+
     def prepare(self, stage: Stage, examples: Sequence[Example], folder: Path) -> None:
         """Refuse a curriculum beyond the longest chain; the final stage needs none."""
         longest = max((len(example.steps) for example in examples), default=0)

@@ -98,9 +98,13 @@ class Codi(Method[CodiConfig, CodiBatch]):
         length = len(self.backbone.layout.encode(example.without_steps(None))) + self.config.num_latents
         return self.backbone.beyond_context(length) or self.backbone.too_long(self.taught(example))
 
-    def prepare(self, stage: Stage, examples: Sequence[Example], folder: Path) -> None:
-        """Refuse what has nothing to distil, or no place for it."""
+    def check_training(self, stages: Sequence[Stage]) -> None:
+        """The student's latents go through a cache, and the distilled position is that of the answer."""
+        self.backbone.require_cache()
         self.require_close_marker("distils")
+
+    def prepare(self, stage: Stage, examples: Sequence[Example], folder: Path) -> None:
+        """Refuse what has nothing to distil."""
         if not any(self.taught(example).steps for example in examples):
             raise ValueError(
                 f"method {self.name!r} needs reasoning steps, but none of {len(examples)} examples has one for the "

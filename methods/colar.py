@@ -242,9 +242,12 @@ class Colar(Method[ColarConfig, ColarBatch]):
         length = prompt + ceil(len(pieces.steps) / min(self.speeds)) + len(pieces.close) + len(pieces.answer) + 1
         return self.backbone.beyond_context(length)
 
-    def prepare(self, stage: Stage, examples: Sequence[Example], folder: Path) -> None:
-        """Refuse a model that cannot stop; report s."""
+    def check_training(self, stages: Sequence[Stage]) -> None:
+        """Refuse a model that cannot stop."""
         self.require_close_marker("stops")
+
+    def prepare(self, stage: Stage, examples: Sequence[Example], folder: Path) -> None:
+        """Report s."""
         write_whole(folder / DIAGNOSTICS, json.dumps({"latent_head": {"embedding_scale": float(self.head.scale)}}))
 
     # training

@@ -382,6 +382,15 @@ def test_a_run_in_use_is_refused(call: Call) -> None:
     refuse(call(*TRAIN), 2, f"error: run {run} exists and is finished; continue it with --resume")
 
 
+def test_a_finished_run_says_which_settings_of_decoding_it_keeps(call: Call) -> None:
+    call(*TRAIN)
+    code, _, lines = call(*TRAIN, "--set", "generate.max_latents=3", "--resume")
+    assert code == 0
+    assert "it was finished before and keeps its own generate.max_latents; give other values to latbench eval" in lines
+    _, _, lines = call(*TRAIN, "--resume")
+    assert not any("finished before" in line for line in lines)
+
+
 def test_ctrl_c_says_how_to_resume(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt

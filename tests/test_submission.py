@@ -7,14 +7,14 @@ import json
 import random
 import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from latbench import recorded_passes
+from latbench import recorded_passes, registry
 from latbench import submission as module
 from latbench.config import RunConfig, parse
 from latbench.evaluation.asked import asked
@@ -38,7 +38,7 @@ from latbench.registry import FILES
 from latbench.report.leaderboard import leaderboard
 from latbench.runs.run import Run
 from latbench.submission import _untrained, check, check_evaluation
-from latbench.task import Example
+from latbench.task import Example, Score
 
 RESULTS = Path(__file__).parents[1] / "results"
 COMMITTED = sorted(RESULTS.glob("synth/*/*-s0"))
@@ -110,6 +110,11 @@ def test_committed_results_recompute(folder: Path) -> None:
         ({"num_latents": 1000, "decode_steps": 2000}, "1000 latents, where at most"),
         ({"num_answer_tokens": 200, "decode_steps": 300}, "200 tokens, where at most 96 were asked for"),
         ({"reasoning": "n0=3"}, "counts of 1 records are impossible; the first: 'test-0', 'n0=3' in no token"),
+        (
+            {"reasoning": "1+2=3", "num_reasoning_tokens": 2, "decode_steps": 90},
+            "'1+2=3' in 2 tokens, of which it has 5",
+        ),
+        ({"text": "1+2=3", "num_answer_tokens": 2, "decode_steps": 90}, "'1+2=3' in 2 tokens, of which it has 5"),
     ],
 )
 def test_a_changed_record_is_refused(submission: Path, changes: dict[str, Any], sentence: str) -> None:
@@ -120,6 +125,22 @@ def test_a_changed_record_is_refused(submission: Path, changes: dict[str, Any], 
 def test_a_timeout_of_the_checker_is_taken_as_it_stands(submission: Path) -> None:
     rewrite(evaluation(submission) / RECORDS, 1, status="timeout")
     assert check_evaluation(evaluation(submission)).problems == []
+
+
+def test_what_is_correct_by_no_comparison_that_ended_is_refused(
+    submission: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewrite(evaluation(submission) / RECORDS, 0, status="incorrect")
+    rewrite(evaluation(submission) / RECORDS, 1, status="timeout")
+
+    def too_slow(task: object, pairs: Sequence[object]) -> list[Score]:
+        return [Score(status="timeout", extracted=None) for _ in pairs]
+
+    monkeypatch.setattr(registry.get_task_entry("synth").cls, "score_many", too_slow)
+    problems = check_evaluation(evaluation(submission)).problems
+    sentence = "status of 2 records does not recompute; the first: 'test-2' has 'correct' instead of 'timeout'"
+    assert len(problems) == 1
+    assert sentence in problems[0]
 
 
 @pytest.mark.parametrize(

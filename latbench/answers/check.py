@@ -25,6 +25,8 @@ Accepted in `math`:
 - any notation for a set of real numbers: intervals, unions, inequalities, set-builder notation.
 - the other case of a variable, unless a letter is used in both cases.
 Words that change a value are part of it: `3 million` is 3000000, `2 thirds` is `\frac23`, `10 or more` is `\ge 10`.
+In `number`, where the question alone can tell, either will do: `7 dozen` is 84 or 7, `16 quarters` 4 or 16, and
+`7 hours and 30 minutes` is 7.5 or 450.
 Not accepted: `0.5` for `50\%` (a percent sign is a unit); tuples out of order or without brackets; open for closed
 intervals; `12` for `(1,2)`; the pair `(1,234)` for `1,234`; a column vector as a tuple; radians for degrees; a value
 too large to compute (beyond 12,000 digits), unless it is spelled as the gold.
@@ -45,7 +47,7 @@ from latbench.answers.numbers import Number, close, parse_number, split_base
 from latbench.answers.sets import describes_set, equal_sets, has_inequality, interval_text, parse_set
 from latbench.answers.structure import NAME, Compound, named_values, parse_group, split_top, strip_brackets
 from latbench.answers.units import contradict, split_unit
-from latbench.answers.words import in_symbols
+from latbench.answers.words import in_symbols, smaller_count
 from latbench.task import Status
 
 Compare = Callable[[str, str], bool | None]
@@ -55,6 +57,7 @@ MAX_DEPTH = 20  # of nested groups
 MAX_REPEATED = 4  # forms of one value in a row, as in `\\frac12 or 0.5`
 MAX_ITEMS = 100  # of a list that is compared in any order
 _RELATION = r"=|\\in(?![A-Za-z])|\\equiv(?![A-Za-z])"
+_BLANK = re.compile(r"(?<!\d) | (?!\d)")  # one between two digits keeps two numbers apart
 _ALNUM = re.compile(r"[0-9A-Za-z]")
 _MEMBERSHIP = re.compile(rf"{NAME.pattern}\\in(?![A-Za-z])")
 _CLAUSE = re.compile(r"[,\s]*(?:\\text\{\s*)?(?<![A-Za-z\\])(?:where|for (?:all|any|every|each|some))(?![A-Za-z])")
@@ -95,6 +98,9 @@ def quick_verdict(gold: str, extracted: str | None, kind: AnswerKind) -> Status 
         other = parse_number(right)
         if other is not None:
             return _status(close(number.value, other.value))
+        smaller = smaller_count(right)
+        if smaller is not None and (count := parse_number(smaller)) and close(number.value, count.value):
+            return "correct"
     elif kind != "math":
         return _status(text_key(left) == text_key(right))
     equal = _Comparison(number=kind == "number", thorough=False).equal(_prepared(gold), _prepared(extracted))
@@ -205,7 +211,7 @@ class _Comparison:
         if left_base is not None or right_base is not None:
             same_base = left_base == right_base or right_base is None or (left_base is None and right_base == 10)
             return left == (right.upper().lstrip("0") or right if right_base is None else right) and same_base
-        if left.replace(" ", "") == right.replace(" ", "") != "":
+        if _BLANK.sub("", left) == _BLANK.sub("", right) != "":
             return True
         numbers = parse_number(left), parse_number(right)
         if numbers[0] is not None and numbers[1] is not None:

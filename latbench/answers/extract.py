@@ -13,6 +13,7 @@ import re
 from collections import deque
 from typing import Literal
 
+from latbench.answers.formulas import constant
 from latbench.answers.markers import after_thinking, before_next_question, last_boxed, marked, phrase_within
 from latbench.answers.notation import normalise, plain_characters
 from latbench.answers.numbers import parse_number
@@ -51,9 +52,20 @@ _PLAIN = re.compile(rf"[-+]?\s?[$€£]?-?(?:\d{{1,3}}(?: \d{{3}})+|{DECIMAL})(?
 _SHORT_UNIT = re.compile(
     rf"(?P<number>[-+]?{DECIMAL})\s[A-Za-z]{{1,2}}(?:\^?\d|\^\{{\d\}})?(?:\s?/\s?[A-Za-z]{{1,3}})?"
 )
+_GLOSS = re.compile(
+    rf"(?P<head>(?P<number>[-+]?\s?[$€£]?{DECIMAL})(?:\s[A-Za-z]+){{0,3}})\s+\((?P<gloss>[^()\n]{{2,80}})\)"
+)
 CHOICE_LETTERS = "ABCDEFGHIJ"
 """What an answer of kind choice is one of."""
-_LETTER = re.compile(rf"(?<![A-Za-z'’])([{CHOICE_LETTERS}])(?![A-Za-z'’])")
+_SMALL_LETTERS = CHOICE_LETTERS.lower()
+_LETTER = re.compile(
+    rf"(?<![A-Za-z'’])(?P<letter>[{CHOICE_LETTERS}])(?![A-Za-z'’])"
+    rf"|(?<![A-Za-z'’])['’](?P<quoted>[{CHOICE_LETTERS}])['’](?![A-Za-z])"
+    rf"|(?<![A-Za-z])[(\[]\s?(?P<bracketed>[{_SMALL_LETTERS}])\s?[)\]]"
+    rf"|^\s*(?!i)(?P<leading>[{_SMALL_LETTERS}])[).:](?=\s)"
+)
+_BETWEEN_LETTERS = re.compile(r"[\s)\]\"'’]*(?:,|/|&|(?:,\s*)?\b(?:or|and)\b)[\s(\[\"'‘]*", re.IGNORECASE)
+_VERB = re.compile(r"[)\]\"'’]*\s+(?:is|was|does|would|can|cannot|has|gives)\b")
 _NEGATIVE = re.compile(
     r"(?<![A-Za-z])negative\s+(?=[$€£]?\.?\d)|(?:^|(?<=\bis )|(?<=\bwas )|(?<=#### )|(?<=: ))minus\s+(?=[$€£]?\.?\d)",
     re.IGNORECASE,
@@ -70,8 +82,9 @@ def extract(text: str, kind: AnswerKind, run_on: RunOn = "first") -> str | None:
     Args:
         text: what the model wrote as its answer (all of its output where it writes no markers).
         kind: number: the number or formula after the marker, else the last number of the text. math: what the marker
-            points at, else a short text itself, else the last formula or number. choice: the first capital A-J after
-            the marker, else the last one, none that is denied (`not A`). text: after the marker, else all.
+            points at, else a short text itself, else the last formula or number. choice: the first letter A-J after the
+            marker, else the last one, none that is denied (`not A`) or stands beside another (`B or C`); a small letter
+            in brackets, before one, or alone. text: after the marker, else all.
         run_on: of a text that runs on to further questions, whether its "first" or its "last" answer counts: of several
             `####`, and of what precedes or follows a line that begins with `Question:` or the like. First by default:
             `####` ends a solution, what comes after it belongs to another question, and lm-eval's strict match reads
@@ -121,10 +134,9 @@ def _math(text: str, run_on: RunOn) -> str | None:
 
 
 def _choice(text: str, run_on: RunOn) -> str | None:
-    for marker, pointed in marked(text, run_on):
-        if marker != "reversed":
-            return _letter(pointed, last=False) or _letter(text, last=True)
-    return _letter(text, last=True)
+    pointed = next((pointed for marker, pointed in marked(text, run_on) if marker != "reversed"), "")
+    found = _letters(pointed)[:1] or _letters(text)[-1:]
+    return next(iter(found[0])) if found and len(found[0]) == 1 else None
 
 
 def _read(pointed: str) -> str | None:
@@ -142,7 +154,7 @@ def _read(pointed: str) -> str | None:
 
 def _read_number(pointed: str) -> str | None:
     """The same for kind `number`; a plain number comes without unit, currency and separators, words alone are none."""
-    pointed = _bare(pointed)
+    pointed = _without_gloss(_bare(pointed))
     if _PLAIN.fullmatch(pointed):
         return _tidy(pointed)
     within = phrase_within(pointed) if len(pointed) > 8 else None
@@ -161,16 +173,30 @@ def _without_label(pointed: str) -> str:
     return _LABEL.sub("", pointed, count=1) if pointed.startswith("\\text") else pointed
 
 
+def _without_gloss(pointed: str) -> str:
+    """Without what repeats the number in brackets: `12 (twelve)`, `12 eggs (3*4 = 12)`, `12 (in all)`."""
+    found = _GLOSS.fullmatch(pointed)
+    if not found:
+        return pointed
+    gloss = in_symbols(normalise(found["gloss"].rpartition("=")[2]))
+    value, number = constant(split_unit(gloss)[0]), parse_number(_tidy(found["number"]))
+    if value is not None:
+        return found["head"] if number and value == number.value else pointed
+    says_more = value_words(found["number"], f" {found['gloss']}") or not WORD.search(gloss) or re.search(r"\d", gloss)
+    return pointed if says_more else found["head"]
+
+
 def _plain_or_formula(text: str) -> str | None:
     """A number without its unit, else the formula; None where words remain that are neither."""
     if _PLAIN.fullmatch(text):
         return _tidy(text)
     if len(text) > MAX_QUANTITY_CHARS * 5 or not re.search(r"[\dA-Za-z]", text):
         return None
-    short = _SHORT_UNIT.fullmatch(text)
+    plain = normalise(text)
+    short = _SHORT_UNIT.fullmatch(plain)
     if short:
         return _tidy(short["number"])
-    symbols = in_symbols(normalise(text))
+    symbols = in_symbols(plain)
     body, _ = split_unit(symbols)
     if parse_number(body) and re.fullmatch(r"[-+]?[\d.,\s/eE+-]+", body):
         return _tidy(re.sub(r"(?<=\d) (?=\d{3}(?!\d))", "", body), keep_spaces=True)
@@ -232,21 +258,32 @@ def _tidy(number: str, *, keep_spaces: bool = False) -> str:
     return re.sub(r"(?<!\d)\s|\s(?!\d)", "", number) if keep_spaces else re.sub(r"\s", "", number)
 
 
-def _letter(text: str, *, last: bool) -> str | None:
-    alone = re.fullmatch(r"[(\[]?([a-jA-J])[)\].:]?", text.strip())
+def _letters(text: str) -> list[set[str]]:
+    """The letters of choices in order; those that commas, `or` and `and` join are one set, which chooses none."""
+    alone = re.fullmatch(r"[(\[\"'‘]?([a-jA-J])[)\].:\"'’]?", text.strip())
     if alone:
-        return alone[1].upper()
-    found = [match for match in _LETTER.finditer(text) if not _is_word(text, match)]
-    letters = [match[1] for match in found if not is_denied(text, match.start())]
-    return letters[-1 if last else 0] if letters else None
+        return [{alone[1].upper()}]
+    found = [m for m in _LETTER.finditer(text) if not _is_word(text, m) and not is_denied(text, m.start())]
+    letters: list[set[str]] = []
+    for before, match in zip([None, *found], found, strict=False):
+        joined = before is not None and _BETWEEN_LETTERS.fullmatch(text, before.end(), match.start())
+        if joined and not _VERB.match(text, match.end()):
+            letters[-1].add(_letter(match))
+        else:
+            letters.append({_letter(match)})
+    return letters
+
+
+def _letter(match: re.Match[str]) -> str:
+    return next(letter for letter in match.groups() if letter).upper()
 
 
 def _is_word(text: str, match: re.Match[str]) -> bool:
     """Whether a capital is the pronoun I or the article A."""
     after = text[match.end() : match.end() + 12]
-    if match[1] == "I":
+    if match["letter"] == "I":
         return re.match(r"\s[a-z]", after) is not None
     return (
-        match[1] == "A"
+        match["letter"] == "A"
         and re.match(r"\s(?!is\b|are\b|was\b|and\b|or\b|because\b|since\b|as\b)[a-z]", after) is not None
     )

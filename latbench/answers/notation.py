@@ -117,7 +117,7 @@ _REWRITES = [
         ("{}", r"\{\}\s*(?=\^)", ""),
         (("circ", "degree"), r"\^\s*\{?\s*(?:\\circ|\\degree)\s*\}?|\\degree(?![A-Za-z])", r"^\\circ"),
         ("%", r"\\%", "%"),
-        (r"\text{", r"\\text\{([\s\d.,%+-]*)\}", r"\1"),  # no letters: a number set as text
+        (r"\text{", r"\\text\{([\s\d.,%+¤€£-]*)\}", r"\1"),  # no letters: a number set as text
         (r"\text{", r"^\\text\{(\s*-?[\d.][^{}]*)\}$", r"\1"),  # \text{5 cm}
         (("\\le", "<=", "=<"), r"\\leq?(?:q|slant)?(?![A-Za-z])|<=|=<", r"\\le "),
         (("\\ge", ">="), r"\\geq?(?:q|slant)?(?![A-Za-z])|>=", r"\\ge "),

@@ -27,7 +27,7 @@ WORD = re.compile(r"(?<![\\A-Za-z])[^\W\d_]{2,}")
 _GOES_ON = re.compile(r"(?:(?:,|;|and|or)\s*)+[$\\\d({-]|[-+=<>\\]")  # after a formula: a list or a longer formula
 _SENTENCE_END = re.compile(r"(?<=[^\s.])(?<!Mr)(?<!Mrs)(?<!Ms)(?<!Dr)(?<!St)\.\s+(?=[A-Z])")
 CLAUSE = re.compile(r",?\s*(?:\\text\{\s*)?(?:where|for (?:all|any|every|each|some))(?![A-Za-z])")
-_DENIAL = re.compile(r"(?:\b(?:can)?not|\bnever|n['’]t)\s+(?:be\s+)?[^\w\s]*$", re.IGNORECASE)
+_DENIAL = re.compile(r"(?:\b(?:can)?not|\bneither|\bnor|\bnever|n['’]t)\s+(?:be\s+)?[^\w\s]*$", re.IGNORECASE)
 _MAX_DENIAL_CHARS = 20
 _REASON = re.compile(r"[,;:]\s|\s(?:because|since|as|when|where|if|so|and|with)\s")
 _COPULA = re.compile(
@@ -46,10 +46,10 @@ _TOKEN = (
     r"|(?<![A-Za-z])(?:sqrt|sin|cos|tan|log|ln|exp|pi)(?![A-Za-z])|[xX](?=\s?10\s?\^)"
     r"|(?<![A-Za-z])[A-Za-z](?=\s?[-+*/^=<>_)(])|(?<=[-+*/^=(_\d])[A-Za-z](?![A-Za-z])"
     r"|(?<=[-+*/^=] )[A-Za-z](?![A-Za-z])"
-    r"|(?<=[\d})]),\s?(?=[-\d\\$({])|(?:,\s?)?(?:and|or)\s(?=[-\d\\($]|[a-z]\s?=))"
+    r"|(?<=[\d})]),\s?(?=[-\d\\$({])|(?:,\s?)?(?:and|or)\s(?:(?:maybe|perhaps|possibly)\s)?(?=[-\d\\($]|[a-z]\s?=))"
 )
 _QUANTITY = re.compile(rf"{_QUALIFIER}(?:{_TOKEN}\s?)+", re.IGNORECASE)
-_TAIL = re.compile(r"[ \t-]?(?:[A-Za-z]+[ \t]?){1,4}(?:\d[\d.,]*)?")
+_TAIL = re.compile(r"[ \t-]?(?:[A-Za-z]+[ \t]?){1,4}(?:\d[\d.,]*(?:[ \t]?[A-Za-z]+)?)?")
 
 
 def is_prose(text: str) -> bool:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 _SPELLINGS = {
     "cm": "centimeter centimetre", "mm": "millimeter millimetre", "m": "meter metre", "km": "kilometer kilometre",
     "in": "inch inche", "ft": "foot feet", "yd": "yard", "mi": "mile", "°": "degree deg ^\\circ", "rad": "radian",
-    "$": "¤ dollar usd", "¢": "cent", "€": "euro", "£": "pound_sterling", "%": "percent", "s": "second sec",
+    "$": "¤ dollar usd", "¢": "cent", "€": "euro", "£": "pound_sterling", "¥": "yen", "₹": "rupee", "%": "percent",
+    "s": "second sec",
     "min": "minute", "h": "hour hr", "day": "", "week": "", "month": "", "year": "yr", "g": "gram gm", "kg": "kilogram",
     "mg": "milligram", "lb": "pound", "oz": "ounce", "t": "ton tonne", "l": "liter litre",
     "ml": "milliliter millilitre", "gal": "gallon", "qt": "quart", "pt": "pint", "cup": "", "acre": "",
@@ -68,7 +69,7 @@ _NEUTRAL = frozenset(
 _LETTER = r"[^\W\d_]"
 _TRAILING_UNIT = re.compile(
     r"(?P<body>.*[\d}).!]|.*\\pi|.*[A-Za-z](?=\s*\\text))\s*(?:"
-    r"(?P<time>[ap]\.?m)|(?P<sign>%|¤|¢|€|£|\^\\circ(?:\s*(?:[CF]|\\text\{\s*[CF]\s*\}))?)|"
+    r"(?P<time>[ap]\.?m)|(?P<sign>%|¤|¢|€|£|¥|₹|\^\\circ(?:\s*(?:[CF]|\\text\{\s*[CF]\s*\}))?)|"
     rf"\\text\{{(?P<box>[^{{}}]*{_LETTER}[^{{}}]*)\}}|"
     rf"(?P<known>(?:{'|'.join(_LONG_UNITS)})s?(?:\s?/\s?[a-z]+)?)|"
     r"(?P<foreign>[^\x00-\x7f]+)|"
@@ -77,6 +78,8 @@ _TRAILING_UNIT = re.compile(
 )
 
 
+# of a quantity that is not the answer (`5\text{ is wrong}`)
+_DENIES = re.compile(r"(?<![A-Za-z])(?:not|never|wrong|incorrect|false|impossible)(?![A-Za-z])|n't", re.IGNORECASE)
 _OF_ANGLES = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 
 
@@ -100,12 +103,12 @@ def contradict(gold: Unit | None, answer: Unit | None) -> bool:
 
 def split_unit(text: str) -> tuple[str, Unit | None]:
     """The quantity without its unit or currency sign, and the unit; None where there is none."""
-    lead = re.fullmatch(r"(-?)\s*([¤€£])\s*(-?.*\d.*)", text)
+    lead = re.fullmatch(r"(-?)\s*([¤€£¥₹])\s*(-?.*\d.*)", text)
     if lead:
         body, trailing = split_unit(lead[1] + lead[3])
         return (body if trailing else lead[1] + lead[3]), Unit(over=frozenset({_UNITS.get(lead[2], lead[2])}))
     match = _TRAILING_UNIT.fullmatch(text)
-    if match is None or not re.search(r"\d|\\pi|[A-Za-z]", match["body"]):
+    if match is None or not re.search(r"\d|\\pi|[A-Za-z]", match["body"]) or _DENIES.search(match["box"] or ""):
         return text, None
     if (match["sign"] or "").startswith("^") and _OF_ANGLES.search(match["body"]):
         return text, None

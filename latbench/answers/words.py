@@ -1,6 +1,7 @@
 r"""Words that are part of a value, written in symbols: `3 million`, `2 thirds`, `10 or more`, `not 8`, `2 dozen`.
 
-Without this step such words would pass for units, which are ignored.
+Without this step such words would pass for units, which are ignored. Some can be read in two ways, which the question
+decides: `in_symbols` gives one value, `smaller_count` the other.
 """
 
 from __future__ import annotations
@@ -43,6 +44,18 @@ _PARTS = {
     "ninth": 9, "tenth": 10, "eleventh": 11, "twelfth": 12, "twentieth": 20, "hundredth": 100, "thousandth": 1000,
     "millionth": 1000000,
 }  # fmt: skip
+# (names of a unit, names of its parts, how many parts it has), for quantities in two units
+_DIVIDED = (
+    ("years?|yrs?", "months?", 12),
+    ("weeks?", "days?", 7),
+    ("days?", "hours?|hrs?", 24),
+    ("hours?|hrs?", "minutes?|mins?", 60),
+    ("minutes?|mins?", "seconds?|secs?", 60),
+    ("yards?|yds?", "feet|foot|ft", 3),
+    ("feet|foot|ft", "inches|inch|in", 12),
+    ("pounds?|lbs?", "ounces?|oz", 16),
+    ("dollars?", "cents?", 100),
+)
 _FRACTION = r"\\frac\{\d+\}\{\d+\}"
 _QUANTITY = (
     r"(?P<lead>[-+]?\s*[¤€£]?\s*)"
@@ -66,6 +79,8 @@ def _with_rest(value: str, found: re.Match[str]) -> str:
 
 
 def _part(found: re.Match[str]) -> str:
+    if found["part"].lower() in _ORDINALS and not found["plural"] and found["number"] != "1" and found["by"] != "-":
+        return found[0]  # 49 fourth grade boys
     return _with_rest(f"{found['lead']}\\frac{{{found['number']}}}{{{_PARTS[found['part'].lower()]}}}", found)
 
 
@@ -86,13 +101,15 @@ def _relation(sign: str) -> Callable[[re.Match[str]], str]:
     return rewrite
 
 
+_ORDINALS = _PARTS.keys() - {"half", "halve", "quarter"}
 _SCALE_WORDS, _PART_WORDS = "|".join(_SCALES), "|".join(_PARTS)
 _MORE, _LESS = "more|greater|larger|higher|above|over|up|bigger|longer", "less|fewer|smaller|lower|below|under|shorter"
 _RULES: list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = [
     (re.compile(pattern, re.IGNORECASE), rewrite)
     for pattern, rewrite in (
         (rf"{_QUANTITY}\s*-?\s*(?P<scale>(?:{_SCALE_WORDS})s?(?:\s+(?:{_SCALE_WORDS})s?)*){_REST}", _scaled),
-        (rf"{_QUANTITY}\s*[- ]\s*(?P<part>{_PART_WORDS})s?{_REST}", _part),
+        (rf"{_QUANTITY}\s*(?P<by>[- ])\s*(?P<part>{_PART_WORDS})(?P<plural>s?){_REST}", _part),
+        (rf"{_QUANTITY},?\s*(?:remainder|rem\.?)\s*(?P<left>\d+)", lambda f: f"({f['number']},{f['left']})"),
         (rf"{_QUANTITY}(?:\s+{_REST[:-1]})?,?\s+(?P<top>a|an|one|two|three)\s+(?P<part>{_PART_WORDS})s?", _and_part),
         (rf"{_ANY}\s*,?\s*(?:or|\\lor|and|\\land|,)\s+(?:any\s?thing )?(?:{_MORE})(?:\s.*)?", _relation(r"\ge")),
         (rf"{_ANY}\s*,?\s*(?:or|\\lor|and|\\land|,)\s+(?:any\s?thing )?(?:{_LESS})(?:\s.*)?", _relation(r"\le")),
@@ -112,6 +129,11 @@ _RULES: list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = [
          lambda f: _with_rest(f["lead"] + f["number"], f)),
     )
 ]  # fmt: skip
+_IN_PARTS = [
+    (re.compile(rf"(?P<whole>\d+)\s*(?:{unit}),?\s*(?P<parts>\d+)\s*(?:{part})\.?", re.IGNORECASE), number)
+    for unit, part, number in _DIVIDED
+]
+_COUNTED = re.compile(rf"{_QUANTITY}\s+(?:dozens?|quarters)(?:\s+(?!of\s+an?\b)[A-Za-z]+){{0,4}}", re.IGNORECASE)
 _OPERATIONS = {"plus": "+", "minus": "-", "times": "\\times", "divided by": "/", "over": "/"}
 _NEGATIVE = re.compile(r"(?<![\w)}] )(?:negative|minus)\s+(?=[\d¤])", re.IGNORECASE)
 _OPERATION = re.compile(rf"(?<=\d)\s+({'|'.join(_OPERATIONS)})\s+(?=\d)", re.IGNORECASE)
@@ -141,11 +163,27 @@ def in_symbols(text: str) -> str:
         return in_symbols(_NEGATIVE.sub("-", flat))
     flat = _OPERATION.sub(lambda found: f" {_OPERATIONS[found[1].lower()]} ", _COUNT.sub(_count, flat))
     flat = re.sub(rf"^(?:an?\s+)?(?=(?:{_PART_WORDS})$)", "1 ", flat)  # a half
+    for pattern, number in _IN_PARTS:
+        found = pattern.fullmatch(flat)
+        if found:
+            return f"{found['whole']}+\\frac{{{found['parts']}}}{{{number}}}"
     for pattern, rewrite in _RULES:
         found = pattern.fullmatch(flat)
         if found:
             return rewrite(found).strip()
     return flat if _OPERATION.search(text) or (_COUNT.search(text) and re.search(r"\d", flat)) else text
+
+
+def smaller_count(text: str) -> str | None:
+    """The other value of a normalised quantity: 7 of `7 dozen` or `7 quarters`, 450 of `7 hours, 30 minutes`."""
+    counted = _COUNTED.fullmatch(text)
+    if counted:
+        return counted["lead"] + counted["number"]
+    for pattern, number in _IN_PARTS:
+        found = pattern.fullmatch(text)
+        if found:
+            return str(int(found["whole"]) * number + int(found["parts"]))
+    return None
 
 
 def _spelled(text: str) -> str | None:

@@ -109,6 +109,7 @@ def train(
 ) -> None:
     """Train a method; the embedded tiny backbone and synth unless told otherwise."""
     from latbench.config import over_file, parse
+    from latbench.evaluation.plan import decoding_changes
     from latbench.runs.train import slow_precision
     from latbench.runs.train import train as train_run
 
@@ -127,6 +128,8 @@ def train(
     costs = run.report["costs"]
     for sentence in left_out(run.report):
         note(sentence)
+    if kept := decoding_changes(run.config, chosen):
+        note(f"it was finished before and keeps its own {', '.join(kept)}; give other values to latbench eval")
     if as_json:
         print_json({"run": run.folder, **run.report})
     else:

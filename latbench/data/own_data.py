@@ -253,9 +253,10 @@ class OwnData(Task[OwnDataConfig]):
     def _value(self, raw: Mapping[str, Any], field: Column) -> Any:
         name = self._column(field)
         if name not in raw:
+            without = ", or name the other columns alone" if field == "steps" else ""
             raise ValueError(
                 f"field {name!r} is missing; the row has {_names(raw)}: say which is the {field} with "
-                f"--columns {field}=NAME (task.columns)"
+                f"--columns {field}=NAME (task.columns){without}"
             )
         return raw[name]
 

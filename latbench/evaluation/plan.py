@@ -99,7 +99,8 @@ def usual_plan(config: RunConfig, task_name: str) -> EvalConfig:
 
 
 def _other_task(own: tree.Tree, named: str, given: tree.Tree) -> tree.Tree:
-    """The section `task` of a task that is named; other own data are asked as the run's own were.
+    """The section `task` of a task that is named; other own data are asked as the run's own were, but for their columns
+    where some are named.
 
     Args:
         own: the run's section.
@@ -111,8 +112,12 @@ def _other_task(own: tree.Tree, named: str, given: tree.Tree) -> tree.Tree:
     section = own_data_of.with_own_data({"name": named})
     if not registry.is_own_data(own["name"]):
         return section
-    is_same = section["name"] == own["name"] and own["sha256"] and own["sha256"] == section.get("sha256")
-    return tree.merge(own if is_same else own_data_of.without_place(own), section)
+    if section["name"] == own["name"] and own["sha256"] and own["sha256"] == section.get("sha256"):
+        return tree.merge(own, section)
+    alike = own_data_of.without_place(own)
+    if given.get("columns") or section.get("columns"):
+        del alike["columns"]
+    return tree.merge(alike, section)
 
 
 def decoding_changes(own: RunConfig, other: RunConfig) -> dict[str, Any]:

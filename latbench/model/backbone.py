@@ -59,6 +59,11 @@ _CHECKPOINTS = next(
     name for name in ("is_activation_checkpointing", "is_gradient_checkpointing") if hasattr(PreTrainedModel, name)
 )
 
+_NO_CACHE = (
+    "model.gradient_checkpointing is true, which silently drops the cache while training; set it to false for methods "
+    "that roll out"
+)
+
 
 @dataclass
 class Output:
@@ -482,6 +487,14 @@ class Backbone(nn.Module):
         model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
+    def require_cache(self) -> None:
+        """Refuse gradient checkpointing; for `check_training` of a method that feeds latents through a cache.
+
+        Raises: ValueError: it is on.
+        """
+        if self.config.gradient_checkpointing:
+            raise ValueError(_NO_CACHE)
+
     # inner
 
     @property
@@ -491,10 +504,7 @@ class Backbone(nn.Module):
 
     def _refuse_checkpointing(self) -> None:
         if self._checkpoints:
-            raise ValueError(
-                "model.gradient_checkpointing is true, which silently drops the cache while training; "
-                "set it to false for methods that roll out"
-            )
+            raise ValueError(_NO_CACHE)
 
     def _run(self, *, select: Tensor | None, compiled: bool = False, **inputs: Any) -> tuple[Any, Tensor]:
         """The model's own forward, and what entered its output embedding."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -219,6 +219,26 @@ def _check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
                 f"model.lora.targets: {target!r} names no linear layer of this model, which has {choice}; "
                 "a preset for another architecture needs other targets"
             )
+
+
+def below_adapters(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors that a module's adapters adapt, by the names that they have in a module without adapters."""
+    return {
+        name.replace("base_model.model.", "").replace(".token_adapter", "").replace(".base_layer", ""): tensor
+        for name, tensor in module.state_dict(keep_vars=True).items()
+        if ".lora_" not in name and ".trainable_tokens_" not in name
+    }
+
+
+def restart_token_rows(module: nn.Module) -> None:
+    """Let adapters of rows of a table begin with the rows that the table has now."""
+    from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
+
+    with torch.no_grad():
+        for part in module.modules():
+            if isinstance(part, TrainableTokensLayer):
+                for name, rows in part.trainable_tokens_delta.items():
+                    rows.copy_(part.get_base_layer().weight[part.token_indices[name]])
 
 
 def without_adapters(module: nn.Module) -> nn.Module:

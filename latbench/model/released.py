@@ -61,6 +61,14 @@ class Release:
         return read_json(path) if self.path.is_dir() and path.is_file() and path.stat().st_size else {}
 
     @property
+    def label(self) -> str:
+        """What the release is called: the Hub id, or the folder's name; in the Hub's cache, of two folders above."""
+        path = self.path.absolute()
+        if self.revision:
+            return self.name
+        return path.parent.parent.name if path.parent.name == "snapshots" else path.name
+
+    @property
     def architectures(self) -> list[str]:
         """Class names in `config.json`. Raises: ValueError: it has something else in their place."""
         names = self.config.get("architectures") or []
@@ -155,12 +163,12 @@ def rows_of(source: Release, prefix: str = "") -> tuple[str, int]:
 def read_config(folder: Path, name: str) -> PretrainedConfig:
     """The model configuration of a folder. Raises: ValueError: absent, damaged, or it asks for too many layers."""
     check_config(folder)
-    return _read(lambda: AutoConfig.from_pretrained(folder, trust_remote_code=False), "configuration", name)
+    return read_or_refuse(lambda: AutoConfig.from_pretrained(folder, trust_remote_code=False), "configuration", name)
 
 
 def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder. Raises: ValueError: absent or damaged."""
-    return _read(lambda: load_tokenizer(str(folder), False), "tokenizer", name)
+    return read_or_refuse(lambda: load_tokenizer(str(folder), False), "tokenizer", name)
 
 
 def read_generation(folder: Path, name: str, config: PretrainedConfig) -> GenerationConfig:
@@ -170,7 +178,7 @@ def read_generation(folder: Path, name: str, config: PretrainedConfig) -> Genera
     """
     if not (folder / GENERATION).is_file():
         return GenerationConfig.from_model_config(config)
-    generation = _read(lambda: GenerationConfig.from_pretrained(folder), "generation settings", name)
+    generation = read_or_refuse(lambda: GenerationConfig.from_pretrained(folder), "generation settings", name)
     rows = getattr(config.get_text_config(), "vocab_size", 0)  # a model of no text is refused by its tensors
     beyond = [id for id in ending_ids(generation, name) if not 0 <= id < rows]
     if rows and beyond:
@@ -180,7 +188,8 @@ def read_generation(folder: Path, name: str, config: PretrainedConfig) -> Genera
     return generation
 
 
-def _read(load: Callable[[], T], what: str, name: str) -> T:
+def read_or_refuse(load: Callable[[], T], what: str, name: str) -> T:
+    """What a library makes of the files of a source. Raises: ValueError: it makes nothing of them."""
     try:
         return load()
     except Exception as error:  # whatever the library raises on a damaged file

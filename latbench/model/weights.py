@@ -148,12 +148,14 @@ def fresh_model(
     return model
 
 
-def load_module(module: nn.Module, file: Path) -> None:
+def load_module(module: nn.Module, file: Path, state: Mapping[str, Tensor] | None = None) -> None:
     """Fill a module from its file; of tied tensors one is enough.
 
+    Args:
+        state: its tensors by the names that they have in the file; None: by their own.
     Raises: ModelFileError: the file is missing or damaged, or its tensors are not those of the module.
     """
-    state = module.state_dict(keep_vars=True)
+    state = module.state_dict(keep_vars=True) if state is None else state
     stored = _stored([file])
     places: dict[int, list[str]] = {}
     for name, tensor in state.items():

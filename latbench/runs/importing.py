@@ -30,6 +30,7 @@ from latbench.config import ImportConfig, RunConfig, parse, tree
 from latbench.importer import Base, Importer, Piece, Recipe, Release, Setting
 from latbench.model.backbone import Backbone
 from latbench.model.loading import resolve_device
+from latbench.model.released import read_or_refuse
 from latbench.model.source import INDEX
 from latbench.model.weights import Account, fresh_model, is_finite
 from latbench.runs import environment
@@ -247,7 +248,12 @@ def _account(plan: ImportPlan) -> Method[Any]:
     """
     resolve_device(plan.config.model.device)
     config, recipe = plan.config, plan.recipe
-    model = fresh_model(recipe.config, seed=0, attention=config.model.attention, device=torch.device("meta"))
+    attention, nowhere = config.model.attention, torch.device("meta")
+    model = read_or_refuse(
+        lambda: fresh_model(recipe.config, seed=0, attention=attention, device=nowhere),
+        "configuration",
+        plan.source.name,
+    )
     model.generation_config = recipe.generation
     backbone = Backbone(model, recipe.tokenizer, config.model, name=config.backbone).eval()
     method: Method[Any] = registry.get_method(config.method_name).cls(backbone, config.method)
@@ -276,11 +282,10 @@ def _require_equal_numbers(recipe: Recipe, source: Release) -> None:
             if source.shape(one) != source.shape(other):
                 raise ValueError(f"{source.name}: {one} should equal {other}, but has another shape")
             tensors = (read(source.names[name]).reshape(-1).split(BLOCK) for name in (one, other))
-            differences = (float((a.float() - b.float()).abs().max()) for a, b in zip(*tensors, strict=True) if len(a))
-            difference = max(differences, default=0.0)
-            if difference:
+            differences = [float((a.float() - b.float()).abs().max()) for a, b in zip(*tensors, strict=True) if len(a)]
+            if any(difference != 0 for difference in differences):  # NaN too
                 raise ValueError(
-                    f"{source.name}: {one} should equal {other}, but differs by up to {difference:.3g}; "
+                    f"{source.name}: {one} should equal {other}, but differs by up to {max(differences):.3g}; "
                     "it is no checkpoint of this format"
                 )
 

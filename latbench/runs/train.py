@@ -268,12 +268,12 @@ def _made_by() -> dict[str, Any]:
 
 
 def _refuse_settings(config: RunConfig, method: Method[Any], task: Task[Any]) -> None:
-    """Raises: ValueError: a stage or a tracker that there is not, a decoding that the method cannot do, or supervision
-    by answers that are not what a model should write."""
-    from latbench.training.trainer import chosen, refuse_unknown, stages_of
+    """Raises: ValueError: a stage or a tracker that there is not, a model or a decoding that the method cannot do with,
+    or supervision by answers that are not what a model should write."""
+    from latbench.training.trainer import check_settings, chosen, stages_of
 
     stages = stages_of(method, config.train)
-    refuse_unknown(stages, config.train)
+    check_settings(method, stages, config.train)
     method.rule(config.generate)
     taught = [stage.name for stage in chosen(stages, config.train) if not stage.rollouts]
     if taught and not task.answers_teach:

@@ -27,7 +27,7 @@ from latbench import registry
 from latbench.config import ModelConfig
 from latbench.method import Method
 from latbench.model.backbone import Backbone
-from latbench.model.loading import resolve_device, without_adapters
+from latbench.model.loading import below_adapters, resolve_device, restart_token_rows, without_adapters
 from latbench.model.source import CHECKPOINT_INFO as INFO
 from latbench.model.source import WEIGHTS, ModelFileError, unchanged
 from latbench.model.weights import load_module
@@ -141,7 +141,8 @@ def load(
 
 
 def load_parts(method: Method[Any], folder: Path) -> None:
-    """Set a method's heads and helper models to those of a checkpoint of the same method, where it has them.
+    """Set a method's heads and helper models to those of a checkpoint of the same method, where it has them; adapters,
+    which the checkpoint has merged, begin anew.
 
     Raises: ValueError: damaged, or made with other settings of the method.
     """
@@ -151,7 +152,8 @@ def load_parts(method: Method[Any], folder: Path) -> None:
         if file not in files:
             continue
         try:
-            load_module(module, folder / file)
+            load_module(module, folder / file, below_adapters(module))
+            restart_token_rows(module)
         except ModelFileError as error:
             raise ValueError(
                 f"{error}; the settings of method {method.name!r} must be those of the run that is started from"

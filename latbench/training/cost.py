@@ -95,6 +95,10 @@ class FlopMeter:
     def __init__(self, module: nn.Module) -> None:
         self._flops = 0
         self._handles: list[RemovableHandle] = []
+        self.watch(module)
+
+    def watch(self, module: nn.Module) -> None:
+        """Count the passes of a further model too."""
         for part in module.modules():
             if isinstance(part, nn.Linear | Conv1D):
                 self._handles.append(part.register_forward_hook(self._count_product))

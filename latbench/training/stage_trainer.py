@@ -199,10 +199,11 @@ class StageTrainer(Trainer):
         """This micro-batch's share of the step's objective, times the processes, over which DDP averages gradients."""
         assert num_items_in_batch is not None
         losses = Losses(model(inputs))  # FSDP makes a plain dict of them where it casts outputs
-        if losses.keys() != num_items_in_batch.keys():
+        counted = {name: term.num_items for name, term in losses.items()}
+        if counted != inputs.num_items:
             raise ValueError(
-                f"method {self.module.method.name!r}, stage {self.module.stage.name!r}: loss returns the terms "
-                f"{sorted(losses)}, but batch.num_items counts {sorted(num_items_in_batch)}; name the same in both"
+                f"method {self.module.method.name!r}, stage {self.module.stage.name!r}: loss returns terms of "
+                f"{counted} items, but batch.num_items is {inputs.num_items}; name and count the same in both"
             )
         objective = losses.objective(num_items_in_batch)
         self.window.add(losses, objective)

@@ -137,13 +137,14 @@ def chosen(stages: Sequence[Stage], config: TrainConfig) -> list[Stage]:
     return [stage for stage in stages if config.only is None or stage.name in config.only]
 
 
-def refuse_unknown(stages: Sequence[Stage], config: TrainConfig) -> None:
+def check_settings(method: Method[Any], stages: Sequence[Stage], config: TrainConfig) -> None:
     """Refuse what can be known of the settings before anything is trained.
 
     Args:
+        method: on the model as it comes.
         stages: all of the method, see `stages_of`.
         config: the settings.
-    Raises: ValueError: a stage or a tracker that there is not.
+    Raises: ValueError: a stage or a tracker that there is not, or a model that the method cannot learn with.
     """
     names = [stage.name for stage in stages]
     assert len(set(names)) == len(names), f"stage names must differ: {names}"
@@ -159,10 +160,12 @@ def refuse_unknown(stages: Sequence[Stage], config: TrainConfig) -> None:
         if name not in get_available_reporting_integrations():
             package = name.replace("_", "-")
             raise ValueError(f"train.trackers names {name!r}, which is not installed; run `pip install {package}`")
+    if those := chosen(stages, config):
+        method.check_training(those)
 
 
 def _check(method: Method[Any], stages: Sequence[Stage], config: TrainConfig) -> None:
-    refuse_unknown(stages, config)
+    check_settings(method, stages, config)
     if not config.reset_optimizer:
         trained = [[name for name, _ in method.trainable_parameters(stage)] for stage in stages]
         for stage, those in zip(stages, trained, strict=True):

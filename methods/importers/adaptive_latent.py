@@ -92,7 +92,13 @@ class AdaptiveLatentImporter(Importer):
                 eos_token_id=tokenizer.eos_token_id, suppress_tokens=sorted({*unused, end, go_on, stop})
             )
         else:
-            method, prefix = plain_method(source) or "cot", ""
+            found, prefix = plain_method(source), ""
+            if found is None:
+                raise ValueError(
+                    f"{source.label} is not {self.looks_for}; give the folder its name on the Hub, or choose another "
+                    "--format"
+                )
+            method = found
             settings["model.layout"] = Setting("plain_clause", EVALUATION)
         untie(assembly, source, prefix, config)
         assembly.copy_rest(lambda name: name.removeprefix(prefix) if name.startswith(prefix) else None)
@@ -116,10 +122,9 @@ TOKENS = ("start_token_id", "end_token_id", "continue_token_id", "stop_token_id"
 
 def plain_method(source: Release) -> str | None:
     """Our method for a model of text alone, by the folder's name; None: it is none."""
-    name = source.name.rstrip("/").rpartition("/")[2]
-    if "adaLR" not in name or SETTINGS in source.config:
+    if "adaLR" not in source.label or SETTINGS in source.config:
         return None
-    return next((method for end, method in PLAIN.items() if name.endswith(end)), None)
+    return next((method for end, method in PLAIN.items() if source.label.endswith(end)), None)
 
 
 def token_id(thinking: dict[str, Any], key: str, source: Release) -> int:

@@ -31,7 +31,7 @@ class LatentSFTImporter(Importer):
     def recognises(self, source: Release) -> bool:
         """See Importer."""
         plain = any(name.startswith("model.layers.") for name in source.names)
-        return plain and bool(source.config) and bool(NAME.search(label(source)))
+        return plain and bool(source.config) and bool(NAME.search(source.label))
 
     def read(self, source: Release, base: Base | None, options: ImportConfig) -> Recipe:
         """See Importer."""
@@ -40,7 +40,7 @@ class LatentSFTImporter(Importer):
         assembly.drop_buffers()
         untie(assembly, source, "", config)
         assembly.copy_rest(lambda name: name)
-        top_k = TOP_K.findall(label(source))  # of a name such as Laptop4-Latent-SFT-Top3 the last
+        top_k = TOP_K.findall(source.label)  # of a name such as Laptop4-Latent-SFT-Top3 the last
         layout, template, origin = protocol(config.model_type)
         settings = {
             "model.layout": Setting(layout, origin),
@@ -55,7 +55,7 @@ class LatentSFTImporter(Importer):
         if config.model_type != "llama":
             settings["task.name"] = Setting("math500", "the difficult tasks of the paper are those of this model")
         if top_k:
-            settings["method.top_k"] = Setting(int(top_k[-1]), f"name of the folder, {label(source)}")
+            settings["method.top_k"] = Setting(int(top_k[-1]), f"name of the folder, {source.label}")
         open_ids, close_ids = (tokenizer.encode(text, add_special_tokens=False) for text in (OPEN_MARKER, CLOSE_MARKER))
         return Recipe(
             method="latent_sft",
@@ -72,12 +72,6 @@ class LatentSFTImporter(Importer):
                 "latents and answer have a budget each here; in the authors' server they share one",
             ),
         )
-
-
-def label(source: Release) -> str:
-    """What the release is called: the Hub id, or the folder's name; in the Hub's cache that is two folders above."""
-    path = source.path.absolute()
-    return source.name if source.revision else path.parent.parent.name if path.parent.name == "snapshots" else path.name
 
 
 def protocol(model_type: str) -> tuple[str, bool, str]:

@@ -95,10 +95,12 @@ class LatentSFT(Condenser):
         length = len(pieces) - len(pieces.answer) - 1 + len(parts) + beside
         return self.backbone.beyond_context(length)
 
-    def prepare(self, stage: Stage, examples: Sequence[Example], folder: Path) -> None:
-        """Refuse a model that cannot stop. Before stage 2: the encoder's soft labels of all examples, and a report of
-        what stage 1 has learnt."""
+    def check_training(self, stages: Sequence[Stage]) -> None:
+        """Refuse a model that cannot stop."""
         self.require_close_marker("stops")
+
+    def prepare(self, stage: Stage, examples: Sequence[Example], folder: Path) -> None:
+        """Before stage 2: the encoder's soft labels of all examples, and a report of what stage 1 has learnt."""
         if stage.rollouts:
             self.labels = None
         if stage.name == STAGE2:

@@ -61,6 +61,12 @@ class LiteReason(TaggedModel):
         teach = [Stage(name=TEACH, share=share)] if share else []
         return [*teach, Stage(name=PROJECTOR, share=1 - share, trainable=("heads.",))]
 
+    def check_training(self, stages: Sequence[Stage]) -> None:
+        """Latents that the model makes while it learns go through a cache."""
+        recomputed = self.config.latents == "recomputed"
+        if any(stage.name == TEACH or (stage.rollouts and recomputed) for stage in stages):
+            self.backbone.require_cache()
+
     def prepare(self, stage: Stage, examples: Sequence[Example], folder: Path) -> None:
         """Draw own traces, where they are learnt from.
 

@@ -12,10 +12,11 @@ import pytest
 
 import latbench
 from latbench.cli import main
-from latbench.config import parse
+from latbench.config import RunConfig, parse
 from latbench.data.own_data import OwnDataConfig
 from latbench.evaluation.evaluate import evaluate
 from latbench.evaluation.job import EvalJob
+from latbench.evaluation.plan import plan, questions
 from latbench.evaluation.records import read_evaluation, write_manifest
 from latbench.evaluation.rerun import rerun
 from latbench.runs.run import Run, load_run
@@ -77,6 +78,19 @@ def test_other_own_data_are_asked_as_the_runs_own(run: Run, folder: Path) -> Non
     other = EvalJob.of(run, str(folder / "others.jsonl"), limit=3, changes={"task.prompt": "{question}"})
     assert other.folder != job.folder
     assert other.manifest.setting != job.manifest.setting
+
+
+def test_columns_named_for_other_own_data_are_all_of_its_columns(run: Run, tmp_path: Path) -> None:
+    tree = run.config.to_tree()
+    tree["task"]["columns"] = {"question": "q", "answer": "a", "steps": "work"}
+    named = RunConfig.from_tree(tree)
+    data = tmp_path / "bare.jsonl"
+    data.write_text('{"q": "1+2?", "a": 3}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"field 'work' is missing; .*, or name the other columns alone"):
+        questions(plan(named, str(data)))
+    asked = plan(named, str(data), changes={"task.columns": {"question": "q", "answer": "a"}})
+    [example] = questions(asked)[1]
+    assert (example.question, example.steps, example.answer) == ("Sum: 1+2?", (), "3")
 
 
 def test_a_free_question_is_asked_as_it_is(run: Run) -> None:

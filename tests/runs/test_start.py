@@ -199,6 +199,16 @@ def test_a_method_without_training_is_no_start(tmp_path: Path, monkeypatch: pyte
         train(started(), runs_dir=tmp_path)
 
 
+@pytest.mark.parametrize("method", ["coconut", "codi", "sim_cot"])
+def test_a_model_that_a_method_cannot_learn_with_is_refused_before_its_start_is_trained(
+    method: str, tmp_path: Path
+) -> None:
+    config = parse({"method": method}, overrides=[*SMALL, "start.method=cot", "model.gradient_checkpointing=true"])
+    with pytest.raises(ValueError, match="gradient_checkpointing is true, which silently drops the cache"):
+        train(config, runs_dir=tmp_path)
+    assert list(tmp_path.rglob("*.safetensors")) == []
+
+
 def test_a_start_trained_on_data_that_have_changed_is_refused(runs_dir: Path) -> None:
     folder = runs_dir / start_of(started()).run_id
     report = json.loads((folder / TRAIN).read_text())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +19,8 @@ from safetensors.torch import load_file, save_file
 from latbench.config import LoraConfig, ModelConfig, StageOverrides, TrainConfig
 from latbench.method import Stage
 from latbench.model.backbone import Backbone
+from latbench.model.batches import SequenceBatch
+from latbench.task import Example
 from latbench.training import stage_trainer, trainer
 from latbench.training.resume import STATE, hashes, resume_points
 from latbench.training.trainer import train_method
@@ -78,6 +80,22 @@ def test_the_objective_is_the_mean_per_item_of_the_whole_step(tmp_path: Path) ->
     for name, term in expected.items():
         assert row[f"loss/{name}"] == pytest.approx(term.total.item() / term.num_items, rel=1e-9)
     assert row["loss"] == pytest.approx(expected.objective().item(), rel=1e-9)
+
+
+def test_terms_that_are_counted_otherwise_than_by_the_batch_are_refused(tmp_path: Path) -> None:
+    method = toy()
+    counted = method.batch
+
+    def miscounted(examples: Sequence[Example], stage: Stage) -> SequenceBatch:
+        batch = counted(examples, stage)
+        batch.num_items["length"] += 1
+        return batch
+
+    method.batch = miscounted  # type: ignore[method-assign]
+    with pytest.raises(
+        ValueError, match=r"stage 'all': loss returns terms of .*'length': 3} items, but .*'length': 4}"
+    ):
+        train(tmp_path, method)
 
 
 @pytest.mark.slow

@@ -96,6 +96,8 @@ class RolloutTrainer(StageTrainer):
                 "launch it with plain data parallelism (accelerate launch --multi_gpu)"
             )
         self.source = source
+        if source.reference is not None:
+            self._meter.watch(source.reference)
         self.curve = HeldOutCurve()
         self._held_out = held_out
 

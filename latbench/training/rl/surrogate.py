@@ -46,7 +46,9 @@ def clipped_surrogate(log_probs: Tensor, old: Tensor, advantages: Tensor, config
         loss = torch.where(negative, config.negative_weight * loss, loss)
     low = (ratio < 1 - config.clip_low) & negative
     high = (ratio > 1 + config.clip_high) & (advantages > 0)  # type: ignore[operator]
-    return Surrogate(loss, low | high)
+    caps = [cap for cap in (config.dual_clip, config.ratio_cap) if cap is not None]
+    capped = (ratio > min(caps)) & negative if caps else torch.zeros_like(low)
+    return Surrogate(loss, low | high | capped)
 
 
 def divergence(log_probs: Tensor, reference: Tensor) -> Tensor:

@@ -96,3 +96,12 @@ def test_models_of_text_alone(name: str, tmp_path: Path) -> None:
     with torch.no_grad():
         (answer,) = run.method.generate([QUESTION], run.config.generate.__class__(max_new_tokens=8))
     assert answer.reasoning + answer.text == tokenizer.decode(slow.answer)
+
+
+def test_another_folder_is_not_taken_for_a_model_of_text_alone(tmp_path: Path) -> None:
+    llama(tmp_path / "other")
+    with pytest.raises(
+        ValueError, match=r"^other is not a folder whose config.json has .*; give the folder its name on"
+    ):
+        imported(tmp_path / "other", tmp_path / "runs", format="adaptive_latent")
+    assert not (tmp_path / "runs").exists()

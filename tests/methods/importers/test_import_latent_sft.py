@@ -185,6 +185,19 @@ def test_an_end_of_answers_that_is_no_row_is_refused_before_anything_is_written(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    "damage", [{"hidden_act": "gleu"}, {"num_attention_heads": 0}, {"hidden_size": "16"}, {"vocab_size": None}]
+)
+def test_a_configuration_that_describes_no_model_is_refused(damage: dict[str, Any], tmp_path: Path) -> None:
+    llama(tmp_path / NAME)
+    path = tmp_path / NAME / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    with pytest.raises(ValueError, match=r"configuration of .* cannot be read") as caught:
+        run_of(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_folder_that_does_not_fit_its_configuration_is_refused(tmp_path: Path) -> None:
     llama(tmp_path / NAME)
     path = tmp_path / NAME / "config.json"

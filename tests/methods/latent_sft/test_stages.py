@@ -176,6 +176,17 @@ def test_a_checkpoint_keeps_the_encoder_and_its_latents(tmp_path: Path, lora: Lo
     torch.testing.assert_close(latents(method), before, rtol=0, atol=0)  # saving leaves the method as it was
 
 
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+def test_training_goes_on_with_the_encoder_of_a_checkpoint(tmp_path: Path, lora: LoraConfig | None) -> None:
+    method = small(lora, top_k=3)
+    train(method, tmp_path / "run", steps=3)
+    checkpoint.save(method, tmp_path / "checkpoint")
+    further = small(lora, top_k=3)
+    further.build_auxiliary()
+    checkpoint.load_parts(further, tmp_path / "checkpoint")
+    torch.testing.assert_close(latents(further.eval()), latents(method.eval()), rtol=1e-5, atol=1e-5)
+
+
 def test_inference_loads_no_encoder(tmp_path: Path) -> None:
     method = small()
     method.build_auxiliary()

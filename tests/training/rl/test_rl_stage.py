@@ -163,6 +163,13 @@ def test_operations_count_rollouts_and_leave_out_held_out_questions(tmp_path: Pa
     assert more.flops > never.flops
 
 
+def test_operations_count_the_passes_of_the_reference(tmp_path: Path) -> None:
+    alone = train(tmp_path / "alone", steps=1, eval_every=0, kl=0.0)
+    beside = train(tmp_path / "beside", steps=1, eval_every=0, kl=0.1)  # the first rollout is the same
+    assert beside.rollouts == alone.rollouts
+    assert beside.flops > alone.flops
+
+
 def test_the_model_learns_what_is_rewarded(tmp_path: Path) -> None:
     class FirstIsOdd(Parity):
         def rewards(self, pairs: Any) -> list[float]:

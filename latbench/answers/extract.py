@@ -83,8 +83,8 @@ def extract(text: str, kind: AnswerKind, run_on: RunOn = "first") -> str | None:
         text: what the model wrote as its answer (all of its output where it writes no markers).
         kind: number: the number or formula after the marker, else the last number of the text. math: what the marker
             points at, else a short text itself, else the last formula or number. choice: the first letter A-J after the
-            marker, else the last one, none that is denied (`not A`) or stands beside another (`B or C`); a small letter
-            in brackets, before one, or alone. text: after the marker, else all.
+            marker, else the last one; none that is denied (`not A`) or joined to another (`B or C`). A small letter
+            counts in brackets, before a bracket or full stop, and alone. text: after the marker, else all.
         run_on: of a text that runs on to further questions, whether its "first" or its "last" answer counts: of several
             `####`, and of what precedes or follows a line that begins with `Question:` or the like. First by default:
             `####` ends a solution, what comes after it belongs to another question, and lm-eval's strict match reads

@@ -484,11 +484,11 @@ def test_data_without_steps_are_refused(tmp_path: Path) -> None:
     method.prepare(STAGE, EXAMPLES, tmp_path)
 
 
-def test_a_model_without_a_close_marker_is_refused(tmp_path: Path) -> None:
+def test_a_model_without_a_close_marker_is_refused() -> None:
     backbone = make_backbone("llama")
     backbone.layout.close = ()
     with pytest.raises(ValueError, match=r"distils at the close marker, which llama has not; load it with markers"):
-        built(backbone).prepare(STAGE, EXAMPLES, tmp_path)
+        built(backbone).check_training([STAGE])
 
 
 def test_latents_count_towards_the_context() -> None:

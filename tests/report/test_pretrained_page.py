@@ -37,6 +37,7 @@ LABELS = {  # of the lines of a table, by its heading
         "`soft_thinking`": f"soft_thinking {CAPPED} start.train.epochs=1.0",
         "`colar`, speed 1": f"colar {CAPPED} generate.thinking_speed=1",
         "`direct`": f"direct {GSM8K} train.epochs=1.0 generate.max_new_tokens=160",
+        "`latent_sft`, r = 2": f"latent_sft {CAPPED}",
         "`colar`, speed 2": f"colar {CAPPED}",
         "`colar`, speed 3": f"colar {CAPPED} generate.thinking_speed=3",
     },
@@ -144,6 +145,12 @@ def test_tests_of_significance_follow_from_the_records() -> None:
     assert f"it loses nine points (p = {soft.pop('multiarith')})" in TEXT
     others = sorted(map(float, soft.values()))
     assert f"(p = {others[0]} to {others[-1]})" in TEXT
+
+
+def test_what_latent_sft_has_learnt_on_gsm8k() -> None:
+    found = cells()["gsm8k", CHAINS["`latent_sft`, r = 2"]].rows[0].manifest.diagnostics
+    assert f"with {found['segment_loss']:.2f} nats a token of a segment" in TEXT
+    assert f"gold chain {100 * found['oracle']:.1f} % of 254 validation answers" in TEXT
 
 
 def test_float32_is_compared_with_the_worded_problems_above() -> None:
